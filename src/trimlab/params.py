@@ -1,0 +1,463 @@
+"""params.yaml as one strict, frozen model: every key known, every value in range, every reference resolved.
+
+Light on purpose (pydantic and YAML alone): every stage asks it before it imports anything heavy.
+"""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from trimlab import paths
+from trimlab.errors import UserError
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+"""Letters, digits and dashes, a letter first: DVC addresses params by dots and reads bare numbers as numbers."""
+
+Precision = Literal["fp32", "fp16", "int8"]
+"""What a variant is exported and measured in."""
+
+TrainingPrecision = Literal["auto", "amp", "tf32", "fp32"]
+BuiltinSource = Literal["cifar10", "cifar100", "digits"]
+Source = Literal["cifar10", "cifar100", "digits", "folder", "npz"]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: strict types, no unknown keys, frozen; docstrings are the schema's descriptions."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class Data(Section):
+    """How datasets are read and split."""
+
+    root: Annotated[str, Field(min_length=1)] = "data/raw"
+    """Directory of torchvision's files: those found there are used without a network, others downloaded to it.
+    The environment variable DATA_ROOT takes its place where it is set."""
+    split: Literal["test", "holdout"] = "test"
+    """`test` trains on the whole training set and scores on the test set. `holdout` trains without the hold-out and
+    scores on it: what recipes are tuned on."""
+    holdout_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    """Share of the training set, class-balanced, that is held out."""
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """Draws the hold-out and the calibration images."""
+    calibration_images: Annotated[int, Field(ge=10, le=10_000)] = 500
+    """Class-balanced images of the training set that calibrate INT8."""
+
+
+class Dataset(Section):
+    """One dataset."""
+
+    source: Source
+    """A built-in one, or a `folder` (train/CLASS/*.png, test/CLASS/*.png) or `.npz` that DVC tracks."""
+    path: str
+    """The tracked folder or file; `data/none` for a built-in source."""
+
+    @model_validator(mode="after")
+    def _path_fits_source(self) -> "Dataset":
+        builtin = self.source in get_args(BuiltinSource)
+        if builtin != (self.path == str(paths.NO_FILE)):
+            need = f"`{paths.NO_FILE}`" if builtin else "the folder or file, tracked by DVC"
+            raise ValueError(f"path {self.path!r} does not fit source {self.source!r}: give {need}")
+        return self
+
+
+class LowResolution(Section):
+    """First epochs on smaller images."""
+
+    size: Annotated[int, Field(ge=8, le=512)]
+    """Height and width in pixels."""
+    epochs: Annotated[int, Field(ge=1, le=1000)]
+    """How many epochs at this size."""
+
+
+class Recipe(Section):
+    """A training recipe: SGD."""
+
+    epochs: Annotated[int, Field(ge=1, le=2000)]
+    """Passes over the training set. The last one counts."""
+    batch_size: Annotated[int, Field(ge=2, le=8192)] = 128
+    """Images a step."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.1
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Decay from the peak to 0 after warm-up."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of all steps in which the learning rate rises linearly to its peak."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """SGD momentum."""
+    nesterov: bool = True
+    """Nesterov's form of momentum."""
+    weight_decay: Annotated[float, Field(ge=0, le=0.1)] = 5e-4
+    """L2 penalty on weights; none on norms and biases."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target spread over all classes."""
+    flip: bool = True
+    """Mirror half of the images (off for digits)."""
+    crop_padding: Annotated[int, Field(ge=0, le=16)] = 4
+    """Random translation by up to so many pixels, the border padded with zeros."""
+    low_resolution: list[LowResolution] = []
+    """First epochs on smaller images, in order; the others train at the images' own size."""
+    evaluate_every: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Epochs between two accuracies in the curve; the last epoch always has one."""
+
+    @model_validator(mode="after")
+    def _low_resolution_fits(self) -> "Recipe":
+        low = sum(stage.epochs for stage in self.low_resolution)
+        if low >= self.epochs:
+            raise ValueError(f"low_resolution takes {low} of {self.epochs} epochs: leave one at the full size")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("momentum 0 has no Nesterov form: set nesterov to false")
+        return self
+
+
+class Workload(Section):
+    """One model on one dataset, with its training recipe or with weights that somebody already has."""
+
+    model: Name | Annotated[str, Field(pattern=r"^torchvision/[a-z0-9_]+$")]
+    """`resnet18`, `resnet20` (for 32×32 images), or `torchvision/NAME`."""
+    dataset: str
+    """A key of `datasets`."""
+    training: str
+    """A key of `training`, as `training.KEY`; with `weights`, what fine-tuning inherits (batch size, augmentation …)."""
+    precision: TrainingPrecision = "auto"
+    """`fp32` is strict; `tf32` uses it where a GPU has it; `amp` is torch.amp in bf16, or fp16 on a GPU without bf16;
+    `auto` is `amp` where the device computes bf16 natively, `tf32` elsewhere."""
+    weights: str
+    """A file of weights (safetensors, or a state dict) that takes the place of training; `data/none` to train."""
+
+
+class PruningPoint(Section):
+    """How much is pruned and how the rest is fine-tuned."""
+
+    ratio: Annotated[float, Field(ge=0, le=0.95)]
+    """Share of each layer's output channels that is removed (the classifier keeps its own)."""
+    epochs: Annotated[int, Field(ge=0, le=2000)]
+    """Fine-tuning epochs; 0 leaves the pruned weights as they are."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.01
+    """Peak learning rate of fine-tuning."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Decay to 0."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the steps that warm up."""
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Weight of the unpruned model's soft labels against the true ones; 0 needs no teacher."""
+    temperature: Annotated[float, Field(gt=0, le=20)] = 4.0
+    """Softens the teacher's labels."""
+
+
+class Pruning(Section):
+    """What all pruning points share."""
+
+    importance: Literal["l1", "l2", "lamp", "fpgm", "bn_scale", "random"] = "l1"
+    """Criterion by which channels are kept (torch-pruning)."""
+    scope: Literal["uniform", "global"] = "uniform"
+    """`uniform` prunes every layer by the ratio; `global` ranks the channels of all layers together."""
+    round_to: Annotated[int, Field(ge=2, le=64)] | None = None
+    """Keep widths that are multiples of this (hardware likes 8 or 16); null keeps `int(c·(1−ratio))`."""
+
+
+class Variant(Section):
+    """A workload at one pruning point."""
+
+    workload: str
+    """A key of `workloads`."""
+    pruning: str
+    """`prune` (the candidate's point) or `sweep.KEY`."""
+    precisions: list[Precision] = ["fp32", "fp16", "int8"]
+    """What is exported and measured; an empty list where only the pruning table asks for the variant."""
+
+
+class Quantization(Section):
+    """Post-training INT8."""
+
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    """How activation ranges are chosen from the calibration images."""
+    percentile: Annotated[float, Field(ge=90, le=100)] = 99.99
+    """Share of values inside the range, in percent, for `percentile`."""
+
+
+class Benchmark(Section):
+    """How exported files are timed."""
+
+    batch_size: Annotated[int, Field(ge=2, le=65536)] = 64
+    """The large batch, for throughput; latency is timed at batch 1."""
+    warmup: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Untimed runs before each series."""
+    repeats: Annotated[int, Field(ge=10, le=100_000)] = 200
+    """Timed runs at batch 1."""
+    batch_repeats: Annotated[int, Field(ge=5, le=100_000)] = 20
+    """Timed runs at the large batch."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Threads of the runtime; 0 takes all cores."""
+
+
+class Report(Section):
+    """What the report says besides its tables."""
+
+    title: Annotated[str, Field(min_length=1)]
+    """The report's heading."""
+    baseline: str
+    """The unpruned variant that the candidate is compared with."""
+    candidate: str
+    """The variant that the study proposes."""
+    notes: list[str] = []
+    """Assumptions, printed under the heading."""
+
+
+class Params(Section):
+    """The whole of params.yaml: one study."""
+
+    study: Name
+    """The study's name: `records/STUDY` and `reports/STUDY`."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1)]
+    """Every variant is trained and measured once a seed."""
+    data: Data
+    """How datasets are read and split."""
+    datasets: Annotated[dict[Name, Dataset], Field(min_length=1)]
+    """The datasets, by name."""
+    training: Annotated[dict[Name, Recipe], Field(min_length=1)]
+    """Training recipes, by name."""
+    workloads: Annotated[dict[Name, Workload], Field(min_length=1)]
+    """Models on datasets, by name."""
+    sweep: dict[Name, PruningPoint]
+    """Pruning points shared by workloads, by name."""
+    prune: PruningPoint
+    """The candidate's pruning point."""
+    pruning: Pruning
+    """What all pruning points share."""
+    variants: Annotated[dict[Name, Variant], Field(min_length=1)]
+    """Workloads at pruning points, by name."""
+    quantization: Quantization
+    """Post-training INT8."""
+    benchmark: Benchmark
+    """How exported files are timed."""
+    report: Report
+    """What the report says besides its tables."""
+
+    @model_validator(mode="after")
+    def _references_resolve(self) -> "Params":
+        problems = [*self._workload_problems(), *self._variant_problems(), *self._report_problems()]
+        if len(set(self.seeds)) < len(self.seeds):
+            problems.append(f"seeds {self.seeds} repeat: list each once")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _workload_problems(self) -> list[str]:
+        recipes = [f"training.{key}" for key in self.training]
+        return [
+            problem
+            for key, workload in self.workloads.items()
+            for problem in (
+                _unresolved(f"workloads.{key}.dataset", workload.dataset, self.datasets),
+                _unresolved(f"workloads.{key}.training", workload.training, recipes),
+                _unresolved(f"workloads.{key}.model", workload.model, MODELS)
+                if "/" not in workload.model
+                else None,
+            )
+            if problem
+        ]
+
+    def _variant_problems(self) -> list[str]:
+        points = ["prune", *(f"sweep.{key}" for key in self.sweep)]
+        return [
+            problem
+            for key, variant in self.variants.items()
+            for problem in (
+                _unresolved(f"variants.{key}.workload", variant.workload, self.workloads),
+                _unresolved(f"variants.{key}.pruning", variant.pruning, points),
+            )
+            if problem
+        ]
+
+    def _report_problems(self) -> list[str]:
+        found = [
+            _unresolved(f"report.{role}", name, self.variants)
+            for role, name in (("baseline", self.report.baseline), ("candidate", self.report.candidate))
+        ]
+        return [problem for problem in found if problem]
+
+    def recipe(self, workload: str) -> Recipe:
+        """Return the training recipe of a workload."""
+        return self.training[self.workloads[workload].training.removeprefix("training.")]
+
+    def point(self, variant: str) -> PruningPoint:
+        """Return the pruning point of a variant."""
+        reference = self.variants[variant].pruning
+        return self.prune if reference == "prune" else self.sweep[reference.removeprefix("sweep.")]
+
+    def workload_of(self, variant: str) -> Workload:
+        """Return the workload of a variant."""
+        return self.workloads[self.variants[variant].workload]
+
+    def digest(self) -> str:
+        """Return the sha256 of all values, defaults included."""
+        return digest_of(self.model_dump())
+
+    def training_digest(self, workload: str) -> str:
+        """Return the sha256 of what decides a workload's training."""
+        return digest_of(
+            self.data.model_dump(),
+            self.workloads[workload].model_dump(),
+            self.datasets[self.workloads[workload].dataset].model_dump(),
+            self.recipe(workload).model_dump(),
+        )
+
+    def pruning_digest(self, variant: str) -> str:
+        """Return the sha256 of what decides a variant's pruning and fine-tuning."""
+        return digest_of(
+            self.training_digest(self.variants[variant].workload),
+            self.point(variant).model_dump(),
+            self.pruning.model_dump(),
+        )
+
+    def measurement_digest(self, variant: str) -> str:
+        """Return the sha256 of what decides a variant's files and how they are timed."""
+        return digest_of(
+            self.pruning_digest(variant), self.quantization.model_dump(), self.benchmark.model_dump()
+        )
+
+
+MODELS = ("resnet18", "resnet20")
+"""The models of our own; others are `torchvision/NAME`."""
+
+
+def digest_of(*values: Any) -> str:
+    """Return the sha256 of values' canonical JSON."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def load(path: Path = paths.PARAMS) -> Params:
+    """Read and check a params file.
+
+    Raises:
+        UserError: a line for every problem: key, value, bound, remedy.
+    """
+    try:
+        return Params.model_validate(_read(path))
+    except ValidationError as error:
+        lines = [line for detail in error.errors() for line in _describe(detail)]
+        raise UserError("\n".join(f"{path}: {line}" for line in lines)) from None
+
+
+def schema() -> str:
+    """Return the JSON schema of params.yaml, for editors."""
+    return json.dumps(Params.model_json_schema(), indent=2) + "\n"
+
+
+def _read(path: Path) -> Any:
+    try:
+        # DVC's own YAML library: `1e-4` is a number to both, to PyYAML it is a string.
+        return YAML(typ="safe", pure=True).load(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: run in the project's root, or name an existing file") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is no valid YAML: {reason}") from None
+
+
+def _unresolved(key: str, value: str, known: Any) -> str | None:
+    if value in known:
+        return None
+    return f"{key} {value!r} is unknown: use one of {', '.join(known)}{_guess(value, list(known))}"
+
+
+def _guess(value: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(value, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _describe(detail: ErrorDetails) -> list[str]:
+    if detail["type"] == "value_error":
+        prefix = _dotted(detail["loc"])
+        messages = str(detail["ctx"]["error"]).splitlines()
+        return [f"{prefix}.{message}" if prefix else message for message in messages]
+    return [f"{_dotted(detail['loc'])} {_complaint(detail)}"]
+
+
+def _complaint(detail: ErrorDetails) -> str:
+    value, context = detail["input"], detail.get("ctx", {})
+    match detail["type"]:
+        case "extra_forbidden":
+            known = _fields_at(detail["loc"][:-1])
+            guess = _guess(str(detail["loc"][-1]), known)
+            return f"is no known key{guess}: use one of {', '.join(known)}"
+        case "missing":
+            return "is missing: add it"
+        case "string_pattern_mismatch":
+            return f"{value!r} does not match {context['pattern']}: rename it"
+        case "literal_error":
+            return f"{value!r} is not allowed: use one of {context['expected'].replace(chr(39), '')}"
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
+            return f"{value!r} is not in {_range_at(detail)}: set it in that range"
+        case kind:
+            return f"{_short(value)} is wrong ({detail['msg']}): give {_EXPECTED.get(kind, 'a legal value')}"
+
+
+_EXPECTED = {
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "string_type": "a string (in quotes if it looks like a number)",
+    "list_type": "a list",
+    "dict_type": "keys with values",
+    "model_type": "keys with values",
+    "too_short": "more entries",
+    "string_too_short": "a longer string",
+}
+
+_BOUNDS = {"gt": "(", "ge": "[", "lt": ")", "le": "]"}
+
+
+def _range_at(detail: ErrorDetails) -> str:
+    """Spell the whole range of a field, not just the bound that was broken."""
+    bounds = _constraints_at(detail["loc"])
+    low = next((f"{_BOUNDS[k]}{bounds[k]}" for k in ("gt", "ge") if k in bounds), "(-inf")
+    high = next((f"{bounds[k]}{_BOUNDS[k]}" for k in ("lt", "le") if k in bounds), "inf)")
+    return f"{low}, {high}"
+
+
+_JSON_BOUNDS = {"exclusiveMinimum": "gt", "minimum": "ge", "exclusiveMaximum": "lt", "maximum": "le"}
+
+
+def _constraints_at(location: tuple[int | str, ...]) -> dict[str, Any]:
+    node = _schema_at(location)
+    nodes = [node, *node.get("anyOf", [])]
+    return {_JSON_BOUNDS[key]: value for n in nodes for key, value in n.items() if key in _JSON_BOUNDS}
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    return list(_schema_at(location).get("properties", {}))
+
+
+def _schema_at(location: tuple[int | str, ...]) -> dict[str, Any]:
+    """Walk the JSON schema along an error's location."""
+    root = Params.model_json_schema()
+    node: dict[str, Any] = root
+    for part in location:
+        properties = node.get("properties", {})
+        inner = node.get("items") if isinstance(part, int) else properties.get(part)
+        inner = inner or node.get("additionalProperties") or node.get("patternProperties", {})
+        if isinstance(inner, dict) and "type" not in inner and "$ref" not in inner and "anyOf" not in inner:
+            inner = next(iter(inner.values()), {})
+        node = inner if isinstance(inner, dict) else {}
+        if "$ref" in node:
+            node = root["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+    return node
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location if part != "[key]" and not str(part).startswith("constrained-"))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

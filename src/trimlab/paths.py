@@ -1,0 +1,66 @@
+"""Where everything lies, relative to the project's root: one folder a stage, of the stage's name."""
+
+import os
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+SCHEMA = Path("params.schema.json")
+STUDIES = Path("studies")
+RECORDS = Path("records")
+REPORTS = Path("reports")
+SCRATCH = Path(".dvc/tmp/trimlab")
+"""Resumable checkpoints and locks: no DVC output, because DVC deletes those before it runs a stage."""
+
+NO_FILE = Path("data/none")
+"""The committed empty file that stands for "none" (DVC has no optional dependency)."""
+
+
+def project_root() -> Path:
+    """Return the original project's root, also inside `dvc exp run --temp`."""
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def dataset_file(dataset: str) -> Path:
+    """Return the one file that `prepare` writes for a dataset."""
+    return Path("prepare") / dataset / "dataset.safetensors"
+
+
+def trained(workload: str) -> Path:
+    """Return the output folder of `train`."""
+    return Path("train") / workload
+
+
+def pruned(variant: str) -> Path:
+    """Return the output folder of `prune`."""
+    return Path("prune") / variant
+
+
+def quantized(variant: str) -> Path:
+    """Return the output folder of `quantize`."""
+    return Path("quantize") / variant
+
+
+def measured(variant: str) -> Path:
+    """Return the output folder of `benchmark`."""
+    return Path("benchmark") / variant
+
+
+def weights_file(folder: Path, seed: int) -> Path:
+    """Return the weights of one seed in a `train` or `prune` folder."""
+    return folder / f"seed{seed}.safetensors"
+
+
+def record_file(folder: Path, seed: int) -> Path:
+    """Return the record of one seed in a `train` or `prune` folder."""
+    return folder / f"seed{seed}.json"
+
+
+def onnx_file(variant: str, seed: int, precision: str, flavour: str = "") -> Path:
+    """Return an exported file; `flavour` "symmetric" is the INT8 file for TensorRT."""
+    suffix = f"-{flavour}" if flavour else ""
+    return quantized(variant) / f"seed{seed}-{precision}{suffix}.onnx"
+
+
+def measurement_file(variant: str, seed: int, precision: str, runtime: str) -> Path:
+    """Return a measurement's record; the predicted labels lie beside it as `.npy`."""
+    return measured(variant) / f"seed{seed}-{precision}-{runtime}.json"

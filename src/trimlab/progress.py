@@ -1,0 +1,20 @@
+"""What a stage says while it works: lines on standard error, and a bar where somebody watches."""
+
+import sys
+from collections.abc import Iterable
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def say(message: str) -> None:
+    """Print one line of progress."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def bar(items: Iterable[T], label: str, start: int = 0, total: int | None = None) -> Iterable[T]:
+    """Wrap `items` in a progress bar: redrawn on a terminal, elsewhere a line every half minute."""
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    return tqdm(items, desc=label, initial=start, total=total, mininterval=interval, leave=False, ncols=100)

@@ -1,0 +1,23 @@
+"""Train a workload, or take its given weights, once a seed: `train/WORKLOAD/`."""
+
+import sys
+from functools import partial
+
+from trimlab import errors, params
+
+
+def main(workload: str) -> None:
+    """Train one workload with every seed."""
+    study = params.load()
+    from trimlab import machine, tracking, training
+
+    with machine.one_at_a_time(f"train/{workload}"):
+        for seed in study.seeds:
+            stream = partial(tracking.live, study, "train", workload, seed)()
+            record = training.train_workload(study, workload, seed, on_epoch=stream)
+            tracking.log(study, record)
+
+
+if __name__ == "__main__":
+    with errors.one_line_errors():
+        main(sys.argv[1])
