@@ -1,7 +1,6 @@
 """Train a workload, or take its given weights, once a seed: `train/WORKLOAD/`."""
 
 import sys
-from functools import partial
 
 from trimlab import errors, params
 
@@ -13,9 +12,8 @@ def main(workload: str) -> None:
 
     with machine.one_at_a_time(f"train/{workload}"):
         for seed in study.seeds:
-            stream = partial(tracking.live, study, "train", workload, seed)()
-            record = training.train_workload(study, workload, seed, on_epoch=stream)
-            tracking.log(study, record)
+            stream = tracking.live(study, "train", workload, seed)
+            tracking.log(study, training.train_workload(study, workload, seed, on_epoch=stream))
 
 
 if __name__ == "__main__":

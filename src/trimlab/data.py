@@ -41,7 +41,8 @@ class Dataset:
     holdout: Tensor
     """Indices into the training set, (M,) int64, ascending."""
     calibration: Tensor
-    """Indices into the training set, outside the hold-out, class-balanced, (K,) int64."""
+    """Indices into the training set, outside the hold-out, (K,) int64, class by class in turn: any first n of them are
+    class-balanced."""
     mean: Tensor
     """Of the training images, (C,), in [0, 1]."""
     std: Tensor
@@ -89,9 +90,10 @@ def prepare(name: str, source: Source, data: Data) -> None:
     """
     train, test, classes = _READERS[source.source](Path(source.path), data)
     _check(name, train, test, classes)
-    holdout = _balanced(train[1], range(len(train[1])), round(data.holdout_fraction * len(train[1])), data.seed, name)
-    rest = sorted(set(range(len(train[1]))) - set(holdout.tolist()))
-    calibration = _balanced(train[1], rest, data.calibration_images, data.seed + 1, name)
+    everything = torch.arange(len(train[1]))
+    holdout = in_turn(train[1], everything, data.seed)[: round(data.holdout_fraction * len(everything))].sort().values
+    rest = everything[~torch.isin(everything, holdout)]
+    calibration = in_turn(train[1], rest, data.seed + 1)
     scaled = train[0].double() / 255
     tensors = {
         "train_images": train[0].contiguous(),
@@ -112,11 +114,24 @@ def prepare(name: str, source: Source, data: Data) -> None:
         "train_images": len(train[1]),
         "test_images": len(test[1]),
         "holdout_images": len(holdout),
-        "calibration_images": len(calibration),
         "image_shape": list(train[0].shape[1:]),
         "classes": classes,
     }
     path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def calibration(dataset: Dataset, count: int) -> Tensor:
+    """Return the indices of the first `count` calibration images, (count,) int64.
+
+    Raises:
+        UserError: the training set has fewer.
+    """
+    if count > len(dataset.calibration):
+        raise UserError(
+            f"quantization.calibration_images {count} is more than the {len(dataset.calibration)} training images of "
+            f"{dataset.name} outside the hold-out: lower it"
+        )
+    return dataset.calibration[:count]
 
 
 def load(name: str) -> Dataset:
@@ -132,7 +147,9 @@ def load(name: str) -> Dataset:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run `dvc repro prepare@{name}`") from None
     if actual != facts["sha256"]:
-        raise UserError(f"{path} has sha256 {actual[:12]}, not {facts['sha256'][:12]}: run `dvc checkout prepare@{name}`")
+        raise UserError(
+            f"{path} has sha256 {actual[:12]}, not {facts['sha256'][:12]}: run `dvc checkout prepare@{name}`"
+        )
     return Dataset(name=name, classes=facts["classes"], sha256=actual, **load_file(path))
 
 
@@ -152,22 +169,22 @@ def _check(name: str, train: Split, test: Split, classes: list[str]) -> None:
             )
 
 
-def _balanced(labels: Tensor, among: Any, count: int, seed: int, name: str) -> Tensor:
-    """Draw `count` indices, equally many a class (the first classes get the remainder)."""
-    pool = torch.as_tensor(list(among), dtype=torch.int64)
-    classes = int(labels.max()) + 1
-    generator = torch.Generator().manual_seed(seed)
-    chosen = []
-    for label in range(classes):
-        members = pool[labels[pool] == label]
-        wanted = count // classes + (label < count % classes)
-        if wanted > len(members):
-            raise UserError(
-                f"dataset {name}: class {label} has {len(members)} training images, {wanted} are to be drawn: "
-                "lower data.calibration_images or data.holdout_fraction"
-            )
-        chosen.append(members[torch.randperm(len(members), generator=generator)[:wanted]])
-    return torch.cat(chosen).sort().values
+def in_turn(labels: Tensor, among: Tensor, seed: int) -> Tensor:
+    """Shuffle indices so that classes take turns: any first n hold equally many of each, as far as they last.
+
+    Args:
+        labels: of all images, (N,) int64.
+        among: the indices to order, (M,) int64.
+        seed: decides the order within each class.
+    """
+    shuffled = among[torch.randperm(len(among), generator=torch.Generator().manual_seed(seed))]
+    chosen = labels[shuffled]
+    turn = torch.empty_like(shuffled)
+    for label in torch.unique(chosen):
+        members = chosen == label
+        turn[members] = torch.arange(int(members.sum()))
+    # Sorted by turn, then by class.
+    return shuffled[(turn * (int(labels.max()) + 1) + chosen).argsort()]
 
 
 def _read_cifar(kind: str) -> Callable[[Path, Data], tuple[Split, Split, list[str]]]:
@@ -191,8 +208,8 @@ def _open_cifar(cifar: Any, root: str, train: bool) -> Any:
         return cifar(root, train=train, download=True)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"{Path(root).resolve()} holds no whole {cifar.base_folder}, and it cannot be downloaded ({error}): put the "
-            f"official {cifar.base_folder} folder there, or set data.root or DATA_ROOT to where it is"
+            f"{Path(root).resolve()} holds no whole {cifar.base_folder}, and it cannot be downloaded ({error}): put "
+            f"the official {cifar.base_folder} folder there, or set data.root or DATA_ROOT to where it is"
         ) from None
 
 
@@ -210,7 +227,7 @@ def _read_digits(_: Path, __: Data) -> tuple[Split, Split, list[str]]:
     images = large.round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
     labels = torch.from_numpy(digits.target).long()
     test = torch.zeros(len(labels), dtype=torch.bool)
-    test[_balanced(labels, range(len(labels)), len(labels) // 5, seed=0, name="digits")] = True
+    test[in_turn(labels, torch.arange(len(labels)), seed=0)[: len(labels) // 5]] = True
     return (images[~test], labels[~test]), (images[test], labels[test]), [str(digit) for digit in range(10)]
 
 
@@ -252,7 +269,8 @@ def _read_images(folder: Path, classes: list[str]) -> Split:
     odd = next((i for i, array in enumerate(arrays) if array.shape != arrays[0].shape), None)
     if odd is not None:
         raise UserError(
-            f"{files[odd][0]} is {arrays[odd].shape[:2]} pixels, {files[0][0]} {arrays[0].shape[:2]}: make them one size"
+            f"{files[odd][0]} is {arrays[odd].shape[:2]} pixels, {files[0][0]} {arrays[0].shape[:2]}: "
+            "make them one size"
         )
     images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
     return images, torch.tensor([label for _, label in files])

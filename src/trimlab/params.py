@@ -40,15 +40,13 @@ class Data(Section):
     root: Annotated[str, Field(min_length=1)] = "data/raw"
     """Directory of torchvision's files: those found there are used without a network, others downloaded to it.
     The environment variable DATA_ROOT takes its place where it is set."""
-    split: Literal["test", "holdout"] = "test"
+    split: Literal["test", "holdout"]
     """`test` trains on the whole training set and scores on the test set. `holdout` trains without the hold-out and
     scores on it: what recipes are tuned on."""
     holdout_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     """Share of the training set, class-balanced, that is held out."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    """Draws the hold-out and the calibration images."""
-    calibration_images: Annotated[int, Field(ge=10, le=10_000)] = 500
-    """Class-balanced images of the training set that calibrate INT8."""
+    """Draws the hold-out and the order of the calibration images."""
 
 
 class Dataset(Section):
@@ -125,7 +123,7 @@ class Workload(Section):
     dataset: str
     """A key of `datasets`."""
     training: str
-    """A key of `training`, as `training.KEY`; with `weights`, what fine-tuning inherits (batch size, augmentation …)."""
+    """A key of `training`, as `training.KEY`; with `weights`, what fine-tuning inherits (batch, augmentation …)."""
     precision: TrainingPrecision = "auto"
     """`fp32` is strict; `tf32` uses it where a GPU has it; `amp` is torch.amp in bf16, or fp16 on a GPU without bf16;
     `auto` is `amp` where the device computes bf16 natively, `tf32` elsewhere."""
@@ -177,6 +175,8 @@ class Variant(Section):
 class Quantization(Section):
     """Post-training INT8."""
 
+    calibration_images: Annotated[int, Field(ge=10, le=10_000)] = 500
+    """Class-balanced images of the training set, outside the hold-out, that calibrate."""
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
     """How activation ranges are chosen from the calibration images."""
     percentile: Annotated[float, Field(ge=90, le=100)] = 99.99
@@ -258,9 +258,7 @@ class Params(Section):
             for problem in (
                 _unresolved(f"workloads.{key}.dataset", workload.dataset, self.datasets),
                 _unresolved(f"workloads.{key}.training", workload.training, recipes),
-                _unresolved(f"workloads.{key}.model", workload.model, MODELS)
-                if "/" not in workload.model
-                else None,
+                _unresolved(f"workloads.{key}.model", workload.model, MODELS) if "/" not in workload.model else None,
             )
             if problem
         ]
@@ -304,7 +302,7 @@ class Params(Section):
     def training_digest(self, workload: str) -> str:
         """Return the sha256 of what decides a workload's training."""
         return digest_of(
-            self.data.model_dump(),
+            self.data.split,
             self.workloads[workload].model_dump(),
             self.datasets[self.workloads[workload].dataset].model_dump(),
             self.recipe(workload).model_dump(),
@@ -320,9 +318,7 @@ class Params(Section):
 
     def measurement_digest(self, variant: str) -> str:
         """Return the sha256 of what decides a variant's files and how they are timed."""
-        return digest_of(
-            self.pruning_digest(variant), self.quantization.model_dump(), self.benchmark.model_dump()
-        )
+        return digest_of(self.pruning_digest(variant), self.quantization.model_dump(), self.benchmark.model_dump())
 
 
 MODELS = ("resnet18", "resnet20")

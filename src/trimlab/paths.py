@@ -50,6 +50,11 @@ def weights_file(folder: Path, seed: int) -> Path:
     return folder / f"seed{seed}.safetensors"
 
 
+def torch_labels_file(variant: str, seed: int) -> Path:
+    """Return the labels that the eager torch model gives the scored images, uint16."""
+    return pruned(variant) / f"seed{seed}-labels.npy"
+
+
 def record_file(folder: Path, seed: int) -> Path:
     """Return the record of one seed in a `train` or `prune` folder."""
     return folder / f"seed{seed}.json"

@@ -195,7 +195,7 @@ class Pruning(Record):
     """The eager torch model at batch 1, in FP32: the study's column."""
     train_seconds: float
     resumptions: int
-    """How often it was interrupted and went on; if ever, its epoch times come from several processes."""
+    """How often fine-tuning was interrupted and went on."""
     peak_memory_bytes: int
     curve: list[Epoch]
 
@@ -280,7 +280,7 @@ def read(path: Path) -> Training | Pruning | Measurement:
 
 def stable(record: Record) -> dict[str, Any]:
     """Return a record without what differs between two runs of one seed: times, memory, commit."""
-    return _without_volatile(record.model_dump())
+    return {key: _without_volatile(value) for key, value in record.model_dump().items() if key not in VOLATILE}
 
 
 def sha256_of(path: Path) -> str:

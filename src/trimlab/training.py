@@ -361,7 +361,7 @@ class _Loop:
         size = self._image_size(at.epoch)
         images, order = self._images_at(size), self._order(at.epoch)
         name = f"{self.label} epoch {at.epoch + 1}/{self.recipe.epochs}"
-        batches = list(order.split(self.recipe.batch_size))[at.step : self.steps]
+        batches = torch.split(order, self.recipe.batch_size)[at.step : self.steps]
         started = time.perf_counter()
         for batch in progress.bar(batches, name, start=at.step, total=self.steps):
             self._step(images, batch.to(self.device))
@@ -414,7 +414,7 @@ class _Loop:
             logits = self.model(inputs)
             loss = self._loss(logits, self.labels[batch], inputs)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         at.loss_sum += float(loss.detach())
@@ -448,7 +448,7 @@ class _Loop:
     def _images_at(self, size: int) -> Tensor:
         """Return the training images at a size, resized once, not at every step."""
         if size not in self.images:
-            chunks = self.images[self.native].split(2000)
+            chunks = torch.split(self.images[self.native], 2000)
             small = [_resize(chunk, size) for chunk in chunks]
             self.images = {self.native: self.images[self.native], size: torch.cat(small)}
         return self.images[size]

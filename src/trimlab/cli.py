@@ -1,0 +1,70 @@
+"""The `trimlab` command: everything that is not a stage."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimlab import errors, params, paths
+
+app = typer.Typer(
+    help="Compress image classifiers, declaratively. The pipeline itself is `dvc repro`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def check(file: Annotated[Path, typer.Argument(help="A params file.")] = paths.PARAMS) -> None:
+    """Check a params file: one line a problem, with the value, its bounds and the remedy."""
+    study = params.load(file)
+    cells = len(study.variants)
+    print(f"{file}: study {study.study}, {len(study.workloads)} workloads, {cells} variants: all values are good")
+
+
+@app.command()
+def schema() -> None:
+    """Write params.schema.json, which explains params.yaml to editors."""
+    paths.SCHEMA.write_text(params.schema())
+    print(f"wrote {paths.SCHEMA}")
+
+
+@app.command("import")
+def import_(
+    sources: Annotated[
+        list[Path] | None, typer.Argument(metavar="RECORDS", help="Files or folders. Default: the stages' own.")
+    ] = None,
+) -> None:
+    """Copy records into records/STUDY/, each once by digest."""
+    from trimlab import archive
+
+    added = archive.import_records(sources or [])
+    print(f"{added} records added to {paths.RECORDS}/")
+
+
+@app.command()
+def report(study: Annotated[str, typer.Argument(help="A study with committed records.")]) -> None:
+    """Render reports/STUDY/ from records/STUDY/ alone."""
+    from trimlab import archive
+    from trimlab import report as reporting
+
+    described = archive.load_study(study)
+    reporting.render(described, archive.select(described, archive.committed_records(study)))
+    print(f"wrote {paths.REPORTS / study / 'report.md'}")
+
+
+@app.command()
+def track(study: Annotated[str, typer.Argument(help="A study with committed records.")]) -> None:
+    """Log the records in records/STUDY/ to MLflow: rebuilds a store that was lost."""
+    from trimlab import archive, tracking
+
+    described = archive.load_study(study)
+    added = tracking.rebuild(described, archive.select(described, archive.committed_records(study)))
+    print(f"{added} runs logged to MLflow")
+
+
+def main() -> None:
+    """Run the command; what the user can mend is one line."""
+    with errors.one_line_errors():
+        app()

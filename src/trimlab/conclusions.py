@@ -1,0 +1,346 @@
+"""What the records say, in words: every sentence is computed, none is written for one study.
+
+Speeds are compared within one process alone (`Measurement.speedup`), sizes within one kind of file alone.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from trimlab import reference
+from trimlab.records import Measurement, Pruning, Record
+from trimlab.results import (
+    MIB,
+    PRECISIONS,
+    Bench,
+    Results,
+    cell,
+    decimals,
+    mean,
+    mib,
+    millions,
+    name_ratio,
+    pretty,
+)
+from trimlab.tables import lost_and_saved, milliseconds, percent
+
+TOLERATED_POINTS = 1.0
+"""What a pruned model may lose and still count as kept."""
+
+FLAT = 1.3
+"""Latencies within this factor of each other count as flat."""
+
+
+def headline(results: Results) -> str:
+    """Compare candidate and baseline: accuracy, size, speed."""
+    bench = results.headline_bench()
+    if bench is None:
+        return (
+            f"No device measured both the baseline ({results.study.report.baseline}, FP32) and the candidate "
+            f"({results.study.report.candidate}): there is nothing to compare yet."
+        )
+    base = cell(results.at(bench), results.study.report.baseline, "fp32")
+    candidate = results.candidate_cell(bench)
+    size, base_size = _mean_bytes(candidate), _mean_bytes(base)
+    lost = 100 * (_mean_top1(base) - _mean_top1(candidate))
+    return (
+        f"**{describe(results, candidate)}: {percent(_mean_top1(candidate))} % top-1 in {mib(size)} MiB, "
+        f"against {percent(_mean_top1(base))} % in {mib(base_size)} MiB for {describe(results, base)}.** "
+        f"That is {base_size / size:.1f}× smaller, with {points(lost)}. {_speed(candidate, bench)}"
+    )
+
+
+def describe(results: Results, found: Sequence[Measurement]) -> str:
+    """Name a deployed file: model, dataset, ratio, precision."""
+    first = found[0]
+    model = f"{pretty(first.model)} on {pretty(first.dataset)}"
+    ratio = name_ratio(first.ratio, first.num_params, results.study.pruning.round_to)
+    shape = f"pruned by {ratio}" if first.ratio else "unpruned"
+    return f"{model}, {shape}, {first.precision.upper()}"
+
+
+def ratio_explained(results: Results) -> str:
+    """Say what a ratio is, with what it removes according to the records."""
+    device = results.devices()[0]
+    workload = results.study.variants[results.study.report.candidate].workload
+    pruned = _sweep(results.on(device), workload)
+    shares = _removed_shares(pruned)
+    scope = "each layer's output channels" if results.study.pruning.scope == "uniform" else "the channels of all layers"
+    text = f"**Ratio** is the share of {scope} that is removed; the classifier keeps its outputs."
+    if shares:
+        listed = ", ".join(
+            f"{100 * ratio:g} % of the channels is {100 * share:.0f} % of the parameters" for ratio, share in shares
+        )
+        whose = _name(pruned[0][0])
+        text += f" A layer loses inputs as well as outputs, so parameters fall faster: {listed} ({whose})."
+    if results.study.pruning.round_to:
+        text += f" Widths are rounded to multiples of {results.study.pruning.round_to}: go by the parameters."
+    return text
+
+
+def amp(results: Results) -> str:
+    """Say what mixed precision did to accuracy, for trainings alike but for precision, on one device."""
+    said = []
+    low = [key for key in results.study.workloads if _precision(results, key) in ("bf16", "fp16")]
+    for key in low:
+        for twin in _twins(results, key):
+            a, b = results.trained(key), results.trained(twin)
+            ours, theirs = mean([r.top1_accuracy for r in a]), mean([r.top1_accuracy for r in b])
+            said.append(
+                f"{_name(a[0])}: after {a[0].epochs} epochs AMP ({a[0].precision}) is at {percent(ours)} %, "
+                f"{b[0].precision.upper()} at {percent(theirs)} % ({_signed(100 * (ours - theirs))} points)."
+            )
+    return " ".join(said)
+
+
+def eager_latency(results: Results, workload: str) -> str:
+    """Say whether eager latency falls with the ratio, on one device."""
+    sweep = _sweep(results, workload)
+    if len(sweep) < 2:
+        return ""
+    values = [mean([record.eager_latency.p50_ms for record in records]) for records in sweep]
+    first, last = values[0], values[-1]
+    span = f"{milliseconds(first)} ms at {_percent(sweep[0])}, {milliseconds(last)} ms at {_percent(sweep[-1])}"
+    if max(values) <= FLAT * min(values):
+        return (
+            f"Eager latency at batch 1 is flat over the ratios ({milliseconds(min(values))} to "
+            f"{milliseconds(max(values))} ms): here pruning alone does not speed up single images."
+        )
+    if last < first:
+        return f"Eager latency at batch 1 falls with the ratio: {span}."
+    return f"Eager latency at batch 1 does not fall with the ratio: {span}."
+
+
+def fine_tuning(results: Results, workload: str) -> str:
+    """Say what fine-tuning gave back, and how far pruning keeps the accuracy."""
+    sweep = [records for records in _sweep(results, workload) if records[0].ratio > 0]
+    if not sweep:
+        return ""
+    gained = [(_gain(records), records) for records in sweep]
+    most, records = max(gained, key=lambda pair: pair[0])
+    text = f"Fine-tuning gives back up to {most:.2f} points (at {_percent(records)}). " if most > 0 else ""
+    return text + headroom(results, workload)
+
+
+def headroom(results: Results, workload: str) -> str:
+    """Say up to which ratio a workload stays within a point of its unpruned model."""
+    sweep = [records for records in _sweep(results, workload) if records[0].ratio > 0]
+    kept = [records for records in sweep if _lost(records) <= TOLERATED_POINTS]
+    if not sweep:
+        return ""
+    if not kept:
+        best = min(sweep, key=_lost)
+        return (
+            f"{_name(best[0])} loses more than {TOLERATED_POINTS:g} point at every ratio tried; the least, "
+            f"{_lost(best):.2f}, at {_percent(best)}."
+        )
+    far = kept[-1]
+    return (
+        f"{_name(far[0])} can lose {_percent(far)} of its channels and stay within {TOLERATED_POINTS:g} "
+        f"point of its unpruned model ({points(_lost(far))}); {millions(mean([r.num_params for r in far]))} "
+        "M parameters are left."
+    )
+
+
+def precision_cost(measured: Sequence[Measurement], precision: str) -> str:
+    """Say how INT8 or FP16 moves top-1 against the FP32 file of the same weights."""
+    fp32 = {(r.variant, r.seed, r.weights_sha256): r.top1_accuracy for r in measured if r.precision == "fp32"}
+    low = [r for r in measured if r.precision == precision and (r.variant, r.seed, r.weights_sha256) in fp32]
+    moves = [100 * (r.top1_accuracy - fp32[r.variant, r.seed, r.weights_sha256]) for r in low]
+    if not moves:
+        return ""
+    if len(moves) == 1:
+        return f"{precision.upper()} against FP32: {points(-moves[0])}."
+    low_end, high_end = _signed(min(moves)), _signed(max(moves))
+    span = low_end if low_end == high_end else f"{low_end} to {high_end} (mean {_signed(mean(moves))})"
+    return f"{precision.upper()} moves top-1 by {span} points against FP32, over {len(moves)} files."
+
+
+def fastest(measured: Sequence[Measurement]) -> str:
+    """Name the file that gains most throughput over its yardstick."""
+    cells: dict[tuple[str, str], list[Measurement]] = {}
+    for record in measured:
+        cells.setdefault((record.variant, record.precision), []).append(record)
+    if not cells:
+        return ""
+    (variant, precision), best = max(cells.items(), key=lambda item: mean([r.batch_speedup for r in item[1]]))
+    return (
+        f"Most throughput against its unpruned FP32 file: {variant} {precision.upper()}, "
+        f"{mean([r.batch_speedup for r in best]):.1f}× at batch {best[0].batch_latency.batch_size} and "
+        f"{mean([r.speedup for r in best]):.1f}× at batch 1, with {percent(_mean_top1(best))} % top-1."
+    )
+
+
+def large_against_small(results: Results, workloads: Sequence[str]) -> str:
+    """Compare how many points each model pays per MiB over the ratios that they share."""
+    sweeps = {key: {r[0].ratio: r for r in _sweep(results, key)} for key in workloads}
+    shared = sorted(set.intersection(*(set(sweep) for sweep in sweeps.values())) - {0.0}) if sweeps else []
+    if len(workloads) < 2 or not shared or any(0.0 not in sweep for sweep in sweeps.values()):
+        return ""
+    ratio = shared[-1]
+    costs, said = {}, []
+    for key, sweep in sweeps.items():
+        lost, saved = lost_and_saved(sweep[ratio], sweep[0.0])
+        costs[key] = lost / saved
+        name = pretty(sweep[ratio][0].model)
+        said.append(f"{name} {_pays(lost)} for {decimals(saved)} MiB ({_signed(lost / saved)} per MiB)")
+    text = f"At {100 * ratio:g} %, the highest ratio they share: {'; '.join(said)}."
+    dear, cheap = max(costs, key=lambda key: costs[key]), min(costs, key=lambda key: costs[key])
+    if costs[cheap] > 0:
+        names = [pretty(results.study.workloads[key].model) for key in (dear, cheap)]
+        text += f" {names[0]} pays {costs[dear] / costs[cheap]:.1f} times as much for a MiB as {names[1]}."
+    return text
+
+
+def front(results: Results, bench: Bench, dataset: str) -> str:
+    """List the files that no other one beats in both size and accuracy, smallest first."""
+    found = _files(results, bench, dataset)
+    if len(found) < 2:
+        return ""
+    best = pareto([(_mean_bytes(records) / MIB, _mean_top1(records)) for records in found])
+    listed = ", ".join(
+        f"{found[i][0].variant} {found[i][0].precision.upper()} "
+        f"({mib(_mean_bytes(found[i]))} MiB, {percent(_mean_top1(found[i]))} %)"
+        for i in best
+    )
+    return f"On {pretty(dataset)} no file is both smaller and more accurate than: {listed}."
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Return the indices of (size, accuracy) pairs that no other pair beats, by rising size."""
+    front: list[int] = []
+    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if not front or points[index][1] > points[front[-1]][1]:
+            front.append(index)
+    return front
+
+
+def against_reference(results: Results, bench: Bench) -> str:
+    """Compare the candidate's top-1 with the published one, where the study has that very point."""
+    found = results.candidate_cell(bench)
+    if not found:
+        return ""
+    first = found[0]
+    source = results.study.datasets[first.dataset].source
+    published = reference.deployed(first.model, source, first.ratio, first.precision)
+    if published is None or first.split != "test":
+        return ""
+    gain = 100 * _mean_top1(found) - float(published["top1_percent"])
+    return (
+        f"The candidate reaches {percent(_mean_top1(found))} %; the published study "
+        f"{published['top1_percent']} % with the same model, dataset, ratio and precision ({_signed(gain)} "
+        "points)."
+    )
+
+
+def closing(results: Results) -> list[str]:
+    """Return the report's conclusions, one sentence or two each."""
+    bench = results.main_bench()
+    device = results.on(results.devices()[0])
+    workloads = [key for key in results.study.workloads if _sweep(device, key)]
+    said = [headroom(device, key) for key in workloads]
+    said += [large_against_small(device, group) for group in rivals(device)]
+    if bench is not None:
+        measured = results.at(bench)
+        said += [precision_cost(measured, "fp16"), precision_cost(measured, "int8"), fastest(measured)]
+        said += [front(results, bench, dataset) for dataset in results.study.datasets]
+        said.append(against_reference(results, bench))
+    said.append(amp(device))
+    return [sentence for sentence in said if sentence]
+
+
+def rivals(results: Results) -> list[list[str]]:
+    """Return, for each dataset with several models, the first unpruned workload of each."""
+    groups: dict[str, dict[str, str]] = {}
+    for key, workload in results.study.workloads.items():
+        variant = results.unpruned(key)
+        if variant and results.pruned(variant):
+            groups.setdefault(workload.dataset, {}).setdefault(workload.model, key)
+    return [list(group.values()) for group in groups.values() if len(group) > 1]
+
+
+def points(lost: float) -> str:
+    """Write lost points: "1.20 points lost", "0.30 points gained"."""
+    if abs(lost) < 0.005:
+        return "no points lost"
+    return f"{abs(lost):.2f} points {'lost' if lost > 0 else 'gained'}"
+
+
+def _speed(candidate: Sequence[Measurement], bench: Bench) -> str:
+    batch = candidate[0].batch_latency.batch_size
+    return (
+        f"On {bench.device} ({pretty(bench.runtime)}) it is {mean([r.speedup for r in candidate]):.1f}× as "
+        f"fast at batch 1 and {mean([r.batch_speedup for r in candidate]):.1f}× at batch {batch}: against "
+        "the unpruned FP32 file, timed in turn with it in the same process."
+    )
+
+
+def _sweep(results: Results, workload: str) -> list[list[Pruning]]:
+    """Return a workload's points by rising ratio, one a ratio: of fewest epochs, not of most accuracy."""
+    by_ratio: dict[float, list[Pruning]] = {}
+    for variant in results.variants_of(workload):
+        records = results.pruned(variant)
+        if records:
+            by_ratio.setdefault(records[0].ratio, records)
+    return list(by_ratio.values())
+
+
+def _removed_shares(sweep: Sequence[Sequence[Pruning]]) -> list[tuple[float, float]]:
+    """Return (ratio, share of parameters removed) of the least, middle and most pruned point."""
+    if not sweep or sweep[0][0].ratio > 0:
+        return []
+    full = sweep[0][0].num_params
+    shares = [(records[0].ratio, 1 - records[0].num_params / full) for records in sweep if records[0].ratio > 0]
+    chosen = sorted({0, len(shares) // 2, len(shares) - 1}) if shares else []
+    return [shares[index] for index in chosen]
+
+
+def _files(results: Results, bench: Bench, dataset: str) -> list[list[Measurement]]:
+    measured = [record for record in results.at(bench) if record.dataset == dataset]
+    cells = [cell(measured, variant, p) for variant in results.study.variants for p in PRECISIONS]
+    return [found for found in cells if found]
+
+
+def _precision(results: Results, workload: str) -> str:
+    found = results.trained(workload)
+    return found[0].precision if found and found[0].origin == "trained" else ""
+
+
+def _twins(results: Results, workload: str) -> Iterable[str]:
+    """Yield trainings of the same model, dataset and recipe in fp32 or tf32."""
+    own = results.study.workloads[workload]
+    for key, other in results.study.workloads.items():
+        same = (other.model, other.dataset, other.training) == (own.model, own.dataset, own.training)
+        if same and _precision(results, key) in ("fp32", "tf32"):
+            yield key
+
+
+def _name(record: Record) -> str:
+    return f"{pretty(record.model)} on {pretty(record.dataset)}"
+
+
+def _percent(records: Sequence[Pruning]) -> str:
+    return f"{100 * records[0].ratio:g} %"
+
+
+def _pays(lost: float) -> str:
+    return f"pays {lost:.2f} points" if lost > 0 else f"gains {-lost:.2f} points"
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+
+
+def _gain(records: Sequence[Pruning]) -> float:
+    return 100 * mean([record.top1_accuracy - record.top1_before for record in records])
+
+
+def _lost(records: Sequence[Pruning]) -> float:
+    return 100 * mean([record.top1_unpruned - record.top1_accuracy for record in records])
+
+
+def _mean_top1(found: Sequence[Measurement]) -> float:
+    return mean([record.top1_accuracy for record in found])
+
+
+def _mean_bytes(found: Sequence[Measurement]) -> float:
+    return mean([record.file_bytes for record in found])

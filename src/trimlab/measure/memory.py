@@ -1,0 +1,23 @@
+"""Peak memory of this process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def peak_bytes() -> int:
+    """Return the largest resident memory that this process has had."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return _from_rusage()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
+
+
+def _from_rusage() -> int:
+    # Only where there is no /proc: on Linux ru_maxrss starts at the parent's peak.
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

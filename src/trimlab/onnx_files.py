@@ -1,0 +1,66 @@
+"""A variant's ONNX files: their names, checking and writing them, what they were made from. Without torch."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+from onnx import ModelProto, numpy_helper
+
+from trimlab import paths
+
+OPSET = 17
+IR_VERSION = 8
+INPUT, OUTPUT = "x", "logits"
+
+SYMMETRIC = "symmetric"
+"""Flavour of the INT8 file for TensorRT."""
+
+
+def yardstick_file(variant: str, seed: int) -> Path:
+    """Return the workload's unpruned FP32 file: each variant has its copy, timed in turn with its files."""
+    return paths.onnx_file(variant, seed, "yardstick")
+
+
+def write_manifest(variant: str, manifest: Mapping[str, Any]) -> None:
+    """Write what a variant's files were made from."""
+    path = _manifest_file(variant)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def read_manifest(variant: str) -> dict[str, Any]:
+    """Return what `write_manifest` wrote."""
+    manifest: dict[str, Any] = json.loads(_manifest_file(variant).read_text())
+    return manifest
+
+
+def _manifest_file(variant: str) -> Path:
+    return paths.quantized(variant) / "manifest.json"
+
+
+def save(proto: ModelProto, path: Path) -> None:
+    """Check a model and write it at `IR_VERSION`; the file appears whole or not at all."""
+    proto.ir_version = IR_VERSION
+    onnx.checker.check_model(proto, full_check=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".tmp")
+    onnx.save(proto, scratch)
+    scratch.replace(path)
+
+
+def weight_bytes(path: Path) -> int:
+    """Return the bytes of a file's initializers and constants: what of it are weights."""
+    graph = onnx.load(path).graph
+    constants = [node.attribute[0].t for node in graph.node if node.op_type == "Constant"]
+    return sum(numpy_helper.to_array(tensor).nbytes for tensor in [*graph.initializer, *constants])
+
+
+def open_session(model: Path | bytes) -> onnxruntime.InferenceSession:
+    """Open a file, or a model's bytes, in ONNX Runtime on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # its warnings about graph optimizations are not the user's to mend
+    source = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,321 @@
+"""A study's report: markdown, figures, metrics and plot data, a pure function of params and records."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from trimlab import conclusions, figures, paths, reference, tables
+from trimlab.params import Params
+from trimlab.records import Measurement, Record
+from trimlab.results import MIB, PRECISIONS, Bench, Results, cell, mean, millions, pretty
+
+Section = tuple[str, str]
+"""A heading and what stands under it."""
+
+
+def render(study: Params, records: list[Record]) -> None:
+    """Write `reports/STUDY`: report.md, metrics.json, figures/*.svg, plots/*.csv.
+
+    The same params and records give the same bytes, in whatever order the records come. Figures and plot
+    data that the study no longer has are removed.
+    """
+    results = Results.of(study, records)
+    folder = paths.REPORTS / study.study
+    drawn = figures.draw(results)
+    _clear(folder / "figures", "*.svg")
+    for name, figure in drawn.items():
+        figures.save(figure, folder / "figures" / f"{name}.svg")
+    _clear(folder / "plots", "*.csv")
+    for name, text in plot_data(results).items():
+        (folder / "plots" / f"{name}.csv").write_text(text, encoding="utf-8")
+    (folder / "metrics.json").write_text(json.dumps(metrics(results), indent=2) + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(markdown(results, list(drawn)), encoding="utf-8")
+
+
+def markdown(results: Results, drawn: Sequence[str]) -> str:
+    """Return report.md; `drawn` names the figures that it links."""
+    sections = [
+        ("Candidate against baseline", _headline(results, drawn)),
+        ("Devices and versions", _setup(results)),
+        ("How to read the tables", _how_to_read(results)),
+        ("Baseline: full and mixed precision", _baseline(results, drawn)),
+        ("Pruning", _pruning(results, drawn)),
+        ("Quantization", _per_bench(results, "unpruned", tables.quantization)),
+        (
+            "Pruning × precision",
+            _join([_per_bench(results, "pruned", tables.combined), _speed(results, drawn)]),
+        ),
+        ("ResNet-18 against ResNet-20", _rivals(results)),
+        ("Final comparison", _final(results)),
+        ("Conclusions", _bullets(conclusions.closing(results))),
+        ("Every measurement", _measurements(results)),
+    ]
+    body = [f"## {heading}\n\n{text.strip()}\n" for heading, text in sections]
+    return "\n".join([f"# {results.study.report.title}\n", *body])
+
+
+def metrics(results: Results) -> dict[str, dict[str, float]]:
+    """Return twelve scalars for `dvc metrics`: baseline in FP32, candidate in its smallest precision."""
+    bench = results.headline_bench()
+    if bench is None:
+        return {"baseline": {}, "candidate": {}}
+    base = cell(results.at(bench), results.study.report.baseline, "fp32")
+    candidate = results.candidate_cell(bench)
+
+    def common(found: Sequence[Measurement]) -> dict[str, float]:
+        return {
+            "top1_percent": round(100 * mean([r.top1_accuracy for r in found]), 2),
+            "size_mib": round(mean([r.file_bytes for r in found]) / MIB, 3),
+            "latency_ms": round(mean([r.latency.p50_ms for r in found]), 3),
+            "images_per_second": round(mean([r.batch_latency.images_per_second for r in found]), 1),
+        }
+
+    gained = mean([r.top1_accuracy for r in candidate]) - mean([r.top1_accuracy for r in base])
+    only = {
+        "params_millions": round(mean([r.num_params for r in candidate]) / 1e6, 3),
+        "points_lost": round(-100 * gained, 2),
+        "speedup": round(mean([r.speedup for r in candidate]), 2),
+        "batch_speedup": round(mean([r.batch_speedup for r in candidate]), 2),
+    }
+    return {"baseline": common(base), "candidate": common(candidate) | only}
+
+
+def plot_data(results: Results) -> dict[str, str]:
+    """Return CSV texts for `dvc plots`: one device, and the candidate's workload where a line is drawn."""
+    workload = results.study.variants[results.study.report.candidate].workload
+    first = results.on(results.devices()[0])
+    return {
+        "accuracy_by_size": _accuracy_by_size(results),
+        "pruning": _pruning_data(first, workload),
+        "training": _training_data(first, workload),
+    }
+
+
+def _headline(results: Results, drawn: Sequence[str]) -> str:
+    bench = results.headline_bench()
+    parts = [conclusions.headline(results)]
+    if bench is not None:
+        parts.append(conclusions.against_reference(results, bench))
+        report = results.study.report
+        cells = [(report.baseline, "fp32"), *((report.candidate, precision) for precision in PRECISIONS)]
+        asked = [(v, p) for v, p in dict.fromkeys(cells) if p in results.study.variants[v].precisions]
+        parts.append(tables.deployed(results, asked, bench))
+        dataset = results.dataset_of(report.candidate)
+        parts.append(_figure(drawn, f"accuracy-by-size-{dataset}", f"Top-1 over file size on {pretty(dataset)}"))
+    return _join(parts)
+
+
+def _setup(results: Results) -> str:
+    records = results.records
+    commits = ", ".join(f"`{commit}`" for commit in sorted({record.commit for record in records}))
+    days = sorted({record.created[:10] for record in records})
+    span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    seeds = ", ".join(map(str, results.study.seeds))
+    facts = [
+        f"Seeds: {seeds}. Measured {span} at commit {commits}. Study `{results.study.study}`, params digest "
+        f"`{results.study.digest()[:12]}`.",
+        *results.study.report.notes,
+    ]
+    return _join([tables.devices(results), _bullets(facts)])
+
+
+def _how_to_read(results: Results) -> str:
+    batch = results.study.benchmark.batch_size
+    split = {record.split for record in results.records}
+    facts = [
+        conclusions.ratio_explained(results),
+        "**Sizes** are in MiB (2^20 bytes): of the torch model (parameters and buffers) in the pruning "
+        "tables, of the ONNX file elsewhere. **Accuracy** is top-1, in the tables of files that of the "
+        "deployed file.",
+        "**Δ points** is against the FP32 file of the same weights. **× batch 1** and **× batch "
+        f"{batch}** say how much faster a file is than its workload's unpruned FP32 file, timed in turn with "
+        "it in the same process. Times are wall clock, copies included, warm-up left out.",
+        "**n** is the number of seeds: mean ± standard deviation (n − 1) where there are several.",
+        f"Rows marked {tables.REFERENCE} are the published ResNet-18 compression study's, under ours of the "
+        "same model, dataset, ratio and precision alone, with what their size is of and their runtime. Its "
+        "GPU and batch size are not given: its sizes and times are no comparison with those of other files "
+        "and devices.",
+    ]
+    if split != {"test"}:
+        facts.append("Scored on the hold-out: no published figure, all of the test set, stands beside such rows.")
+    return _bullets(facts)
+
+
+def _baseline(results: Results, drawn: Sequence[str]) -> str:
+    def section(on: Results) -> list[str]:
+        return [tables.baselines(on), conclusions.amp(on)]
+
+    text = _per_device(results, lambda on: bool(on.trainings), section)
+    figure = _figure(drawn, "training", "Training loss and top-1 over the epochs")
+    return _join([text or "The records hold no training.", figure])
+
+
+def _pruning(results: Results, drawn: Sequence[str]) -> str:
+    parts = []
+    for workload in results.study.workloads:
+        pruned = [v for v in results.variants_of(workload) if results.study.point(v).ratio > 0]
+        if not any(results.pruned(variant) for variant in pruned):
+            continue
+
+        def section(on: Results, workload: str = workload) -> list[str]:
+            read = [conclusions.fine_tuning(on, workload), conclusions.eager_latency(on, workload)]
+            return [tables.pruning(on, workload), " ".join(text for text in read if text)]
+
+        def has(on: Results, keys: Sequence[str] = pruned) -> bool:
+            return any(on.pruned(key) for key in keys)
+
+        own = _per_device(results, has, section)
+        settings = results.study.workloads[workload]
+        parts += [f"### {pretty(settings.model)} on {pretty(settings.dataset)} (`{workload}`)", own]
+        parts.append(_figure(drawn, f"pruning-{workload}", "Top-1 before and after fine-tuning over the ratio"))
+    return _join(parts) or "The study prunes nothing: every variant has ratio 0."
+
+
+def _per_bench(results: Results, which: str, table: Callable[[Results, str, Bench], str]) -> str:
+    """Return one table a workload and bench, for its unpruned or its pruned variants."""
+    parts = []
+    for workload, settings in results.study.workloads.items():
+        own = [v for v in results.variants_of(workload) if (results.study.point(v).ratio > 0) == (which == "pruned")]
+        for bench in results.benches():
+            measured = [record for record in results.at(bench) if record.variant in own]
+            if measured:
+                title = f"### {pretty(settings.model)} on {pretty(settings.dataset)} (`{workload}`)"
+                parts.append(title + _bench_suffix(results, bench))
+                parts.append(table(results, workload, bench))
+                read = [conclusions.precision_cost(measured, precision) for precision in ("fp16", "int8")]
+                parts.append(" ".join(text for text in (*read, conclusions.fastest(measured)) if text))
+    return _join(parts) or f"The study measures no {which} variant in any precision."
+
+
+def _speed(results: Results, drawn: Sequence[str]) -> str:
+    names = [name for name in drawn if name.startswith("speed-")]
+    return _join([_figure(drawn, name, "Latency and throughput by variant and precision") for name in names])
+
+
+def _rivals(results: Results) -> str:
+    def section(on: Results) -> list[str]:
+        groups = conclusions.rivals(on)
+        return [text for g in groups for text in (tables.losses(on, g), conclusions.large_against_small(on, g))]
+
+    text = _per_device(results, lambda on: bool(conclusions.rivals(on)), section)
+    models = " and ".join(sorted({pretty(workload.model) for workload in results.study.workloads.values()}))
+    return text or (
+        f"The study has variants of one model a dataset ({models}), so there is nothing to compare. Cited by "
+        "the published study, not measured: "
+        + "; ".join(
+            f"{pretty(row['model'])} on {pretty(row['dataset'])} {row['top1_percent']} % ({row['source']})"
+            for row in reference.cited()
+        )
+        + "."
+    )
+
+
+def _final(results: Results) -> str:
+    parts = []
+    for bench in results.benches():
+        if results.candidate_cell(bench):
+            suffix = _bench_suffix(results, bench)
+            parts += [f"### Measured{suffix}" if suffix else "", tables.final(results, bench)]
+    return _join(parts) or "The candidate was measured nowhere."
+
+
+def _measurements(results: Results) -> str:
+    parts = []
+    for bench in results.benches():
+        suffix = _bench_suffix(results, bench)
+        order = {name: index for index, name in enumerate(results.study.variants)}
+        measured = sorted(
+            results.at(bench),
+            key=lambda r: (order[r.variant], PRECISIONS.index(r.precision), r.seed, r.digest),
+        )
+        parts += [f"### Measured{suffix}" if suffix else "", tables.measurements(measured)]
+    return _join(parts) or "The records hold no measurement."
+
+
+def _per_device(results: Results, has: Callable[[Results], bool], section: Callable[[Results], list[str]]) -> str:
+    """Join a section a device, each under the device's name where there are several."""
+    found = [(name, on) for name in results.devices() if has(on := results.on(name))]
+    several = len(results.devices()) > 1
+    return _join([_join([f"**{name}**" if several else "", *section(on)]) for name, on in found])
+
+
+def _bench_suffix(results: Results, bench: Bench) -> str:
+    return f" on {bench.device}, {pretty(bench.runtime)}" if len(results.benches()) > 1 else ""
+
+
+def _figure(drawn: Sequence[str], name: str, alternative: str) -> str:
+    return f"![{alternative}](figures/{name}.svg)" if name in drawn else ""
+
+
+def _bullets(items: Sequence[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)
+
+
+def _join(parts: Sequence[str]) -> str:
+    return "\n\n".join(part.strip() for part in parts if part.strip())
+
+
+def _clear(folder: Path, pattern: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(pattern):
+        path.unlink()
+
+
+def _accuracy_by_size(results: Results) -> str:
+    bench = results.main_bench()
+    measured = results.at(bench) if bench else []
+    dataset = results.dataset_of(results.study.report.candidate)
+    rows = [
+        [
+            variant,
+            precision,
+            _mib([r.file_bytes for r in found]),
+            _percent([r.top1_accuracy for r in found]),
+        ]
+        for variant in results.study.variants
+        for precision in PRECISIONS
+        if (found := cell(measured, variant, precision)) and found[0].dataset == dataset
+    ]
+    return _csv(["variant", "precision", "size_mib", "top1_percent"], rows)
+
+
+def _pruning_data(results: Results, workload: str) -> str:
+    rows = [
+        [
+            variant,
+            f"{100 * found[0].ratio:g}",
+            millions(mean([r.num_params for r in found])),
+            _percent([r.top1_before for r in found]),
+            _percent([r.top1_accuracy for r in found]),
+        ]
+        for variant in results.variants_of(workload)
+        if (found := results.pruned(variant))
+    ]
+    return _csv(["variant", "ratio_percent", "params_millions", "top1_before_percent", "top1_after_percent"], rows)
+
+
+def _training_data(results: Results, workload: str) -> str:
+    """Write the mean over seeds; epochs that were not evaluated are left out."""
+    curves = [record.curve for record in results.trained(workload)]
+    rows = []
+    for epochs in zip(*curves, strict=False):
+        scored = [epoch.top1_accuracy for epoch in epochs if epoch.top1_accuracy is not None]
+        if scored:
+            rows.append([str(epochs[0].epoch), f"{mean([e.train_loss for e in epochs]):.4f}", _percent(scored)])
+    return _csv(["epoch", "train_loss", "top1_percent"], rows)
+
+
+def _mib(sizes: Sequence[int]) -> str:
+    return f"{mean(sizes) / MIB:.3f}"
+
+
+def _percent(shares: Sequence[float]) -> str:
+    return f"{100 * mean(shares):.2f}"
+
+
+def _csv(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([headers, *rows])
+    return text.getvalue()

@@ -1,0 +1,172 @@
+"""A study's records, arranged as its report reads them: by device, workload, variant, precision, seed."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+from trimlab.params import Params
+from trimlab.records import Epoch, Measurement, Pruning, Record, Training
+
+MIB = 2**20
+PRECISIONS = ("fp32", "fp16", "int8")
+_NAMES = {
+    "resnet18": "ResNet-18",
+    "resnet20": "ResNet-20",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "tiny-imagenet": "Tiny ImageNet",
+    "onnxruntime": "ONNX Runtime",
+    "tensorrt": "TensorRT",
+    "openvino": "OpenVINO",
+    "pytorch": "PyTorch",
+    "state_dict": "state dict",
+}
+K = TypeVar("K")
+
+
+class Bench(NamedTuple):
+    """Where files were measured: only rows of one bench are compared in time."""
+
+    device: str
+    runtime: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study and its records; each list is ordered by device, seed and digest."""
+
+    study: Params
+    trainings: list[Training]
+    prunings: list[Pruning]
+    measurements: list[Measurement]
+
+    @classmethod
+    def of(cls, study: Params, records: Iterable[Record]) -> "Results":
+        """Arrange records; their order does not matter."""
+        ordered = sorted(records, key=lambda record: (record.device.name, record.seed, record.digest))
+        return cls(
+            study,
+            [record for record in ordered if isinstance(record, Training)],
+            [record for record in ordered if isinstance(record, Pruning)],
+            [record for record in ordered if isinstance(record, Measurement)],
+        )
+
+    @property
+    def records(self) -> list[Record]:
+        """All of them."""
+        return [*self.trainings, *self.prunings, *self.measurements]
+
+    def devices(self) -> list[str]:
+        """Name the devices, the one with most records first."""
+        return _by_count(record.device.name for record in self.records)
+
+    def benches(self) -> list[Bench]:
+        """Name where files were measured, most measurements first."""
+        return _by_count(Bench(record.device.name, record.runtime) for record in self.measurements)
+
+    def on(self, device: str) -> "Results":
+        """Return what one device recorded."""
+        return Results.of(self.study, [record for record in self.records if record.device.name == device])
+
+    def at(self, bench: Bench) -> list[Measurement]:
+        """Return the measurements of one bench."""
+        return [r for r in self.measurements if (r.device.name, r.runtime) == bench]
+
+    def trained(self, workload: str) -> list[Training]:
+        """Return a workload's trainings, one a seed where one device is left."""
+        return [record for record in self.trainings if record.workload == workload]
+
+    def pruned(self, variant: str) -> list[Pruning]:
+        """Return a variant's pruned models, one a seed where one device is left."""
+        return [record for record in self.prunings if record.variant == variant]
+
+    def variants_of(self, workload: str) -> list[str]:
+        """Return a workload's variants, by ratio, then by epochs of fine-tuning, then as listed."""
+        own = [key for key, variant in self.study.variants.items() if variant.workload == workload]
+        return sorted(own, key=lambda key: (self.study.point(key).ratio, self.study.point(key).epochs))
+
+    def unpruned(self, workload: str) -> str | None:
+        """Return a workload's untouched variant."""
+        return next((key for key in self.variants_of(workload) if is_untouched(self.study, key)), None)
+
+    def dataset_of(self, variant: str) -> str:
+        """Return the key of a variant's dataset."""
+        return self.study.workload_of(variant).dataset
+
+    def headline_bench(self) -> Bench | None:
+        """Return the first bench that measured both baseline (FP32) and candidate."""
+        for bench in self.benches():
+            measured = self.at(bench)
+            if cell(measured, self.study.report.baseline, "fp32") and self.candidate_cell(bench):
+                return bench
+        return None
+
+    def main_bench(self) -> Bench | None:
+        """Return the headline's bench, or else the first."""
+        return self.headline_bench() or next(iter(self.benches()), None)
+
+    def candidate_cell(self, bench: Bench) -> list[Measurement]:
+        """Return the candidate in its smallest precision there."""
+        measured = self.at(bench)
+        return next(
+            (found for p in reversed(PRECISIONS) if (found := cell(measured, self.study.report.candidate, p))),
+            [],
+        )
+
+    def sources(self) -> dict[str, str]:
+        """Return the source of each dataset: what published figures are matched by."""
+        return {key: dataset.source for key, dataset in self.study.datasets.items()}
+
+
+def is_untouched(study: Params, variant: str) -> bool:
+    """Say whether a variant is the workload as trained: nothing removed, nothing fine-tuned."""
+    point = study.point(variant)
+    return point.ratio == 0 and point.epochs == 0
+
+
+def cell(measured: Iterable[Measurement], variant: str, precision: str) -> list[Measurement]:
+    """Return one variant in one precision: a measurement a seed."""
+    return [r for r in measured if (r.variant, r.precision) == (variant, precision)]
+
+
+def full_size(curve: Sequence[Epoch]) -> list[Epoch]:
+    """Return the epochs at the largest image size: those at smaller ones take less time."""
+    largest = max((epoch.image_size for epoch in curve), default=0)
+    return [epoch for epoch in curve if epoch.image_size == largest]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the arithmetic mean."""
+    return sum(values) / len(values)
+
+
+def pretty(name: str) -> str:
+    """Return how a model, dataset or runtime is written."""
+    return _NAMES.get(name, name)
+
+
+def name_ratio(ratio: float, num_params: float, round_to: int | None) -> str:
+    """Name a pruning point; rounded widths do not follow from the ratio, so parameters stand with it."""
+    percent = f"{round(100 * ratio, 2):g} %"
+    return f"{percent} ({millions(num_params)} M params)" if round_to else percent
+
+
+def millions(count: float) -> str:
+    """Write a count in millions: 11.17, 0.272."""
+    return decimals(count / 1e6)
+
+
+def mib(size_bytes: float) -> str:
+    """Write a size in MiB (2^20 bytes): 42.66, 0.123."""
+    return decimals(size_bytes / MIB)
+
+
+def decimals(value: float) -> str:
+    """Write a value with two decimals, three below 1."""
+    return f"{value:.2f}" if round(value, 2) >= 1 else f"{value:.3f}"
+
+
+def _by_count(keys: Iterable[K]) -> list[K]:
+    counts = Counter(keys)
+    return sorted(counts, key=lambda key: (-counts[key], str(key)))

@@ -1,0 +1,21 @@
+"""Prune and fine-tune a variant, once a seed: `prune/VARIANT/`."""
+
+import sys
+
+from trimlab import errors, params
+
+
+def main(variant: str) -> None:
+    """Prune one variant with every seed."""
+    study = params.load()
+    from trimlab import machine, pruning, tracking
+
+    with machine.one_at_a_time(f"prune/{variant}"):
+        for seed in study.seeds:
+            stream = tracking.live(study, "prune", variant, seed)
+            tracking.log(study, pruning.prune_variant(study, variant, seed, on_epoch=stream))
+
+
+if __name__ == "__main__":
+    with errors.one_line_errors():
+        main(sys.argv[1])

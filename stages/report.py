@@ -1,0 +1,20 @@
+"""Render the study's report from the records of all stages, and complete its tracking."""
+
+from trimlab import errors, params
+
+
+def main() -> None:
+    """Write `reports/STUDY`, then log what cached cells did not."""
+    study = params.load()
+    from trimlab import archive, report
+
+    records = archive.select(study, archive.stage_records(study))
+    report.render(study, records)
+    from trimlab import tracking  # last: a report does not wait for MLflow's import
+
+    tracking.complete(study, records)
+
+
+if __name__ == "__main__":
+    with errors.one_line_errors():
+        main()

@@ -1,0 +1,40 @@
+"""What tests share."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+PROJECT = Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_machine_lock(tmp_path_factory):
+    """Nothing timed here counts: don't wait for a real training's lock, and don't hold it up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("machine")))
+        patch.setattr(tempfile, "tempdir", None)
+        yield
+
+
+@pytest.fixture
+def project():
+    """The project's root, which holds params.yaml and dvc.yaml."""
+    return PROJECT
+
+
+@pytest.fixture
+def in_tmp(tmp_path, monkeypatch):
+    """An empty working directory that is the project's root to the code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return tmp_path

@@ -1,0 +1,234 @@
+"""Synthetic studies and records: deterministic, plausible, one function a kind.
+
+Whatever a test cares about is a keyword argument; the rest follows from the study.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trimlab import records
+from trimlab.params import Params
+from trimlab.records import Device, Epoch, Latency, Measurement, Pruning, Record, Training
+
+CPU = Device(kind="cpu", name="Test CPU", features=["avx512_vnni"], threads=2, system="Linux x86_64, Python 3.12.1")
+GPU = Device(kind="cuda", name="Test GPU", features=["driver 555.1"], threads=4, system="Linux x86_64, Python 3.12.1")
+FULL_PARAMS = {"resnet18": 11_173_962, "resnet20": 272_474}
+BYTES_SHARE = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0}
+
+
+def study(**changes: Any) -> Params:
+    """Return a study of ResNet-18 and ResNet-20 on CIFAR-10; `changes` replace whole sections."""
+    workload = {"dataset": "cifar10", "training": "training.short", "weights": "data/none"}
+    sections: dict[str, Any] = {
+        "study": "synthetic",
+        "seeds": [0],
+        "data": {"split": "test"},
+        "datasets": {"cifar10": {"source": "cifar10", "path": "data/none"}},
+        "training": {"short": {"epochs": 3}},
+        "workloads": {
+            "large": {**workload, "model": "resnet18", "precision": "fp32"},
+            "large-amp": {**workload, "model": "resnet18", "precision": "amp"},
+            "small": {**workload, "model": "resnet20", "precision": "fp32"},
+        },
+        "sweep": {
+            "none": {"ratio": 0.0, "epochs": 0},
+            "r50": {"ratio": 0.5, "epochs": 2, "learning_rate": 0.01},
+            "r80": {"ratio": 0.8, "epochs": 2, "learning_rate": 0.05},
+        },
+        "prune": {"ratio": 0.6, "epochs": 3, "learning_rate": 0.02, "distillation": 0.5},
+        "pruning": {},
+        "variants": {
+            "large": {"workload": "large", "pruning": "sweep.none"},
+            "large-r50": {"workload": "large", "pruning": "sweep.r50"},
+            "large-r80": {"workload": "large", "pruning": "sweep.r80", "precisions": []},
+            "candidate": {"workload": "large", "pruning": "prune"},
+            "small": {"workload": "small", "pruning": "sweep.none"},
+            "small-r50": {"workload": "small", "pruning": "sweep.r50"},
+        },
+        "quantization": {},
+        "benchmark": {},
+        "report": {"title": "A synthetic study", "baseline": "large", "candidate": "candidate"},
+    }
+    return Params.model_validate(sections | changes)
+
+
+def everything(of: Params, device: Device = CPU) -> list[Record]:
+    """Return every record that the study's stages would write."""
+    made: list[Record] = []
+    for seed in of.seeds:
+        made += [training(of, workload, seed=seed, device=device) for workload in of.workloads]
+        made += [pruning(of, variant, seed=seed, device=device) for variant in of.variants]
+        for name, variant in of.variants.items():
+            made += [measurement(of, name, p, seed=seed, device=device) for p in variant.precisions]
+    return made
+
+
+def training(of: Params, workload: str, seed: int = 0, device: Device = CPU, **changes: Any) -> Training:
+    """Return a workload's training record."""
+    settings, recipe = of.workloads[workload], of.recipe(workload)
+    low = settings.precision != "fp32"
+    top1 = {"resnet18": 0.92, "resnet20": 0.9}.get(settings.model, 0.8) - 0.001 * low + 0.002 * seed
+    params = FULL_PARAMS.get(settings.model, 1_000_000)
+    fields = _common(of, workload, seed, device) | {
+        "params_digest": of.training_digest(workload),
+        "weights_sha256": weights(device.name, workload, seed),
+        "origin": "trained",
+        "precision": "bf16" if low else "fp32",
+        "epochs": recipe.epochs,
+        "batch_size": recipe.batch_size,
+        "learning_rate": recipe.learning_rate,
+        "schedule": recipe.schedule,
+        "top1_accuracy": top1,
+        "num_params": params,
+        "size_bytes": 4 * params + 40_000,
+        "macs": 50 * params,
+        "train_seconds": 30.0,
+        "resumptions": 0,
+        "peak_memory_bytes": 900 * 2**20,
+        "curve": curve(recipe.epochs, top1, seconds=4.0 if low else 10.0),
+    }
+    return Training.model_validate(fields | changes)
+
+
+def pruning(of: Params, variant: str, seed: int = 0, device: Device = CPU, **changes: Any) -> Pruning:
+    """Return a variant's pruning record."""
+    workload, point = of.variants[variant].workload, of.point(variant)
+    base = training(of, workload, seed, device)
+    left = (1 - point.ratio) ** 2
+    top1 = base.top1_accuracy - 0.05 * point.ratio**2
+    fields = _common(of, workload, seed, device) | {
+        "params_digest": of.pruning_digest(variant),
+        "weights_sha256": weights(device.name, variant, seed, "pruned"),
+        "baseline_sha256": base.weights_sha256,
+        "variant": variant,
+        "ratio": point.ratio,
+        "importance": of.pruning.importance,
+        "scope": of.pruning.scope,
+        "round_to": of.pruning.round_to,
+        "epochs": point.epochs,
+        "learning_rate": point.learning_rate,
+        "schedule": point.schedule,
+        "distillation": point.distillation,
+        "precision": base.precision,
+        "top1_unpruned": base.top1_accuracy,
+        "top1_before": base.top1_accuracy if point.ratio == 0 else 0.1,
+        "top1_accuracy": top1,
+        "widths": {"conv1": round(64 * (1 - point.ratio))},
+        "num_params": round(base.num_params * left),
+        "size_bytes": round(base.size_bytes * left),
+        "macs": round(base.macs * left),
+        "eager_latency": latency(8 * left + 1, n=200),
+        "train_seconds": 10.0 * point.epochs,
+        "resumptions": 0,
+        "peak_memory_bytes": 900 * 2**20,
+        "curve": curve(point.epochs, top1, seconds=5.0),
+    }
+    return Pruning.model_validate(fields | changes)
+
+
+def measurement(
+    of: Params, variant: str, precision: str, seed: int = 0, device: Device = CPU, **changes: Any
+) -> Measurement:
+    """Return the measurement of a variant's file."""
+    pruned = pruning(of, variant, seed, device)
+    share = BYTES_SHARE[precision] / 4
+    full = training(of, pruned.workload, seed, device).num_params
+    speed = (pruned.num_params / full) ** 0.8 * (0.3 if precision == "int8" else 1.0)
+    weight_bytes = round(4 * pruned.num_params * share)
+    fields = _common(of, pruned.workload, seed, device) | {
+        "params_digest": of.measurement_digest(variant),
+        "weights_sha256": pruned.weights_sha256,
+        "variant": variant,
+        "ratio": pruned.ratio,
+        "precision": precision,
+        "runtime": "onnxruntime",
+        "runtime_version": "1.30.0",
+        "file_sha256": weights(variant, precision, seed, "file"),
+        "file_bytes": weight_bytes + 20_000,
+        "weight_bytes": weight_bytes,
+        "num_params": pruned.num_params,
+        "macs": pruned.macs,
+        "top1_accuracy": pruned.top1_accuracy - (0.0007 if precision == "int8" else 0.0),
+        "torch_top1_accuracy": pruned.top1_accuracy,
+        "torch_agreement": 0.994 if precision == "int8" else 1.0,
+        "predictions_sha256": _sha256(predictions(variant, precision, seed)),
+        "calibration_sha256": weights("calibration") if precision == "int8" else None,
+        "latency": latency(5 * speed, n=of.benchmark.repeats),
+        "batch_latency": latency(240 * speed, n=of.benchmark.batch_repeats, batch_size=of.benchmark.batch_size),
+        "yardstick_sha256": weights(pruned.workload, "fp32", seed, "file"),
+        "yardstick_latency": latency(5.0, n=of.benchmark.repeats),
+        "yardstick_batch_latency": latency(240.0, n=20, batch_size=of.benchmark.batch_size),
+        "peak_memory_bytes": 300 * 2**20,
+    }
+    return Measurement.model_validate(fields | changes)
+
+
+def predictions(variant: str, precision: str, seed: int) -> bytes:
+    """Return the bytes of a measurement's `.npy`: ten labels, uint16."""
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, np.frombuffer(hashlib.sha256(f"{variant}{precision}{seed}".encode()).digest()[:20], np.uint16))
+    return buffer.getvalue()
+
+
+def write(record: Record, path: Path) -> Path:
+    """Write a record, and a measurement's predicted labels beside it."""
+    records.write(record, path)
+    if isinstance(record, Measurement):
+        path.with_suffix(".npy").write_bytes(predictions(record.variant, record.precision, record.seed))
+    return path
+
+
+def latency(p50_ms: float, n: int = 200, batch_size: int = 1) -> Latency:
+    """Return a latency whose tail is a little longer than its median."""
+    return Latency(p50_ms=p50_ms, p90_ms=1.1 * p50_ms, p99_ms=1.3 * p50_ms, n=n, batch_size=batch_size)
+
+
+def curve(epochs: int, top1: float, seconds: float) -> list[Epoch]:
+    """Return a curve that rises to `top1` in its last epoch."""
+    return [
+        Epoch(
+            epoch=number,
+            image_size=32,
+            learning_rate=0.1 * (1 - number / epochs),
+            train_loss=2.0 / number,
+            train_accuracy=top1 * number / epochs,
+            top1_accuracy=top1 * (0.7 + 0.3 * number / epochs),
+            seconds=seconds,
+            images_per_second=50_000 / seconds,
+        )
+        for number in range(1, epochs + 1)
+    ]
+
+
+def weights(*parts: Any) -> str:
+    """Return the sha256 that stands for a file."""
+    return _sha256("/".join(map(str, parts)).encode())
+
+
+def _common(of: Params, workload: str, seed: int, device: Device) -> dict[str, Any]:
+    settings = of.workloads[workload]
+    return {
+        "study": of.study,
+        "workload": workload,
+        "model": settings.model,
+        "dataset": settings.dataset,
+        "dataset_sha256": weights(settings.dataset),
+        "split": of.data.split,
+        "num_classes": 10,
+        "num_images": 10_000,
+        "seed": seed,
+        "commit": "0123456789ab",
+        "created": "2026-01-02T03:04:05+00:00",
+        "device": device,
+        "versions": {"torch": "2.14.1"},
+        "contended": False,
+    }
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,216 @@
+import json
+from pathlib import Path
+
+import pytest
+
+import factories
+from trimlab import archive, paths, records
+from trimlab.errors import UserError
+from trimlab.params import Params
+from trimlab.records import Measurement, Pruning, Record
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project, with the synthetic study as params.yaml."""
+    monkeypatch.chdir(tmp_path)
+    paths.PARAMS.write_text(json.dumps(factories.study().model_dump()))
+    return tmp_path
+
+
+def run_stages(study: Params) -> list[Record]:
+    """Write every record where its stage would."""
+    made = factories.everything(study)
+    for (_, path), record in zip(archive.stage_files(study), by_stage_order(study, made), strict=True):
+        factories.write(record, path)
+    return made
+
+
+def by_stage_order(study: Params, made: list[Record]) -> list[Record]:
+    def path_of(record: Record) -> str:
+        if isinstance(record, Measurement):
+            return str(paths.measurement_file(record.variant, record.seed, record.precision, record.runtime))
+        folder = paths.pruned(record.variant) if isinstance(record, Pruning) else paths.trained(record.workload)
+        return str(paths.record_file(folder, record.seed))
+
+    place = {path_of(record): record for record in made}
+    return [place[str(path)] for _, path in archive.stage_files(study)]
+
+
+def bundle(folder: Path, *made: Record) -> Path:
+    """Write records into a folder as a bundle would bring them."""
+    for number, record in enumerate(made):
+        factories.write(record, folder / f"{number}.json")
+    return folder
+
+
+def test_stage_records_are_read_by_params_not_by_what_lies_there() -> None:
+    study = factories.study()
+    made = run_stages(study)
+    stray = factories.measurement(study, "small", "int8", file_bytes=1)
+    factories.write(stray, paths.measured("dropped-cell") / "seed0-int8-onnxruntime.json")
+    found = archive.stage_records(study)
+    assert {r.digest for r in found} == {r.digest for r in made}
+
+
+def test_a_missing_stage_record_names_its_cell() -> None:
+    study = factories.study()
+    run_stages(study)
+    paths.measurement_file("small", 0, "fp16", "onnxruntime").unlink()
+    with pytest.raises(UserError, match=r"benchmark@small .*dvc repro benchmark@small"):
+        archive.stage_records(study)
+
+
+def test_importing_twice_stores_once() -> None:
+    made = run_stages(factories.study())
+    assert archive.import_records() == len(made)
+    stored = sorted(paths.RECORDS.rglob("*"))
+    assert archive.import_records() == 0
+    assert sorted(paths.RECORDS.rglob("*")) == stored
+
+
+def test_imported_records_are_those_of_the_stages() -> None:
+    study = factories.study(seeds=[0, 3])
+    paths.PARAMS.write_text(json.dumps(study.model_dump()))
+    run_stages(study)
+    archive.import_records()
+    committed = archive.select(study, archive.committed_records("synthetic"))
+    assert committed == archive.select(study, archive.stage_records(study))
+
+
+def test_predicted_labels_are_imported_beside_their_measurement() -> None:
+    run_stages(factories.study())
+    archive.import_records()
+    for path in (paths.RECORDS / "synthetic" / "measurement").glob("*.json"):
+        record = records.read(path)
+        assert isinstance(record, Measurement)
+        assert records.sha256_of(path.with_suffix(".npy")) == record.predictions_sha256
+
+
+def test_a_measurement_of_unknown_weights_is_refused(tmp_path: Path) -> None:
+    study = factories.study()
+    archive.import_records([bundle(tmp_path / "known", factories.pruning(study, "large"))])
+    other = factories.measurement(study, "large", "fp32", weights_sha256=factories.weights("other"))
+    with pytest.raises(UserError, match=r"measured weights .* no training or pruning record"):
+        archive.import_records([bundle(tmp_path / "other", other)])
+    assert not (paths.RECORDS / "synthetic" / "measurement").exists()
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_measurement_of_known_weights_is_imported(tmp_path: Path, together: bool) -> None:
+    study = factories.study()
+    pruned, measured = factories.pruning(study, "large"), factories.measurement(study, "large", "int8")
+    if together:
+        assert archive.import_records([bundle(tmp_path / "both", pruned, measured)]) == 2
+    else:
+        assert archive.import_records([bundle(tmp_path / "pruned", pruned)]) == 1
+        assert archive.import_records([bundle(tmp_path / "measured", measured)]) == 1
+
+
+def test_one_bad_record_keeps_all_others_out(tmp_path: Path) -> None:
+    study = factories.study()
+    folder = bundle(tmp_path / "bundle", *factories.everything(study))
+    measured = next(path for path in sorted(folder.glob("*.npy")))
+    measured.write_bytes(b"other predictions")
+    with pytest.raises(UserError, match=r"is not what .* predicted"):
+        archive.import_records([folder])
+    assert not paths.RECORDS.exists()
+
+
+def test_missing_predictions_are_one_line(tmp_path: Path) -> None:
+    study = factories.study()
+    path = tmp_path / "measured.json"
+    records.write(factories.measurement(study, "large", "int8"), path)
+    with pytest.raises(UserError, match=r"measured.npy is missing"):
+        archive.import_records([path])
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", '{"kind": "training"}', '{"kind": "poem"}'])
+def test_a_file_that_is_no_record_is_one_line(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "poem.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"poem.json is no record") as caught:
+        archive.import_records([path])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("change", [{"study": "../../etc"}, {"workload": "a/b"}, {"workload": ""}])
+def test_a_name_that_leads_out_of_records_is_refused(tmp_path: Path, change: dict[str, str]) -> None:
+    record = factories.training(factories.study(), "large").model_copy(update=change)
+    with pytest.raises(UserError, match="use letters, digits"):
+        archive.import_records([factories.write(record, tmp_path / "record.json")])
+
+
+def test_an_edited_record_is_refused() -> None:
+    run_stages(factories.study())
+    archive.import_records()
+    path = next((paths.RECORDS / "synthetic" / "training").glob("*.json"))
+    path.write_text(path.read_text().replace('"top1_accuracy": 0.9', '"top1_accuracy": 0.99', 1))
+    with pytest.raises(UserError, match="was edited"):
+        archive.committed_records("synthetic")
+
+
+def test_records_of_other_params_are_not_selected() -> None:
+    study = factories.study()
+    changed = factories.study(prune={"ratio": 0.7, "epochs": 3})
+    found = archive.select(changed, factories.everything(study))
+    assert found
+    assert not any(getattr(record, "variant", "") == "candidate" for record in found)
+
+
+def test_records_of_other_seeds_are_not_selected() -> None:
+    two = factories.everything(factories.study(seeds=[0, 1]))
+    assert {record.seed for record in archive.select(factories.study(seeds=[1]), two)} == {1}
+
+
+def test_files_of_replaced_weights_are_not_selected() -> None:
+    study = factories.study()
+    again = factories.pruning(
+        study, "large", weights_sha256=factories.weights("again"), created="2026-02-01T00:00:00+00:00"
+    )
+    found = archive.select(study, [*factories.everything(study), again])
+    assert [r for r in found if isinstance(r, Pruning) and r.variant == "large"] == [again]
+    assert not [r for r in found if isinstance(r, Measurement) and r.variant == "large"]
+
+
+def test_pruned_models_of_a_replaced_training_are_not_selected() -> None:
+    study = factories.study()
+    again = factories.training(
+        study, "small", weights_sha256=factories.weights("again"), created="2026-02-01T00:00:00+00:00"
+    )
+    found = archive.select(study, [*factories.everything(study), again])
+    assert [r for r in found if r.workload == "small"] == [again]
+
+
+def test_the_newest_of_several_records_is_selected_whatever_their_order() -> None:
+    study = factories.study()
+    made = factories.everything(study)
+    newer = factories.measurement(study, "large", "int8", created="2026-02-01T00:00:00+00:00")
+    for found in ([newer, *made], [*made, newer]):
+        chosen = [r for r in archive.select(study, found) if isinstance(r, Measurement)]
+        assert [r for r in chosen if (r.variant, r.precision) == ("large", "int8")] == [newer]
+
+
+def test_records_of_each_device_are_kept() -> None:
+    study = factories.study()
+    both = [*factories.everything(study), *factories.everything(study, factories.GPU)]
+    assert len(archive.select(study, both)) == len(both)
+
+
+def test_nothing_that_fits_is_one_line() -> None:
+    study = factories.study()
+    with pytest.raises(UserError, match="no record fits the params of study 'synthetic'"):
+        archive.select(factories.study(seeds=[7]), factories.everything(study))
+
+
+def test_a_study_is_found_in_studies_or_in_params() -> None:
+    assert archive.load_study("synthetic") == factories.study()
+    paths.STUDIES.mkdir()
+    kept = factories.study(study="kept", seeds=[5])
+    (paths.STUDIES / "kept.yaml").write_text(json.dumps(kept.model_dump()))
+    assert archive.load_study("kept") == kept
+
+
+def test_an_unknown_study_names_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"'nowhere' .* use one of synthetic"):
+        archive.load_study("nowhere")

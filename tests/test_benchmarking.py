@@ -1,0 +1,163 @@
+"""From weights to measured files: a whole variant, its yardstick, its lineage."""
+
+import json
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import pytest
+
+import factories
+import onnx_examples
+from trimlab import benchmarking, checkpoint, data, onnx_files, params, paths, quantization, records
+from trimlab.errors import UserError
+
+WORKLOAD = {"model": "resnet20", "dataset": "digits", "training": "training.short", "precision": "fp32"}
+SECTIONS = {
+    "datasets": {"digits": {"source": "digits", "path": "data/none"}},
+    "workloads": {"small": {**WORKLOAD, "weights": "data/none"}},
+    "variants": {
+        "small": {"workload": "small", "pruning": "sweep.none"},
+        "small-r50": {"workload": "small", "pruning": "sweep.r50", "precisions": ["int8"]},
+        "small-r80": {"workload": "small", "pruning": "sweep.r80", "precisions": []},
+    },
+    "quantization": {"calibration_images": 20},
+    "benchmark": {"batch_size": 64, "warmup": 1, "repeats": 10, "batch_repeats": 5, "threads": 1},
+    "report": {"title": "A small study", "baseline": "small", "candidate": "small-r50"},
+}
+
+
+@pytest.fixture(scope="module")
+def study():
+    return factories.study(**SECTIONS)
+
+
+@pytest.fixture(scope="module")
+def project(study, tmp_path_factory):
+    """A project with the outputs of `prepare`, `train` and `prune`, then quantized and benchmarked."""
+    folder = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("DVC_ROOT", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))  # its own lock: these timings need no quiet machine
+        data.prepare("digits", study.datasets["digits"], study.data)
+        trained = onnx_examples.model("resnet20")
+        metadata = {"model": "resnet20", "num_classes": "10"}
+        checkpoint.save(trained, paths.weights_file(paths.trained("small"), 0), metadata)
+        write_pruned(study, "small", trained)
+        write_pruned(study, "small-r50", onnx_examples.model("resnet20", seed=1))
+        for variant in study.variants:
+            quantization.quantize_variant(study, variant)
+            benchmarking.benchmark_variant(study, variant)
+        yield folder
+
+
+def write_pruned(study, variant, model):
+    dataset = data.load("digits")
+    weights = paths.weights_file(paths.pruned(variant), 0)
+    checkpoint.save(model, weights, {"model": "resnet20", "num_classes": "10", "variant": variant})
+    images, _ = dataset.scored("test")
+    labels = model(dataset.normalise(images)).argmax(1).numpy().astype(np.uint16)
+    np.save(paths.torch_labels_file(variant, 0), labels)
+    sha256 = records.sha256_of(weights)
+    record = factories.pruning(study, variant, weights_sha256=sha256, dataset_sha256=dataset.sha256)
+    records.write(record, paths.record_file(paths.pruned(variant), 0))
+
+
+def measured(folder, variant, precision):
+    record = records.read(folder / paths.measurement_file(variant, 0, precision, "onnxruntime"))
+    assert isinstance(record, records.Measurement)
+    return record
+
+
+def test_the_yardstick_is_the_unpruned_variants_file_byte_for_byte(project):
+    unpruned = (project / paths.onnx_file("small", 0, "fp32")).read_bytes()
+    for variant in ("small", "small-r50"):
+        assert (project / onnx_files.yardstick_file(variant, 0)).read_bytes() == unpruned
+
+
+def test_a_variant_has_the_files_of_its_precisions(project):
+    names = {file.name for file in (project / "quantize/small-r50").iterdir()}
+    assert names == {"seed0-int8.onnx", "seed0-int8-symmetric.onnx", "seed0-yardstick.onnx", "manifest.json"}
+    names = {file.name for file in (project / "quantize/small").iterdir()}
+    assert {"seed0-fp32.onnx", "seed0-fp16.onnx", "seed0-int8.onnx"} <= names
+
+
+def test_the_manifest_names_every_file_by_its_digest(project):
+    manifest = json.loads((project / "quantize/small/manifest.json").read_text())
+    files = (project / "quantize/small").glob("*.onnx")
+    assert manifest["files_sha256"] == {file.name: records.sha256_of(file) for file in files}
+    weights = records.sha256_of(project / paths.weights_file(paths.pruned("small"), 0))
+    assert manifest["weights_sha256"] == {"0": weights}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_record_speaks_of_its_file_and_its_weights(project, study, precision):
+    record = measured(project, "small", precision)
+    file = project / paths.onnx_file("small", 0, precision)
+    assert record.file_sha256 == records.sha256_of(file)
+    assert record.file_bytes == file.stat().st_size > record.weight_bytes
+    assert record.weights_sha256 == records.sha256_of(project / paths.weights_file(paths.pruned("small"), 0))
+    assert record.yardstick_sha256 == records.sha256_of(project / onnx_files.yardstick_file("small", 0))
+    assert record.params_digest == study.measurement_digest("small")
+    assert record.device.threads == 1
+    assert record.latency.batch_size == 1
+    assert record.batch_latency.batch_size == 64
+    assert (record.calibration_sha256 is None) == (precision != "int8")
+
+
+def test_fp32_files_agree_with_torch(project):
+    assert measured(project, "small", "fp32").torch_agreement > 0.995
+    assert measured(project, "small", "fp16").torch_agreement > 0.97
+
+
+def test_agreement_is_the_share_of_equal_labels(project):
+    record = measured(project, "small-r50", "int8")
+    path = project / paths.measurement_file("small-r50", 0, "int8", "onnxruntime")
+    predictions = np.load(path.with_suffix(".npy"))
+    labels = np.load(project / paths.torch_labels_file("small-r50", 0))
+    assert record.torch_agreement == np.mean(predictions == labels)
+    assert record.predictions_sha256 == records.sha256_of(path.with_suffix(".npy"))
+
+
+def test_measuring_again_gives_the_same_record_but_for_times(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    before = records.stable(measured(project, "small-r50", "int8"))
+    quantization.quantize_variant(study, "small-r50")
+    (again,) = benchmarking.benchmark_variant(study, "small-r50")
+    assert records.stable(again) == before
+
+
+def test_a_variant_without_precisions_is_measured_as_nothing(project):
+    files = [file.name for file in (project / "benchmark/small-r80").iterdir()]
+    assert files == ["index.json"]
+    assert json.loads((project / "benchmark/small-r80/index.json").read_text())["records"] == []
+
+
+def test_a_variant_without_precisions_loads_no_torch(project):
+    code = (
+        "import sys\nfrom trimlab import benchmarking, params, quantization\n"
+        "study = params.Params.model_validate_json(sys.stdin.read())\n"
+        "quantization.quantize_variant(study, 'small-r80')\n"
+        "benchmarking.benchmark_variant(study, 'small-r80')\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    dumped = factories.study(**SECTIONS).model_dump_json()
+    subprocess.run([sys.executable, "-c", code], input=dumped, text=True, cwd=project, check=True)
+
+
+def test_another_interpreter_can_be_named(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("TRIMLAB_PYTHON", "no-such-python")
+    with pytest.raises(UserError, match="TRIMLAB_PYTHON 'no-such-python' does not run"):
+        benchmarking.benchmark_variant(study, "small-r50")
+
+
+def test_a_broken_file_is_one_line(tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"nothing")
+    request = {"model": str(tmp_path / "bad.onnx"), "yardstick": "", "runtime": "onnxruntime", "dataset": ""}
+    request |= {"predictions": "", **params.Benchmark().model_dump()}
+    with pytest.raises(UserError, match=r"bad\.onnx is no file that onnxruntime opens") as caught:
+        benchmarking.run_measure(request)
+    assert "\n" not in str(caught.value)

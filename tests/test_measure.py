@@ -1,0 +1,241 @@
+"""The measuring part: clean, honest about what it timed, one line where something is missing."""
+
+import ast
+import hashlib
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import trimlab.measure
+from onnx_examples import SHAPE, exported
+from trimlab import onnx_files
+from trimlab.measure import dataset, memory, runtimes, timing
+from trimlab.measure.errors import MeasureError
+
+SOURCES = sorted(Path(trimlab.measure.__file__).parent.glob("*.py"))
+ALLOWED = {"numpy", "onnxruntime", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_it_is_python_38_and_imports_numpy_and_runtimes_alone(source):
+    tree = ast.parse(source.read_text(), feature_version=(3, 8))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            assert {alias.name.partition(".")[0] for alias in node.names} <= ALLOWED
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            assert node.module.partition(".")[0] in ALLOWED
+        assert not (isinstance(node, ast.ImportFrom) and node.level > 1)
+
+
+class Machine:
+    """A clock that calls move on, and what they did."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.log = []
+
+    def clock(self):
+        return self.now
+
+    def call(self, name, seconds):
+        def run():
+            self.now += seconds
+            self.log.append(name)
+
+        return run
+
+
+@settings(max_examples=25)
+@given(
+    repeats=st.integers(1, 60),
+    warmup=st.integers(1, 20),
+    slow=st.floats(0.0005, 1),
+    fast=st.floats(0.0005, 1),
+)
+def test_timed_calls_are_all_counted_and_take_turns(repeats, warmup, slow, fast):
+    machine = Machine()
+    calls = [machine.call("model", fast), machine.call("yardstick", slow)]
+    own, other = timing.interleaved(calls, repeats, warmup, machine.clock)
+    assert len(own) == len(other) == repeats
+    assert own == pytest.approx([fast] * repeats)
+    assert other == pytest.approx([slow] * repeats)
+    assert machine.log[: 2 * warmup] == ["model"] * warmup + ["yardstick"] * warmup
+    turns = [name for name, _ in itertools.groupby(machine.log[2 * warmup :])]
+    assert turns == ["model", "yardstick"] * min(timing.ROUNDS, repeats)
+
+
+def test_the_first_calls_of_a_turn_are_not_timed():
+    machine = Machine()
+    slow_starts = itertools.cycle([5.0, 0.1])  # a call, settling, then one timed
+
+    def call():
+        machine.now += next(slow_starts)
+
+    (seconds,) = timing.interleaved([call], repeats=timing.ROUNDS, warmup=2, clock=machine.clock)
+    assert seconds == pytest.approx([0.1] * timing.ROUNDS)
+
+
+@given(repeats=st.integers(1, 1000))
+def test_turns_are_even(repeats):
+    shares = timing.shares(repeats)
+    assert sum(shares) == repeats
+    assert max(shares) - min(shares) <= 1
+    assert min(shares) >= 1
+
+
+@given(seconds=st.lists(st.floats(1e-6, 10), min_size=1), batch_size=st.integers(1, 512))
+def test_percentiles_are_ordered_and_within_the_timed_calls(seconds, batch_size):
+    latency = timing.latency(seconds, batch_size)
+    bounds = 1000 * min(seconds) - 1e-5, 1000 * max(seconds) + 1e-5
+    assert bounds[0] <= latency["p50_ms"] <= latency["p90_ms"] <= latency["p99_ms"] <= bounds[1]
+    assert latency["n"] == len(seconds)
+    assert latency["batch_size"] == batch_size
+
+
+def make_pack(count):
+    generator = np.random.default_rng(0)
+    return dataset.Pack(
+        images=generator.integers(0, 256, (count, *SHAPE), dtype=np.uint8),
+        labels=generator.integers(0, 10, count),
+        mean=np.array([0.5, 0.4, 0.3], np.float32),
+        std=np.array([0.2, 0.3, 0.4], np.float32),
+    )
+
+
+@given(count=st.integers(1, 5), size=st.integers(1, 17))
+def test_a_batch_larger_than_the_dataset_repeats_it(count, size):
+    pack = make_pack(count)
+    tiled = pack.tiled(size)
+    assert tiled.shape == (size, *SHAPE)
+    for index in range(size):
+        np.testing.assert_array_equal(tiled[index], pack.batch(np.array([index % count]))[0])
+
+
+def test_images_are_normalised_by_mean_and_std():
+    pack = make_pack(2)
+    expected = (pack.images[1, 2] / 255.0 - 0.3) / 0.4
+    np.testing.assert_allclose(pack.batch(np.array([0, 1]))[1, 2], expected, rtol=1e-5, atol=1e-5)
+
+
+@given(count=st.integers(1, 9), batch_size=st.integers(1, 12))
+def test_labels_do_not_depend_on_the_batch_size(count, batch_size):
+    class Brightest:
+        def run(self, batch):
+            return batch[:, 0, 0, :10]
+
+    pack = make_pack(count)
+    whole = dataset.predict(Brightest(), pack, count)
+    parts = dataset.predict(Brightest(), pack, batch_size)
+    assert parts.dtype == np.uint16
+    np.testing.assert_array_equal(parts, whole)
+
+
+def run(request, folder):
+    file = folder / "request.json"
+    file.write_text(json.dumps(request))
+    return subprocess.run(
+        [sys.executable, "-m", "trimlab.measure", str(file)],
+        env={"PYTHONPATH": str(Path(trimlab.measure.__file__).parents[2]), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def request_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("measure")
+    np.savez(folder / "pack.npz", **make_pack(70)._asdict())
+    return {
+        "model": str(exported("resnet20")),
+        "yardstick": str(exported("resnet20")),
+        "runtime": "onnxruntime",
+        "dataset": str(folder / "pack.npz"),
+        "predictions": str(folder / "labels.npy"),
+        "batch_size": 16,
+        "warmup": 1,
+        "repeats": 10,
+        "batch_repeats": 5,
+        "threads": 1,
+    }
+
+
+def test_one_json_line_holds_what_the_file_did(request_file, tmp_path):
+    done = run(request_file, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    record = json.loads(done.stdout)
+    pack = make_pack(70)
+    session = onnx_files.open_session(exported("resnet20"))
+    expected = session.run(None, {"x": pack.batch(np.arange(70))})[0].argmax(1)
+    predictions = np.load(request_file["predictions"])
+    np.testing.assert_array_equal(predictions, expected)
+    assert record["top1_accuracy"] == np.mean(expected == pack.labels)
+    assert record["num_images"] == 70
+    assert record["threads"] == 1
+    content = Path(request_file["predictions"]).read_bytes()
+    assert record["predictions_sha256"] == hashlib.sha256(content).hexdigest()
+    assert record["file_bytes"] == exported("resnet20").stat().st_size
+    assert 20e6 < record["peak_memory_bytes"] < 1e9
+    counts = [(record[key]["n"], record[key]["batch_size"]) for key in ("latency", "yardstick_latency")]
+    assert counts == [(10, 1), (10, 1)]
+    batch_counts = [
+        (record[f"{key}batch_latency"]["n"], record[f"{key}batch_latency"]["batch_size"]) for key in ("", "yardstick_")
+    ]
+    assert batch_counts == [(5, 16), (5, 16)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "missing.onnx"}, "missing.onnx does not exist"),
+        ({"model": __file__}, "is no file that onnxruntime opens"),
+        ({"dataset": __file__}, "is no packed dataset"),
+        ({"runtime": "abacus"}, "runtime 'abacus' is unknown: use one of onnxruntime"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(request_file, change, message, tmp_path):
+    done = run({**request_file, **change}, tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (last,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert message in last
+    assert "Traceback" not in done.stderr
+
+
+def test_a_request_without_a_key_names_it(request_file, tmp_path):
+    done = run({key: value for key, value in request_file.items() if key != "warmup"}, tmp_path)
+    assert done.returncode == 1
+    assert "lacks warmup" in done.stderr
+
+
+def test_a_runtime_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MeasureError, match="runtime onnxruntime cannot be imported"):
+        runtimes.open_file("onnxruntime", str(exported("resnet20")), 1)
+
+
+def test_peak_memory_grows_with_what_was_held():
+    before = memory.peak_bytes()
+    held = np.ones(100 + before // 8)  # more than this process ever had
+    assert memory.peak_bytes() >= held.nbytes
+
+
+def test_peak_memory_is_not_the_parents():
+    held = np.ones(40_000_000)
+    code = "from trimlab.measure import memory; print(memory.peak_bytes())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(Path(trimlab.measure.__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < held.nbytes

@@ -1,0 +1,163 @@
+"""INT8: ranges by method, and what each of the two flavours quantizes."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from onnx import numpy_helper
+
+import factories
+from onnx_examples import exported, images
+from trimlab import calibration, onnx_files, quantization
+from trimlab.params import Quantization
+
+METHODS = ["minmax", "entropy", "percentile"]
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory):
+    """Both INT8 files by method."""
+    folder = tmp_path_factory.mktemp("int8")
+    files = {}
+    for method in METHODS:
+        files[method] = folder / f"{method}.onnx", folder / f"{method}-symmetric.onnx"
+        section = Quantization(method=method, percentile=99.0)
+        quantization.quantize(exported("resnet20"), images(40), section, *files[method])
+    return files
+
+
+def constants(path):
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+
+
+def activation_scales(path):
+    proto, values = onnx.load(path), constants(path)
+    return np.array([values[node.input[1]] for node in proto.graph.node if node.op_type == "QuantizeLinear"])
+
+
+def producers(proto):
+    return {name: node for node in proto.graph.node for name in node.output}
+
+
+@pytest.mark.parametrize("flavour", [0, 1])
+def test_every_method_gives_other_scales(quantized, flavour):
+    minmax, entropy, percentile = (activation_scales(quantized[method][flavour]) for method in METHODS)
+    assert (entropy <= minmax * 1.001).all()
+    assert (percentile <= minmax * 1.001).all()
+    assert (entropy / minmax).min() < 0.95
+    assert (percentile / minmax).max() < 0.95
+    assert np.abs(entropy / percentile - 1).max() > 0.05
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("flavour", [0, 1])
+def test_int8_logits_are_near_fp32s(quantized, method, flavour):
+    batch = images(32, seed=5)
+    expected = onnx_files.open_session(exported("resnet20")).run(None, {"x": batch})[0]
+    result = onnx_files.open_session(quantized[method][flavour]).run(None, {"x": batch})[0]
+    assert np.corrcoef(expected.ravel(), result.ravel())[0, 1] > 0.97
+
+
+@pytest.mark.parametrize("flavour", [0, 1])
+def test_int8_files_keep_opset_and_ir_and_take_a_quarter(quantized, flavour):
+    path = quantized["minmax"][flavour]
+    proto = onnx.load(path)
+    assert [item.version for item in proto.opset_import if item.domain == ""] == [17]
+    assert proto.ir_version == 8
+    assert onnx_files.weight_bytes(path) < 0.28 * onnx_files.weight_bytes(exported("resnet20"))
+
+
+def test_the_cpu_file_has_uint8_activations_and_int8_weights_per_channel(quantized):
+    proto, values = onnx.load(quantized["minmax"][0]), constants(quantized["minmax"][0])
+    made_by = producers(proto)
+    for node in proto.graph.node:
+        if node.op_type == "QuantizeLinear":
+            assert values[node.input[2]].dtype == np.uint8
+        if node.op_type == "Conv":
+            weight = made_by[node.input[1]]
+            assert values[weight.input[0]].dtype == np.int8
+            assert values[weight.input[1]].shape == values[weight.input[0]].shape[:1]
+
+
+def test_the_symmetric_file_has_zero_points_0_and_float_biases(quantized):
+    proto, values = onnx.load(quantized["minmax"][1]), constants(quantized["minmax"][1])
+    for node in proto.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            assert values[node.input[2]].dtype == np.int8
+            assert not values[node.input[2]].any()
+        if node.op_type in ("Conv", "Gemm"):
+            assert values[node.input[2]].dtype == np.float32
+
+
+def test_the_symmetric_file_quantizes_the_skip_input_of_each_add_alone(quantized):
+    proto = onnx.load(quantized["minmax"][1])
+    made_by = producers(proto)
+    adds = [node for node in proto.graph.node if node.op_type == "Add"]
+    assert len(adds) == 9
+    for add in adds:
+        assert sorted(made_by[name].op_type for name in add.input) == ["Conv", "DequantizeLinear"]
+        main = next(made_by[name] for name in add.input if made_by[name].op_type == "Conv")
+        weight = constants(quantized["minmax"][1])[made_by[main.input[1]].input[0]]
+        assert weight.shape[2:] == (3, 3)  # the block's own convolution; a shortcut's is 1x1
+
+
+def test_symmetric_weights_are_within_half_a_step_of_the_originals(quantized):
+    before, after = constants(exported("resnet20")), constants(quantized["minmax"][1])
+    checked = 0
+    for node in onnx.load(quantized["minmax"][1]).graph.node:
+        name = node.input[0].removesuffix("_q")
+        if node.op_type == "DequantizeLinear" and name in before:
+            scale = after[node.input[1]].reshape(-1, *[1] * (before[name].ndim - 1))
+            assert np.abs(after[node.input[0]] * scale - before[name]).max() <= 0.501 * scale.max()
+            checked += 1
+    assert checked == 22
+
+
+def test_both_flavours_work_for_a_model_with_clips_and_depthwise_convolutions(tmp_path):
+    files = tmp_path / "u8s8.onnx", tmp_path / "symmetric.onnx"
+    quantization.quantize(exported("torchvision/mobilenet_v2"), images(8), Quantization(), *files)
+    for file in files:
+        assert np.isfinite(onnx_files.open_session(file).run(None, {"x": images(2)})[0]).all()
+
+
+COUNTS = hnp.arrays(np.int64, 2 * calibration.BINS, elements=st.integers(0, 1000)).filter(lambda c: c.sum() > 0)
+
+
+@given(counts=COUNTS, percentile=st.floats(90, 100), reach=st.floats(0.01, 100))
+def test_a_percentile_range_keeps_its_share(counts, percentile, reach):
+    low, high = calibration.percentile_range(counts, reach, percentile)
+    centres = (np.arange(counts.size) + 0.5) / calibration.BINS * reach - reach
+    inside = counts[(centres > low) & (centres < high)].sum()
+    assert inside >= counts.sum() * percentile / 100 - 1e-6 * counts.sum()
+    assert -reach <= low <= high <= reach
+
+
+@settings(max_examples=30)
+@given(counts=hnp.arrays(np.int64, calibration.BINS, elements=st.integers(0, 1000)))
+def test_an_entropy_threshold_keeps_at_least_one_bin_a_level(counts):
+    assert calibration.LEVELS <= calibration.entropy_threshold(counts) <= calibration.BINS
+
+
+def test_entropy_cuts_a_long_tail():
+    values = np.abs(np.random.default_rng(0).standard_normal(100_000))
+    counts = np.histogram([*values, 60.0], calibration.BINS, (0, 60))[0]
+    kept = calibration.entropy_threshold(counts) * 60 / calibration.BINS
+    assert 3 < kept < 10
+
+
+def test_ranges_do_not_depend_on_how_images_are_batched(monkeypatch):
+    whole = calibration.activation_ranges(exported("resnet20"), images(10), Quantization(method="entropy"))
+    monkeypatch.setattr(calibration, "_BATCH", 3)
+    parts = calibration.activation_ranges(exported("resnet20"), images(10), Quantization(method="entropy"))
+    assert parts.keys() == whole.keys()
+    np.testing.assert_allclose(list(parts.values()), list(whole.values()), rtol=1e-2)
+
+
+def test_a_variant_without_precisions_gets_a_manifest_alone(in_tmp):
+    quantization.quantize_variant(factories.study(), "large-r80")
+    assert [file.name for file in (in_tmp / "quantize/large-r80").iterdir()] == ["manifest.json"]
+    assert json.loads((in_tmp / "quantize/large-r80/manifest.json").read_text())["files_sha256"] == {}

@@ -1,0 +1,114 @@
+"""The structure holds: imports run downwards, and a stage depends on the modules that can change its output."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+SRC = Path(__file__).parent.parent / "src"
+STAGES = Path(__file__).parent.parent / "stages"
+NAMES = ["prepare", "train", "prune", "quantize", "benchmark", "report"]
+
+EXEMPT = {"errors", "params", "paths", "progress", "records", "tracking"}
+"""Editing a log line must not retrain a baseline; what params and records say reaches a cell as params and data."""
+
+LAYERS = [
+    {"cli"},
+    {"report", "tracking"},
+    {"figures"},
+    {"conclusions"},
+    {"tables"},
+    {"archive", "results"},
+    {"benchmarking", "pruning", "quantization"},
+    {"training", "export", "calibration"},
+    {"onnx_files", "checkpoint"},
+    {"data", "models", "machine", "measure", "reference"},
+    {"records"},
+    {"params"},
+    {"paths", "errors", "progress"},
+]
+"""From top to bottom: a module imports from lower layers alone."""
+
+
+def module_file(name):
+    package = SRC / "trimlab" / name
+    return package / "__init__.py" if package.is_dir() else package.with_suffix(".py")
+
+
+def imported(file):
+    """The modules of trimlab that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "trimlab":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("trimlab."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("trimlab.")}
+    return found
+
+
+def reached(file):
+    """What a stage imports, transitively, less what is exempt (and what only the exempt reach)."""
+    todo, found = imported(file), set()
+    while todo:
+        name = todo.pop()
+        if name not in found | EXEMPT:
+            found.add(name)
+            todo |= imported(module_file(name))
+    return found
+
+
+def modules():
+    entries = [path for path in (SRC / "trimlab").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    return {path.stem for path in entries} - {"__init__", "__pycache__"}
+
+
+@pytest.mark.parametrize("stage", NAMES)
+def test_a_stage_depends_on_the_modules_that_can_change_its_output(stage):
+    entry = YAML(typ="safe").load(STAGES.parent / "dvc.yaml")["stages"][stage]
+    deps = set(entry.get("do", entry)["deps"])
+    prefix = "src/trimlab/"
+    expected = {
+        prefix + (name if module_file(name).name == "__init__.py" else f"{name}.py")
+        for name in reached(STAGES / f"{stage}.py")
+    }
+    assert {dep for dep in deps if dep.startswith(prefix)} == expected
+    assert f"stages/{stage}.py" in deps
+
+
+def test_every_module_has_its_layer():
+    assert modules() == set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("level", range(len(LAYERS)))
+def test_imports_run_downwards(level):
+    below = set().union(*LAYERS[level + 1 :]) if level + 1 < len(LAYERS) else set()
+    # Within the report's layer, one module may serve another; nowhere else.
+    for name in LAYERS[level]:
+        file = module_file(name)
+        files = file.parent.rglob("*.py") if file.name == "__init__.py" else [file]
+        for each in files:
+            assert imported(each) - {name} <= below, f"{each.name} imports {imported(each) - below}"
+
+
+def test_the_package_itself_imports_nothing():
+    assert (SRC / "trimlab/__init__.py").read_text().strip() == ""
+
+
+def test_measuring_imports_neither_torch_nor_the_rest():
+    heavy = {"torch", "pydantic", "mlflow", "torchvision", "trimlab"}
+    for file in (SRC / "trimlab/measure").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(), feature_version=(3, 8))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            outside = [name for name in names if not name.startswith("trimlab.measure")]
+            assert not heavy & {name.split(".")[0] for name in outside}, file
+
+
+@pytest.mark.parametrize("stage", NAMES)
+def test_stages_only_wire(stage):
+    text = (STAGES / f"{stage}.py").read_text()
+    assert len(text.splitlines()) <= 30
+    assert "import torch" not in text

@@ -1,0 +1,444 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from trimlab import params, records, tracking
+from trimlab.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+SQLITE = "sqlite:///"
+
+
+@pytest.fixture(scope="session")
+def tracking_stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Two stores with empty tables: making those takes seconds, so tests share them, each its own study."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    first, second = folder / "first" / "mlflow.db", folder / "second" / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"{SQLITE}{first}")
+        tracking.check_store()
+    second.parent.mkdir()
+    shutil.copy(first, second)
+    return f"{SQLITE}{first}", f"{SQLITE}{second}"
+
+
+@pytest.fixture(autouse=True)
+def store(tracking_stores: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    for name in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_stores[0])
+    return MlflowClient(tracking_stores[0])
+
+
+@pytest.fixture
+def study(request: pytest.FixtureRequest) -> params.Params:
+    name = request.node.name.replace("_", "-").lower()
+    return params.load(ROOT / "params.yaml").model_copy(update={"study": name})
+
+
+def _common(study: params.Params, workload: str, seed: int) -> dict:
+    return {
+        "study": study.study,
+        "workload": workload,
+        "model": study.workloads[workload].model,
+        "dataset": study.workloads[workload].dataset,
+        "dataset_sha256": "d" * 64,
+        "split": "test",
+        "num_classes": 10,
+        "num_images": 360,
+        "seed": seed,
+        "params_digest": "a" * 64,
+        "weights_sha256": "b" * 64,
+        "commit": "0123456789ab-dirty",
+        "created": "2026-01-02T03:04:05+00:00",
+        "device": records.Device(kind="cpu", name="Some CPU", features=["avx2"], threads=2, system="Linux"),
+        "versions": {"torch": "2.14.1"},
+        "contended": False,
+        "num_params": 270_000,
+        "macs": 40_000_000,
+        "peak_memory_bytes": 500_000_000,
+    }
+
+
+def _curve(epochs: int, loss: float = 1.0) -> list[records.Epoch]:
+    return [
+        records.Epoch(
+            epoch=epoch,
+            image_size=32,
+            learning_rate=0.1 / epoch,
+            train_loss=loss / epoch,
+            train_accuracy=1 - loss / (epoch + 1),
+            top1_accuracy=None if epoch % 2 and epoch < epochs else 0.9,
+            seconds=1.5,
+            images_per_second=957.3,
+        )
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def _training(study: params.Params, seed: int = 0, **changes: object) -> records.Training:
+    fields = {
+        **_common(study, study.variants[study.report.baseline].workload, seed),
+        "origin": "trained",
+        "precision": "fp32",
+        "epochs": 4,
+        "batch_size": 64,
+        "learning_rate": 0.1,
+        "schedule": "linear",
+        "top1_accuracy": 0.9,
+        "size_bytes": 1_100_000,
+        "train_seconds": 6.0,
+        "resumptions": 0,
+        "curve": _curve(4),
+    }
+    return records.Training(**{**fields, **changes})
+
+
+def _pruning(study: params.Params, variant: str, seed: int = 0) -> records.Pruning:
+    return records.Pruning(
+        **_common(study, study.variants[variant].workload, seed),
+        variant=variant,
+        baseline_sha256="c" * 64,
+        ratio=study.point(variant).ratio,
+        importance="l1",
+        scope="uniform",
+        round_to=None,
+        epochs=2,
+        learning_rate=0.05,
+        schedule="linear",
+        distillation=0.5,
+        precision="fp32",
+        top1_unpruned=0.9,
+        top1_before=0.1,
+        top1_accuracy=0.88,
+        widths={"conv1": 8},
+        size_bytes=300_000,
+        eager_latency=_latency(3.0, 1),
+        train_seconds=3.0,
+        resumptions=0,
+        curve=_curve(2, loss=0.5),
+    )
+
+
+def _latency(p50_ms: float, batch_size: int) -> records.Latency:
+    return records.Latency(p50_ms=p50_ms, p90_ms=1.1 * p50_ms, p99_ms=1.3 * p50_ms, n=20, batch_size=batch_size)
+
+
+def _measurement(
+    study: params.Params, variant: str, precision: str = "int8", seed: int = 0, **changes: object
+) -> records.Measurement:
+    fields = {
+        **_common(study, study.variants[variant].workload, seed),
+        "variant": variant,
+        "ratio": study.point(variant).ratio,
+        "precision": precision,
+        "runtime": "onnxruntime",
+        "runtime_version": "1.32.0",
+        "file_sha256": "e" * 64,
+        "file_bytes": 90_000,
+        "weight_bytes": 80_000,
+        "top1_accuracy": 0.87,
+        "torch_top1_accuracy": 0.88,
+        "torch_agreement": 0.99,
+        "predictions_sha256": "f" * 64,
+        "calibration_sha256": "9" * 64 if precision == "int8" else None,
+        "latency": _latency(0.5, 1),
+        "batch_latency": _latency(16.0, 64),
+        "yardstick_sha256": "8" * 64,
+        "yardstick_latency": _latency(1.0, 1),
+        "yardstick_batch_latency": _latency(64.0, 64),
+    }
+    return records.Measurement(**{**fields, **changes})
+
+
+def _all_records(study: params.Params) -> list[records.Record]:
+    variants = (study.report.baseline, study.report.candidate)
+    return [
+        _training(study),
+        *(_pruning(study, variant) for variant in variants),
+        *(_measurement(study, variant, precision) for variant in variants for precision in ("fp32", "int8")),
+    ]
+
+
+def _runs(client: MlflowClient, study: params.Params) -> list[Run]:
+    experiment = client.get_experiment_by_name(study.study)
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def _children(client: MlflowClient, study: params.Params) -> list[Run]:
+    return [run for run in _runs(client, study) if "mlflow.parentRunId" in run.data.tags]
+
+
+def _parents(client: MlflowClient, study: params.Params) -> list[Run]:
+    return [run for run in _runs(client, study) if "mlflow.parentRunId" not in run.data.tags]
+
+
+def _history(client: MlflowClient, run: Run) -> list[tuple[str, int, float]]:
+    points = (point for key in run.data.metrics for point in client.get_metric_history(run.info.run_id, key))
+    return sorted((point.key, point.step, point.value) for point in points)
+
+
+def _artifacts(client: MlflowClient, run: Run, folder: Path) -> dict[str, str]:
+    found = client.list_artifacts(run.info.run_id)
+    return {
+        file.path: Path(client.download_artifacts(run.info.run_id, file.path, str(folder))).read_text()
+        for file in found
+    }
+
+
+def _contents(client: MlflowClient, study: params.Params, folder: Path) -> list[dict[str, object]]:
+    """Return all that a store says of a study, but for ids and times."""
+    runs = _runs(client, study)
+    names = {run.info.run_id: run.info.run_name for run in runs}
+    contents = [
+        {
+            "name": run.info.run_name,
+            "status": run.info.status,
+            "params": run.data.params,
+            "tags": {key: names.get(value, value) for key, value in run.data.tags.items()},
+            "metrics": _history(client, run),
+            "inputs": [(entry.dataset, entry.tags) for entry in run.inputs.dataset_inputs],
+            "artifacts": _artifacts(client, run, folder),
+        }
+        for run in runs
+    ]
+    return sorted(contents, key=lambda run: run["name"])
+
+
+def _stream(study: params.Params, stage: str, name: str, epochs: list[records.Epoch]) -> None:
+    stream = tracking.live(study, stage, name, seed=0)
+    for epoch in epochs:
+        stream(epoch)
+
+
+def test_store_that_the_stages_write_equals_the_rebuilt_one(
+    study: params.Params,
+    store: MlflowClient,
+    tracking_stores: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    everything = _all_records(study)
+    for record in everything:
+        monkeypatch.setenv("DVC_STAGE", "some-stage")
+        if isinstance(record, records.Training):
+            _stream(study, "train", record.workload, record.curve)
+        if isinstance(record, records.Pruning):
+            _stream(study, "prune", record.variant, record.curve)
+        tracking.log(study, record)
+    tracking.complete(study, everything)
+    monkeypatch.delenv("DVC_STAGE")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_stores[1])
+    assert tracking.rebuild(study, everything) == len(everything)
+    written = _contents(store, study, tmp_path)
+    assert len(written) == len(everything) + 1
+    assert written == _contents(MlflowClient(tracking_stores[1]), study, tmp_path)
+
+
+def test_record_logged_twice_is_one_run(study: params.Params, store: MlflowClient, tmp_path: Path) -> None:
+    record = _training(study)
+    tracking.log(study, record)
+    tracking.complete(study, [record])
+    once = _contents(store, study, tmp_path)
+    tracking.log(study, record)
+    tracking.complete(study, [record])
+    assert tracking.rebuild(study, [record, record]) == 0
+    assert _contents(store, study, tmp_path) == once
+
+
+def test_killed_stream_goes_on_in_the_same_run(study: params.Params, store: MlflowClient) -> None:
+    record = _training(study)
+    _stream(study, "train", record.workload, record.curve[:2])
+    [begun] = _children(store, study)
+    _stream(study, "train", record.workload, record.curve[:3])
+    tracking.log(study, record)
+    [ended] = _children(store, study)
+    assert (begun.info.status, ended.info.status) == ("RUNNING", "FINISHED")
+    assert ended.info.run_id == begun.info.run_id
+    assert _points(store, ended, "epoch/train_loss") == [(e.epoch, e.train_loss) for e in record.curve]
+
+
+def test_epochs_that_were_trained_again_give_way_to_the_record(study: params.Params, store: MlflowClient) -> None:
+    record = _training(study)
+    _stream(study, "train", record.workload, _curve(2, loss=7.0))
+    tracking.log(study, record)
+    [run] = _children(store, study)
+    assert _points(store, run, "epoch/train_loss") == [(e.epoch, e.train_loss) for e in record.curve]
+
+
+def _points(client: MlflowClient, run: Run, key: str) -> list[tuple[int, float]]:
+    return sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, key))
+
+
+def test_long_curve_is_logged_whole(study: params.Params, store: MlflowClient) -> None:
+    record = _training(study, curve=_curve(300))
+    tracking.log(study, record)
+    [run] = _children(store, study)
+    assert [step for step, _ in _points(store, run, "epoch/seconds")] == list(range(1, 301))
+    assert [step for step, _ in _points(store, run, "epoch/train_loss")] == list(range(1, 301))
+
+
+def test_parent_is_complete_where_most_cells_were_cached(study: params.Params, store: MlflowClient) -> None:
+    everything = _all_records(study)
+    tracking.log(study, everything[0])
+    tracking.complete(study, everything)
+    [parent] = _parents(store, study)
+    children = _children(store, study)
+    assert sorted(run.data.tags[tracking.RECORD_TAG] for run in children) == sorted(r.digest for r in everything)
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert parent.info.status == "FINISHED"
+
+
+def test_parent_sums_up_seeds_of_one_device(study: params.Params, store: MlflowClient) -> None:
+    candidate = study.report.candidate
+    other = _training(study).device.model_copy(update={"name": "Other CPU"})
+    tracking.complete(
+        study,
+        [
+            _measurement(study, candidate, seed=0, top1_accuracy=0.8),
+            _measurement(study, candidate, seed=1, top1_accuracy=0.9),
+            _measurement(study, candidate, device=other, top1_accuracy=0.1, created="2026-01-01T00:00:00+00:00"),
+            _measurement(study, study.report.baseline, "int8", top1_accuracy=0.2),
+            _measurement(study, study.report.baseline, "fp32", top1_accuracy=0.95),
+        ],
+    )
+    [parent] = _parents(store, study)
+    assert parent.data.metrics["candidate/int8/onnxruntime/top1_accuracy"] == pytest.approx(0.85)
+    assert parent.data.metrics["candidate/int8/onnxruntime/batch_speedup"] == pytest.approx(4.0)
+    assert parent.data.metrics["baseline/fp32/onnxruntime/top1_accuracy"] == 0.95
+    assert len(parent.data.metrics) == 6
+    assert len(_children(store, study)) == 5
+
+
+def test_runs_are_found_by_tags_and_by_their_parents_params(
+    study: params.Params, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_EXP_NAME", "half")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "f00d")
+    candidate = study.report.candidate
+    record = _measurement(study, candidate)
+    tracking.rebuild(study, [record, _training(study)])
+    [parent] = _parents(store, study)
+    found = store.search_runs(
+        [parent.info.experiment_id],
+        f"tags.dvc.stage = 'benchmark@{candidate}'"
+        " and tags.dvc.experiment = 'half' and tags.dvc.baseline = 'f00d'"
+        " and tags.device = 'Some CPU' and tags.mlflow.source.git.commit = '0123456789ab'"
+        f" and tags.git.commit = '0123456789ab-dirty' and params.`prune.ratio` = '{study.prune.ratio}'"
+        " and params.precision = 'int8' and metrics.latency_p50_ms < 0.6",
+    )
+    assert [run.info.run_name for run in found] == [f"{candidate} int8 onnxruntime seed0"]
+    assert parent.info.run_name == f"{study.study} {study.digest()[:8]} half"
+    assert parent.data.params.items() <= found[0].data.params.items()
+
+
+def test_run_names_its_dataset_and_holds_its_whole_record(
+    study: params.Params, store: MlflowClient, tmp_path: Path
+) -> None:
+    record = _measurement(study, study.report.candidate)
+    tracking.log(study, record)
+    [run] = _children(store, study)
+    [entry] = run.inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.digest) == (record.dataset, record.dataset_sha256[:32])
+    file = Path(store.download_artifacts(run.info.run_id, "record.json", str(tmp_path)))
+    assert records.read(file) == record
+    assert run.data.metrics["batch_images_per_second"] == pytest.approx(4000)
+    assert run.data.metrics["file_bytes"] == record.file_bytes
+    assert run.data.params["device.features"] == "avx2"
+
+
+def test_experiments_of_dvc_have_parents_of_their_own(
+    study: params.Params, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = _training(study)
+    tracking.log(study, record)
+    monkeypatch.setenv("DVC_EXP_NAME", "it's")
+    tracking.log(study, record)
+    changed = study.model_copy(update={"seeds": [1]})
+    tracking.log(changed, record)
+    experiments = sorted(run.data.tags["dvc.experiment"] for run in _parents(store, study))
+    assert experiments == ["it's", "it's", "none"]
+    assert len(_children(store, study)) == 3
+
+
+def test_wrong_store_is_one_line_before_a_training(study: params.Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://me:secret@host/db")
+    for attempt in (tracking.check_store, lambda: tracking.live(study, "train", "any", 0)):
+        with pytest.raises(
+            UserError, match=r"^MLflow's store nonsense://\*\*\*@host/db fails .*MLFLOW_TRACKING_URI"
+        ) as e:
+            attempt()
+        assert "\n" not in str(e.value)
+        assert "secret" not in str(e.value)
+
+
+def test_store_that_fails_later_loses_no_training(
+    study: params.Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = _training(study)
+    stream = tracking.live(study, "train", record.workload, 0)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://host")
+    for epoch in record.curve:
+        stream(epoch)
+    tracking.log(study, record)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["epochs are not streamed any more", "not tracked"]
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI"):
+        tracking.complete(study, [record])
+
+
+_LOG_ONE = """
+import sys
+from pathlib import Path
+import mlflow
+from trimlab import params, records, tracking
+study = params.Params.model_validate_json(Path("study.json").read_text())
+print("ready", flush=True)
+sys.stdin.readline()
+tracking.log(study, records.read(Path(sys.argv[1])))
+"""
+
+
+def test_processes_on_a_cold_store_lose_nothing(
+    study: params.Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is the default one, in the project's root, though the processes work elsewhere."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    (elsewhere / "study.json").write_text(study.model_dump_json())
+    expected = [_measurement(study, study.report.candidate, seed=seed) for seed in range(3)]
+    for record in expected:
+        records.write(record, elsewhere / f"{record.seed}.json")
+    workers = [_worker(elsewhere, f"{record.seed}.json") for record in expected]
+    assert [worker.stdout.readline() for worker in workers] == ["ready\n"] * 3
+    for worker in workers:
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    assert [worker.communicate() for worker in workers] == [("", "")] * 3
+    client = MlflowClient(f"{SQLITE}{tmp_path / 'mlflow.db'}")
+    [parent] = _parents(client, study)
+    assert parent.info.artifact_uri.startswith((tmp_path / "mlartifacts").as_uri())
+    digests = sorted(run.data.tags[tracking.RECORD_TAG] for run in _children(client, study))
+    assert digests == sorted(record.digest for record in expected)
+    assert sorted(file.suffix for file in elsewhere.iterdir()) == [".json"] * 4
+
+
+def _worker(folder: Path, record: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", _LOG_ONE, record]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def test_importing_tracking_does_not_import_mlflow() -> None:
+    program = "import sys, trimlab.tracking; sys.exit('mlflow' in sys.modules)"
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    assert subprocess.run([sys.executable, "-c", program], env=env, check=False).returncode == 0

@@ -1,0 +1,219 @@
+"""Training: resumes to the bit, learns, augments without a loop, follows its schedule."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trimlab import checkpoint, data, models, params, paths, records, training
+from trimlab.errors import UserError
+
+RECIPE = params.Recipe(
+    epochs=3,
+    batch_size=16,
+    learning_rate=0.05,
+    warmup=0.2,
+    label_smoothing=0.1,
+    low_resolution=[params.LowResolution(size=16, epochs=1)],
+)
+
+
+@pytest.fixture
+def tiny():
+    """64 images whose class is their brightness."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(64) % 2
+    images = (torch.randint(0, 100, (64, 3, 32, 32), generator=generator) + 120 * labels[:, None, None, None]).byte()
+    return data.Dataset(
+        name="tiny",
+        train_images=images,
+        train_labels=labels,
+        test_images=images,
+        test_labels=labels,
+        holdout=torch.arange(8),
+        calibration=torch.arange(8, 64),
+        mean=torch.full((3,), 0.4),
+        std=torch.full((3,), 0.3),
+        classes=["dark", "bright"],
+        sha256="0" * 64,
+    )
+
+
+class Killed(Exception):
+    pass
+
+
+def fit(model, tiny, scratch, precision="fp32", **kwargs):
+    return training.fit(
+        model, tiny, "test", RECIPE, precision, 0, scratch=scratch, label="tiny", on_epoch=lambda _: None, **kwargs
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("steps", [1, 4, 7, 11])
+def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(steps, precision, tiny, tmp_path, monkeypatch):
+    whole = models.build("resnet20", 2)
+    curve = fit(whole, tiny, tmp_path / "a" / "resume.safetensors", precision).curve
+
+    monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", 0.0)
+    step, taken = training._Loop._step, []
+
+    def dying(self, images, batch):
+        if len(taken) == steps:
+            raise Killed
+        taken.append(None)
+        step(self, images, batch)
+
+    scratch = tmp_path / "b" / "resume.safetensors"
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(training._Loop, "_step", dying)
+        fit(models.build("resnet20", 2), tiny, scratch, precision)
+    resumed = models.build("resnet20", 2, seed=9)
+    done = fit(resumed, tiny, scratch, precision)
+
+    assert done.resumptions == 1
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
+    assert [epoch.train_loss for epoch in done.curve] == [epoch.train_loss for epoch in curve]
+
+
+def test_training_learns(tiny, tmp_path):
+    curve = fit(models.build("resnet20", 2), tiny, tmp_path / "resume.safetensors").curve
+    assert [epoch.image_size for epoch in curve] == [16, 32, 32]
+    assert curve[-1].train_loss < curve[0].train_loss
+    assert curve[-1].train_accuracy > 0.9
+
+
+def test_two_runs_of_a_seed_are_equal_and_two_seeds_are_not(tiny, tmp_path):
+    def weights(seed, name):
+        model = models.build("resnet20", 2)
+        training.fit(
+            model, tiny, "test", RECIPE, "fp32", seed,
+            scratch=tmp_path / name / "resume.safetensors", label="tiny", on_epoch=lambda _: None,
+        )  # fmt: skip
+        return model.fc.weight
+
+    assert torch.equal(weights(1, "a"), weights(1, "b"))
+    assert not torch.equal(weights(1, "c"), weights(2, "d"))
+
+
+def test_a_fully_weighted_teacher_replaces_the_labels(tiny, tmp_path):
+    teacher = training.Teacher(models.build("resnet20", 2, seed=5), 1.0, 4.0)
+    swapped = data.Dataset(**{**vars(tiny), "train_labels": 1 - tiny.train_labels})
+    first, second = models.build("resnet20", 2), models.build("resnet20", 2)
+    fit(first, tiny, tmp_path / "a" / "resume.safetensors", teacher=teacher)
+    fit(second, swapped, tmp_path / "b" / "resume.safetensors", teacher=teacher)
+    assert torch.equal(first.fc.weight, second.fc.weight)
+
+
+@given(done=st.floats(0, 1), schedule=st.sampled_from(["cosine", "linear"]), warmup=st.floats(0, 0.5))
+def test_the_learning_rate_stays_between_0_and_its_peak(done, schedule, warmup):
+    recipe = RECIPE.model_copy(update={"schedule": schedule, "warmup": warmup})
+    assert -1e-12 <= training.learning_rate_at(done, recipe) <= recipe.learning_rate + 1e-12
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_learning_rate_peaks_after_warm_up_and_ends_at_0(schedule):
+    recipe = RECIPE.model_copy(update={"schedule": schedule})
+    assert math.isclose(training.learning_rate_at(recipe.warmup, recipe), recipe.learning_rate)
+    assert math.isclose(training.learning_rate_at(1.0, recipe), 0, abs_tol=1e-12)
+
+
+@given(padding=st.integers(0, 4), flip=st.booleans(), size=st.integers(5, 12), seed=st.integers(0, 99))
+@settings(max_examples=40)
+def test_augmented_images_are_shifted_and_mirrored_copies(padding, flip, size, seed):
+    images = torch.arange(1, 1 + 4 * 3 * size * size).reshape(4, 3, size, size)
+    out = training.augment(images, padding, flip, torch.Generator().manual_seed(seed))
+    assert out.shape == images.shape
+    for image, moved in zip(images, out, strict=True):
+        wide = torch.nn.functional.pad(image, (padding,) * 4)
+        crops = [
+            wide[:, y : y + size, x : x + size]
+            for y in range(2 * padding + 1)
+            for x in range(2 * padding + 1)
+        ]  # fmt: skip
+        assert any(torch.equal(moved, c) or (flip and torch.equal(moved, c.flip(2))) for c in crops)
+
+
+def test_norms_and_biases_are_not_decayed():
+    model = models.build("resnet20", 10)
+    decayed, rest = training._optimizer(model, RECIPE).param_groups
+    assert decayed["weight_decay"] == RECIPE.weight_decay
+    assert rest["weight_decay"] == 0
+    assert all(parameter.ndim == 1 for parameter in rest["params"])
+    assert sum(p.numel() for group in (decayed, rest) for p in group["params"]) == training.count_params(model)
+
+
+@pytest.fixture
+def quick(in_tmp, project):
+    study = params.load(project / "params.yaml")
+    data.prepare("digits", study.datasets["digits"], study.data)
+    paths.NO_FILE.parent.mkdir(exist_ok=True)
+    paths.NO_FILE.touch()
+    return study
+
+
+def with_weights(study, file):
+    workload = study.workloads["resnet20-digits"].model_copy(update={"weights": str(file)})
+    return study.model_copy(update={"workloads": {**study.workloads, "resnet20-digits": workload}})
+
+
+@pytest.mark.parametrize("name", ["given.safetensors", "given.pt"])
+def test_given_weights_take_the_place_of_training(name, quick):
+    model = models.build("resnet20", 10, seed=3)
+    if name.endswith(".pt"):
+        torch.save({"state_dict": model.state_dict()}, name)
+    else:
+        checkpoint.save(model, paths.Path(name), {})
+    record = training.train_workload(with_weights(quick, name), "resnet20-digits", 0, on_epoch=lambda _: None)
+    assert (record.origin, record.epochs, record.curve) == ("file", 0, [])
+    written = checkpoint.load(paths.weights_file(paths.trained("resnet20-digits"), 0))
+    assert torch.equal(written.fc.weight, model.fc.weight)
+    assert records.read(paths.record_file(paths.trained("resnet20-digits"), 0)) == record
+
+
+class Exploit:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda f: torch.save({"w": Exploit()}, f), "cannot be read without running code"),
+        (lambda f: torch.save(models.build("resnet20", 5).state_dict(), f), "5 classes, the dataset 10"),
+        (lambda f: torch.save(models.build("resnet18", 10).state_dict(), f), "do not fit resnet20"),
+        (lambda f: f.write_bytes(b"PK\x03\x04 truncated"), "cannot be read"),
+        (lambda f: torch.save([1, 2], f), "holds no state dict"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_in_one_line(write, message, quick, in_tmp, capsys):
+    write(in_tmp / "given.pt")
+    with pytest.raises(UserError, match=message) as error:
+        training.train_workload(with_weights(quick, "given.pt"), "resnet20-digits", 0, on_epoch=lambda _: None)
+    assert len(str(error.value).splitlines()) == 1
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_truncated_safetensors_are_refused(quick, in_tmp):
+    checkpoint.save(models.build("resnet20", 10), in_tmp / "given.safetensors", {})
+    whole = (in_tmp / "given.safetensors").read_bytes()
+    (in_tmp / "given.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="no whole safetensors file"):
+        training.train_workload(with_weights(quick, "given.safetensors"), "resnet20-digits", 0, on_epoch=lambda _: None)
+
+
+@pytest.mark.parametrize(("param", "meaning"), [("fp32", "fp32"), ("tf32", "fp32"), ("amp", "bf16")])
+def test_precisions_on_a_cpu(param, meaning, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert training.resolve(param) == meaning
+
+
+@pytest.mark.parametrize(("native", "meaning"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_bf16_only_where_the_processor_has_it(native, meaning, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(training.machine, "has_native_bf16", lambda: native)
+    assert training.resolve("auto") == meaning
