@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import trimlab.measure
-from trimlab import machine, onnx_files, params, paths, records
+from trimlab import machine, onnx_files, params, paths, progress, records
 from trimlab.errors import UserError
 from trimlab.params import Precision
 
@@ -108,6 +108,7 @@ def _measure(study: params.Params, variant: str, seed: int, precision: Precision
         "predictions": str(predictions),
         **study.benchmark.model_dump(),
     }
+    progress.say(f"benchmark {variant}: seed {seed}, {precision}")
     with machine.exclusive(f"benchmark {variant} {precision}") as watch:
         measured = run_measure(request)
     pruning = records.read(paths.record_file(paths.pruned(variant), seed))

@@ -56,7 +56,8 @@ def one_at_a_time(cell: str) -> Iterator[None]:
     Raises:
         UserError: the cell is being computed already.
     """
-    folder = paths.project_root() / paths.SCRATCH / "locks"
+    # The work tree's own, not the project's: experiments side by side may each compute the cell.
+    folder = paths.SCRATCH / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"{cell.replace('/', '-')}.lock")
     try:

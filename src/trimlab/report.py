@@ -56,6 +56,14 @@ def markdown(results: Results, drawn: Sequence[str]) -> str:
     return "\n".join([f"# {results.study.report.title}\n", *body])
 
 
+def summary(results: Results) -> str:
+    """Return what stands for a study on another page: the headline and the final table, with a link."""
+    bench = results.headline_bench()
+    parts = [conclusions.headline(results), tables.final(results, bench) if bench else ""]
+    study = results.study.study
+    return _join([*parts, f"The whole report: [reports/{study}/report.md](reports/{study}/report.md)."])
+
+
 def metrics(results: Results) -> dict[str, dict[str, float]]:
     """Return twelve scalars for `dvc metrics`: baseline in FP32, candidate in its smallest precision."""
     bench = results.headline_bench()

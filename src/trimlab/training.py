@@ -55,7 +55,9 @@ class Position:
     seconds: float = 0.0
     """Spent in the current epoch's steps."""
     loss_sum: float = 0.0
-    correct: int = 0
+    """Over the steps of the current epoch."""
+    correct: float = 0.0
+    """Training images named rightly in them."""
     resumptions: int = 0
     """How often the training was interrupted and went on: its epoch times then come from several processes."""
     curve: list[Epoch] = field(default_factory=list)
@@ -347,7 +349,9 @@ class _Loop:
         self.native = images.shape[-1]
         self.images, self.labels = {self.native: images.to(self.device)}, labels.to(self.device)
         self.position = Position()
+        self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         self.saved_at = time.monotonic()
+        self.started = time.perf_counter()
 
     @property
     def steps(self) -> int:
@@ -362,16 +366,22 @@ class _Loop:
         images, order = self._images_at(size), self._order(at.epoch)
         name = f"{self.label} epoch {at.epoch + 1}/{self.recipe.epochs}"
         batches = torch.split(order, self.recipe.batch_size)[at.step : self.steps]
-        started = time.perf_counter()
+        self.started = time.perf_counter()
         for batch in progress.bar(batches, name, start=at.step, total=self.steps):
             self._step(images, batch.to(self.device))
-            now_at = time.perf_counter()
-            at.seconds, started = at.seconds + now_at - started, now_at
             at.step += 1
             if time.monotonic() - self.saved_at > SAVE_EVERY_SECONDS:
+                self._collect()
                 self.save()
-                started = time.perf_counter()
+                self.started = time.perf_counter()
+        self._collect()
         return self._end_epoch(size)
+
+    def _collect(self) -> None:
+        """Stop the clock and bring the sums home: once in a while, because it waits for a GPU's queue."""
+        at = self.position
+        at.loss_sum, at.correct = self.sums.tolist()
+        at.seconds += time.perf_counter() - self.started
 
     def _end_epoch(self, size: int) -> Epoch:
         at = self.position
@@ -389,6 +399,7 @@ class _Loop:
             images_per_second=trained / at.seconds,
         )
         self.position = Position(epoch=at.epoch + 1, resumptions=at.resumptions, curve=[*at.curve, epoch])
+        self.sums.zero_()
         self.save()
         top1 = "" if epoch.top1_accuracy is None else f", top-1 {epoch.top1_accuracy:.2%}"
         progress.say(
@@ -417,8 +428,8 @@ class _Loop:
         torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        at.loss_sum += float(loss.detach())
-        at.correct += int((logits.detach().argmax(1) == self.labels[batch]).sum())
+        right = (logits.detach().argmax(1) == self.labels[batch]).sum()
+        self.sums += torch.stack([loss.detach().double(), right.double()])
 
     def _loss(self, logits: Tensor, labels: Tensor, inputs: Tensor) -> Tensor:
         hard = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
@@ -484,6 +495,7 @@ class _Loop:
         curve = [Epoch.model_validate(epoch) for epoch in position.pop("curve")]
         self.position = Position(**position, curve=curve)
         self.position.resumptions += 1
+        self.sums = torch.tensor([self.position.loss_sum, self.position.correct], dtype=torch.float64).to(self.device)
         progress.say(f"{self.label}: going on at epoch {self.position.epoch + 1}, step {self.position.step}")
 
     def _parameters(self) -> Iterator[nn.Parameter]:

@@ -1,0 +1,139 @@
+"""Measure what the README says of speed: `python benchmarks/speed.py`, on a quiet machine, a few minutes.
+
+Ratios are of medians measured side by side in this one run. Weights are random: speed does not depend on them.
+"""
+
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trimlab import benchmarking, data, export, machine, models, params, pruning, quantization, training
+
+SHAPE = (3, 32, 32)
+ROUNDS = 3
+
+
+def synthetic(count: int) -> data.Dataset:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, *SHAPE), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(count) % 10
+    return data.Dataset(
+        name="synthetic",
+        train_images=images,
+        train_labels=labels,
+        test_images=images[:64],
+        test_labels=labels[:64],
+        holdout=torch.arange(10),
+        calibration=torch.arange(10, count),
+        mean=torch.full((3,), 0.5),
+        std=torch.full((3,), 0.25),
+        classes=[str(label) for label in range(10)],
+        sha256="0" * 64,
+    )
+
+
+def training_speed(scratch: Path) -> str:
+    """ResNet-18, batch 128, forward, backward and step with augmentation: images/s, the first epoch left out."""
+    dataset = synthetic(128 * 6)
+    recipe = params.Recipe(epochs=2, batch_size=128, evaluate_every=2)
+    rates: dict[training.UsedPrecision, list[float]] = {"fp32": [], "bf16": []}
+    for turn in range(ROUNDS):
+        for precision, found in rates.items():
+            place = scratch / f"{precision}-{turn}" / "resume.safetensors"
+            done = training.fit(
+                models.build("resnet18", 10), dataset, "test", recipe, precision, 0,
+                scratch=place, label=f"{precision} {turn}", on_epoch=lambda _: None,
+            )  # fmt: skip
+            found.append(done.curve[-1].images_per_second)
+    fp32, bf16 = (statistics.median(rates[precision]) for precision in ("fp32", "bf16"))
+    return f"ResNet-18 training, batch 128, n={ROUNDS}: FP32 {fp32:.0f}, bf16 {bf16:.0f} images/s: {bf16 / fp32:.2f}×"
+
+
+def deployed_speed(scratch: Path) -> list[str]:
+    """ONNX Runtime, batch 64, against the unpruned FP32 file in the same process."""
+    images = np.random.default_rng(0).standard_normal((64, *SHAPE)).astype(np.float32)
+    benchmarking_pack = scratch / "pack.npz"
+    noise = np.random.default_rng(1).integers(0, 256, (256, *SHAPE), dtype=np.uint8)
+    np.savez(benchmarking_pack, images=noise, labels=np.zeros(256, int), mean=np.full(3, 0.5), std=np.full(3, 0.25))
+    files = {}
+    for name, ratio in (("unpruned", 0.0), ("60 % pruned", 0.6)):
+        model = models.build("resnet18", 10).eval()
+        pruning.prune(model, ratio, params.Pruning(), SHAPE)
+        fp32, int8 = scratch / f"{ratio}.onnx", scratch / f"{ratio}-int8.onnx"
+        export.export(model.eval(), SHAPE, fp32)
+        quantization.quantize(fp32, images, params.Quantization(), int8, scratch / f"{ratio}-symmetric.onnx")
+        files |= {f"{name} FP32": fp32, f"{name} INT8": int8}
+    section = params.Benchmark(batch_size=64, repeats=200, batch_repeats=30)
+    said = []
+    for name, file in list(files.items())[1:]:
+        request = {
+            "model": str(file), "yardstick": str(files["unpruned FP32"]), "runtime": "onnxruntime",
+            "dataset": str(benchmarking_pack), "predictions": str(scratch / "labels.npy"), **section.model_dump(),
+        }  # fmt: skip
+        found = benchmarking.run_measure(request)
+        small = found["yardstick_latency"]["p50_ms"] / found["latency"]["p50_ms"]
+        large = found["yardstick_batch_latency"]["p50_ms"] / found["batch_latency"]["p50_ms"]
+        said.append(
+            f"ONNX Runtime {found['runtime_version']}, {found['threads']} threads, ResNet-18 {name} "
+            f"against unpruned FP32, p50: {small:.1f}× at batch 1 (n=200), {large:.1f}× at batch 64 (n=30)"
+        )
+    return said
+
+
+def tracking_cost(scratch: Path) -> str:
+    """A cold store, 100 epochs streamed: what tracking adds to one training."""
+    code = (
+        "import time; start = time.perf_counter()\n"
+        "from trimlab import params, tracking, records\n"
+        "study = params.load()\n"
+        "stream = tracking.live(study, 'train', next(iter(study.workloads)), 0)\n"
+        "for n in range(1, 101):\n"
+        "    stream(records.Epoch(epoch=n, image_size=32, learning_rate=0.1, train_loss=1.0, train_accuracy=0.5,"
+        " top1_accuracy=0.5, seconds=1.0, images_per_second=1.0))\n"
+        "print(time.perf_counter() - start)"
+    )
+    store = f"sqlite:///{scratch}/mlflow.db"
+    seconds = float(_run([sys.executable, "-W", "ignore", "-c", code], MLFLOW_TRACKING_URI=store).splitlines()[-1])
+    return f"Tracking 100 epochs into a cold store, imports included: {seconds:.1f} s, {seconds / 300:.1%} of 5 minutes"
+
+
+def command_seconds(*command: str) -> str:
+    """A whole command, as a user waits for it."""
+    times = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        _run(list(command))
+        times.append(time.perf_counter() - start)
+    return f"`{' '.join(command)}`, n={ROUNDS}: median {statistics.median(times):.1f} s"
+
+
+def _run(command: list[str], **env: str) -> str:
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def main() -> None:
+    said = [f"{machine.processor_name()} ({', '.join(machine.processor_features())}), torch {torch.__version__}"]
+    scratch = Path(tempfile.mkdtemp())
+    try:
+        with machine.exclusive("benchmark") as watch:
+            said += [training_speed(scratch), *deployed_speed(scratch), tracking_cost(scratch)]
+            said += [command_seconds("trimlab", "check"), command_seconds("dvc", "repro")]
+        said.append(f"Contended by other processes: {watch.contended}")
+    finally:
+        shutil.rmtree(scratch)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
+    print("\n".join(f"- {line}" for line in [*said, f"Peak memory of the commands above: {peak:.0f} MiB"]))
+
+
+if __name__ == "__main__":
+    main()

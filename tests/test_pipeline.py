@@ -1,0 +1,301 @@
+"""The real pipeline, end to end, on a study that takes a minute: what re-runs, what is restored, what is refused."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trimlab import records
+
+pytestmark = pytest.mark.e2e
+
+TINY = """\
+study: tiny
+seeds:
+  - 0
+data:
+  split: test
+datasets:
+  digits: {source: digits, path: data/none}
+training:
+  short: {epochs: 1, batch_size: 64, learning_rate: 0.05, flip: false, crop_padding: 0}
+workloads:
+  digits: {model: resnet20, dataset: digits, training: training.short, precision: fp32, weights: data/none}
+sweep:
+  none: {ratio: 0.0, epochs: 0}
+  half: {ratio: 0.5, epochs: 1}
+prune: {ratio: 0.3, epochs: 0}
+pruning:
+  importance: l1
+variants:
+  base: {workload: digits, pruning: sweep.none}
+  half:
+    workload: digits
+    pruning: sweep.half
+    precisions: []
+  candidate: {workload: digits, pruning: prune}
+quantization:
+  calibration_images: 20
+benchmark: {batch_size: 8, warmup: 1, repeats: 10, batch_repeats: 5}
+report:
+  title: Tiny
+  baseline: base
+  candidate: candidate
+"""
+
+
+class Project:
+    """A clone of this project somewhere else."""
+
+    def __init__(self, root):
+        self.root = root
+        self.params = root / "params.yaml"
+
+    def run(self, *command, code=0, **env):
+        """Run a command of the environment in the clone; return what it printed."""
+        folder = Path(sys.executable).parent
+        found = str(folder / command[0])
+        done = subprocess.run(
+            [found, *command[1:]] if (folder / command[0]).exists() else command,
+            cwd=self.root,
+            env={
+                **{k: v for k, v in os.environ.items() if not k.startswith("DVC_")},
+                "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+                "PYTHONPATH": str(self.root / "src"),
+                **env,
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        printed = done.stdout + done.stderr
+        assert (done.returncode == 0) == (code == 0), printed
+        return printed
+
+    def repro(self, *arguments):
+        """Run `dvc repro`; return the cells that ran."""
+        return ran(self.run("dvc", "repro", *arguments))
+
+    def edit(self, old, new, file="params.yaml"):
+        """Replace a text in a file."""
+        path = self.root / file
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+    def records(self):
+        """Read all records of the stages, by path."""
+        found = sorted(
+            path for stage in ("train", "prune", "benchmark") for path in (self.root / stage).rglob("seed*.json")
+        )
+        return {str(path.relative_to(self.root)): records.read(path) for path in found}
+
+    def commit(self, message):
+        """Commit everything."""
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", message)
+
+
+def ran(printed):
+    return re.findall(r"Running stage '(.*)'", printed)
+
+
+def tracked_files(project):
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=project, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [Path(name) for name in listed.stdout.split("\0") if name and (project / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory):
+    """The tiny study, reproduced once."""
+    source = Path(__file__).parent.parent
+    root = tmp_path_factory.mktemp("pipeline") / "project"
+    for file in tracked_files(source):
+        if file.parts[0] not in ("records", "reports", "tests") and file.name != "dvc.lock":
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / file, root / file)
+    tiny = Project(root)
+    tiny.params.write_text(TINY)
+    tiny.run("git", "init", "-q", "-b", "main")
+    tiny.run("git", "config", "user.name", "Test")
+    tiny.run("git", "config", "user.email", "test@example.org")
+    tiny.commit("start")
+    tiny.repro()
+    tiny.commit("reproduced")
+    return tiny
+
+
+@pytest.fixture
+def tiny(reproduced, tmp_path):
+    """A copy of the reproduced study, to change."""
+    shutil.copytree(reproduced.root, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project")
+
+
+def test_a_repro_ends_with_a_report_and_a_second_one_runs_nothing(reproduced):
+    report = (reproduced.root / "reports/tiny/report.md").read_text()
+    assert report.startswith("# Tiny")
+    for figure in re.findall(r"\]\((figures/[^)]+)\)", report):
+        assert (reproduced.root / "reports/tiny" / figure).exists()
+    assert not re.search(r"\| +\|", report), "an empty cell"
+    printed = reproduced.run("dvc", "repro")
+    assert "Data and pipelines are up to date." in printed
+    assert ran(printed) == []
+
+
+def test_metrics_and_plots_are_readable(reproduced):
+    metrics = json.loads((reproduced.root / "reports/tiny/metrics.json").read_text())
+    flat = reproduced.run("dvc", "metrics", "show", "--md")
+    assert "report.md" not in flat
+    assert flat.count("|") > 0 and len(json.dumps(metrics)) < 1500
+    reproduced.run("dvc", "plots", "show", "--json")
+
+
+def test_setting_a_point_back_restores_its_cells(tiny):
+    tiny.edit("half: {ratio: 0.5, epochs: 1}", "half: {ratio: 0.5, epochs: 2}")
+    assert tiny.repro() == ["prune@half", "quantize@half", "benchmark@half", "report"]
+    tiny.edit("half: {ratio: 0.5, epochs: 2}", "half: {ratio: 0.5, epochs: 1}")
+    assert tiny.repro() == ["report"]
+
+
+@pytest.mark.parametrize("module", ["tracking", "progress", "records"])
+def test_editing_what_cannot_change_an_output_reruns_nothing(module, tiny):
+    with (tiny.root / f"src/trimlab/{module}.py").open("a") as file:
+        file.write("\n# a remark\n")
+    assert tiny.repro() == []
+
+
+def test_two_runs_of_a_seed_give_the_same_records(tiny):
+    before = tiny.records()
+    # One cell at a time: a forced repro of everything would only take longer.
+    for cell in ("train@digits", "prune@half", "quantize@candidate", "benchmark@candidate"):
+        tiny.repro("-f", "-s", cell)
+    after = tiny.records()
+    assert before != after
+    assert {key: records.stable(r) for key, r in before.items()} == {key: records.stable(r) for key, r in after.items()}
+
+
+def test_the_report_comes_out_of_imported_records_byte_for_byte(tiny):
+    tiny.run("trimlab", "import")
+    assert tiny.run("trimlab", "import").startswith("0 records added")
+    folder = tiny.root / "reports/tiny"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for gone in ("train", "prune", "quantize", "benchmark", "prepare", "reports"):
+        shutil.rmtree(tiny.root / gone)
+    tiny.run("trimlab", "report", "tiny")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+STORE = """\
+import json, os
+from mlflow import MlflowClient
+client = MlflowClient()
+runs = []
+for experiment in client.search_experiments():
+    for run in client.search_runs([experiment.experiment_id]):
+        tags = {k: v for k, v in run.data.tags.items() if k != "mlflow.parentRunId"}
+        history = {
+            key: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)]
+            for key in run.data.metrics
+        }
+        inputs = [(i.dataset.name, i.dataset.digest) for i in run.inputs.dataset_inputs]
+        runs.append([run.info.run_name, run.info.status, run.data.params, tags, history, inputs])
+print(json.dumps(sorted(runs, key=lambda run: run[0]), sort_keys=True))
+"""
+
+
+def test_tracking_equals_the_store_rebuilt_from_records(tiny):
+    shutil.rmtree(tiny.root / "mlartifacts", ignore_errors=True)
+    tiny.run("trimlab", "import")
+    first, second = (f"sqlite:///{tiny.root}/{name}.db" for name in ("mlflow", "rebuilt"))
+    tiny.run("trimlab", "track", "tiny", MLFLOW_TRACKING_URI=second)
+    stores = [
+        json.loads(tiny.run("python", "-W", "ignore", "-c", STORE, MLFLOW_TRACKING_URI=uri).splitlines()[-1])
+        for uri in (first, second)
+    ]
+    assert len(stores[0]) == 1 + 1 + 3 + 6  # parent, training, prunings, measurements
+    assert stores[0] == stores[1]
+
+
+def test_an_experiment_runs_the_candidates_cells_and_the_report(tiny):
+    printed = tiny.run("dvc", "exp", "run", "-n", "more", "-S", "prune.ratio=0.6")
+    assert ran(printed) == ["prune@candidate", "quantize@candidate", "benchmark@candidate", "report"]
+    shown = tiny.run("dvc", "exp", "show", "--csv")
+    assert "more" in shown
+    names = [run[0] for run in json.loads(tiny.run("python", "-W", "ignore", "-c", STORE,
+             MLFLOW_TRACKING_URI=f"sqlite:///{tiny.root}/mlflow.db").splitlines()[-1])]  # fmt: skip
+    # The experiment's parent is complete, though most of its cells were cached.
+    assert len(names) == 2 * 11
+
+
+def test_a_bad_experiment_is_one_line_and_leaves_params_alone(tiny):
+    before = tiny.params.read_bytes()
+    printed = tiny.run("dvc", "exp", "run", "--temp", "-S", "prune.ratio=1.4", code=1)
+    assert printed.count("prune.ratio 1.4 is not in [0, 0.95]: set it in that range") == 1
+    assert "Traceback" not in printed
+    assert tiny.params.read_bytes() == before
+
+
+def test_what_was_pushed_is_pulled_and_nothing_runs(tiny, tmp_path):
+    tiny.run("dvc", "remote", "add", "-d", "storage", str(tmp_path / "remote"))
+    tiny.commit("remote")
+    tiny.run("dvc", "push")
+    tiny.run("git", "clone", "-q", str(tiny.root), str(tmp_path / "clone"))
+    clone = Project(tmp_path / "clone")
+    clone.run("dvc", "pull")
+    assert clone.repro() == []
+
+
+def test_a_study_starts_from_a_weights_file(tiny):
+    (tiny.root / "data").mkdir(exist_ok=True)
+    shutil.copy(tiny.root / "train/digits/seed0.safetensors", tiny.root / "data/given.safetensors")
+    tiny.edit("weights: data/none", "weights: data/given.safetensors")
+    assert tiny.repro()[0] == "train@digits"
+    trained = tiny.records()["train/digits/seed0.json"]
+    assert (trained.origin, trained.epochs) == ("file", 0)
+
+
+def write_images(root, shade):
+    for part, count in (("train", 40), ("test", 4)):
+        for index, label in enumerate(("dark", "light")):
+            folder = root / part / label
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                pixels = np.full((32, 32, 3), 120 * index + number + shade, np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number:02}.png")
+
+
+def test_a_changed_image_reruns_its_datasets_cells_and_checkout_brings_the_former_ones_back(tiny):
+    write_images(tiny.root / "data/shades", shade=0)
+    tiny.run("dvc", "add", "data/shades")
+    tiny.edit("datasets:\n", "datasets:\n  shades: {source: folder, path: data/shades}\n")
+    tiny.edit(
+        "sweep:\n",
+        "  shades: {model: resnet20, dataset: shades, training: training.short, precision: fp32, weights: data/none}\n"
+        "sweep:\n",
+    )
+    tiny.repro()
+    tiny.commit("with shades")
+    report = (tiny.root / "reports/tiny/report.md").read_bytes()
+    weights = (tiny.root / "train/shades/seed0.safetensors").read_bytes()
+
+    Image.new("RGB", (32, 32), (200, 10, 10)).save(tiny.root / "data/shades/train/dark/00.png")
+    tiny.run("dvc", "add", "data/shades")
+    assert tiny.repro() == ["prepare@shades", "train@shades", "report"]
+    tiny.commit("another image")
+    assert (tiny.root / "train/shades/seed0.safetensors").read_bytes() != weights
+
+    tiny.run("git", "checkout", "-q", "HEAD~1")
+    tiny.run("dvc", "checkout")
+    assert (tiny.root / "train/shades/seed0.safetensors").read_bytes() == weights
+    assert (tiny.root / "reports/tiny/report.md").read_bytes() == report
+    assert tiny.repro() == []
