@@ -4,6 +4,7 @@ A safetensors header says every tensor's shape, so the factory's model is given 
 serves whoever pruned it, and any model whose forward does not hard-code widths.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,14 +28,15 @@ def save(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, scratch, metadata=dict(sorted(metadata.items())))
+    # One entry: safetensors writes several in random order, and equal weights must be equal files.
+    save_file(tensors, scratch, metadata={"trimlab": json.dumps(dict(metadata), sort_keys=True)})
     scratch.replace(path)
 
 
 def load(path: Path) -> nn.Module:
     """Return the model that `save` wrote, in eval mode, with its pruned shapes."""
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
+        metadata = json.loads(file.metadata()["trimlab"])
     return rebuild(metadata["model"], int(metadata["num_classes"]), load_file(path)).eval()
 
 
