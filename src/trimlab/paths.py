@@ -12,7 +12,7 @@ SCRATCH = Path(".dvc/tmp/trimlab")
 """Resumable checkpoints and locks: no DVC output, because DVC deletes those before it runs a stage."""
 
 NO_FILE = Path("data/none")
-"""The committed empty file that stands for "none" (DVC has no optional dependency)."""
+"""The committed file that stands for "none" (DVC has no optional dependency)."""
 
 
 def project_root() -> Path:
