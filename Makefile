@@ -18,7 +18,9 @@ test: $(VENV)/.installed
 	python -m pytest
 
 ui: $(VENV)/.installed
-	mlflow server --host 127.0.0.1 --port 5000 --workers 1 --backend-store-uri sqlite:///mlflow.db
+	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server \
+		--host 127.0.0.1 --port 5000 --workers 1 \
+		--backend-store-uri sqlite:///mlflow.db --artifacts-destination mlartifacts
 
 format: $(VENV)/.installed
 	ruff check --fix

@@ -259,7 +259,7 @@ def test_a_study_starts_from_a_weights_file(tiny):
     (tiny.root / "data").mkdir(exist_ok=True)
     shutil.copy(tiny.root / "train/digits/seed0.safetensors", tiny.root / "data/given.safetensors")
     tiny.edit("weights: data/none", "weights: data/given.safetensors")
-    assert tiny.repro()[0] == "train@digits"
+    assert tiny.repro("prune@base") == ["train@digits", "prune@base"]
     trained = tiny.records()["train/digits/seed0.json"]
     assert (trained.origin, trained.epochs) == ("file", 0)
 
