@@ -87,6 +87,12 @@ def test_training_learns(tiny, tmp_path):
     assert curve[-1].train_accuracy > 0.9
 
 
+def test_a_diverging_training_ends_in_one_line(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(training._Loop, "_loss", lambda self, logits, labels, inputs: logits.sum() * float("nan"))
+    with pytest.raises(UserError, match=r"the loss is nan in epoch 1: lower the learning rate \(its peak is 0\.05\)"):
+        fit(models.build("resnet20", 2), tiny, tmp_path / "resume.safetensors")
+
+
 def test_two_runs_of_a_seed_are_equal_and_two_seeds_are_not(tiny, tmp_path):
     def weights(seed, name):
         model = models.build("resnet20", 2)

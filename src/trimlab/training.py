@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from trimlab import checkpoint, data, machine, models, paths, progress
+from trimlab.errors import UserError
 from trimlab.params import Params, PruningPoint, Recipe, TrainingPrecision, digest_of
 from trimlab.records import Device, Epoch, Training, commit, now, sha256_of, write
 
@@ -382,6 +383,11 @@ class _Loop:
         at = self.position
         at.loss_sum, at.correct = self.sums.tolist()
         at.seconds += time.perf_counter() - self.started
+        if not math.isfinite(at.loss_sum):
+            raise UserError(
+                f"{self.label}: the loss is {at.loss_sum} in epoch {at.epoch + 1}: "
+                f"lower the learning rate (its peak is {self.recipe.learning_rate})"
+            )
 
     def _end_epoch(self, size: int) -> Epoch:
         at = self.position
