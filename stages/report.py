@@ -1,6 +1,6 @@
 """Render the study's report from the records of all stages, and complete its tracking."""
 
-from trimlab import errors, params
+from trimlab import errors, params, paths
 
 
 def main() -> None:
@@ -13,6 +13,7 @@ def main() -> None:
     from trimlab import tracking  # last: a report does not wait for MLflow's import
 
     tracking.complete(study, records)
+    paths.forget_finished()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What tests share."""
 
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,7 @@ def pytest_collection_modifyitems(items):
 def own_machine_lock(tmp_path_factory):
     """Nothing timed here counts: don't wait for a real training's lock, and don't hold it up."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("machine")))
-        patch.setattr(tempfile, "tempdir", None)
+        patch.setenv("TRIMLAB_LOCK", str(tmp_path_factory.mktemp("machine") / "lock"))
         yield
 
 

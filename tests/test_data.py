@@ -12,7 +12,7 @@ from PIL import Image
 from trimlab import data, params, paths
 from trimlab.errors import UserError
 
-DATA = params.Data(split="test")
+DATA = params.Data(split="test", holdout_fraction=0.1, seed=0)
 DIGITS = params.Dataset(source="digits", path="data/none")
 
 
@@ -92,6 +92,14 @@ def test_a_folder_of_images_is_read(in_tmp):
     assert pets.test_labels.tolist() == [0] * 6 + [1] * 6
 
 
+def test_a_class_in_one_part_alone_is_refused(in_tmp):
+    write_folder(in_tmp / "pets")
+    (in_tmp / "pets/test/zebra").mkdir()
+    Image.new("RGB", (8, 8)).save(in_tmp / "pets/test/zebra/1.png")
+    with pytest.raises(UserError, match="pets/test/zebra: train and test must hold images of the same classes"):
+        data.prepare("pets", params.Dataset(source="folder", path="pets"), DATA)
+
+
 def test_images_of_two_sizes_are_refused(in_tmp):
     write_folder(in_tmp / "pets")
     Image.new("RGB", (9, 9)).save(in_tmp / "pets/train/cat/odd.png")
@@ -128,6 +136,8 @@ def test_an_npz_is_read(in_tmp):
     [
         ({"test_labels": np.arange(10) % 3}, "labels reach from 0 to 2, there are 2 classes"),
         ({"train_labels": np.arange(39) % 2}, "40 training images, 39 labels"),
+        ({"train_labels": np.full(40, 0.5)}, "train_labels is float64"),
+        ({"train_labels": np.zeros((40, 2), int)}, "give whole numbers"),
         ({"train_images": np.zeros((40, 8, 8, 3))}, "give uint8"),
         ({"test_images": np.zeros((10, 9, 9, 3), np.uint8)}, "make them one size"),
     ],
@@ -138,7 +148,7 @@ def test_an_npz_that_does_not_fit_is_refused(changed, message, in_tmp):
 
 
 def test_a_file_that_is_no_npz_is_refused(in_tmp):
-    (in_tmp / "set.npz").write_bytes(b"junk")
+    (in_tmp / "set.npz").write_bytes(b"PK\x03\x04 junk")
     with pytest.raises(UserError, match=r"is no \.npz"):
         data.prepare("set", params.Dataset(source="npz", path="set.npz"), DATA)
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -26,13 +27,15 @@ BAD = {
     "baseline: resnet20-digits": ("baseline: resnet", "report.baseline 'resnet' is unknown"),
     "  - 0\n": ("  - 0\n  - 0\n", "seeds [0, 0] repeat: list each once"),
     "  r30:": ("  30:", "sweep.30 30 is wrong"),
+    "model: resnet20": ("model: torchvision/resnet19", "model 'torchvision/resnet19' is unknown: use one of resnet18"),
+    "baseline: resnet20-digits\n": ("baseline: candidate\n", "report.baseline 'candidate' is pruned"),
     "split: test": ("splitt: test", "data.splitt is no known key (did you mean split?)"),
 }
 
 
 @pytest.fixture
 def text(project):
-    return (project / "params.yaml").read_text()
+    return (project / "studies/quick.yaml").read_text()
 
 
 def problems(text, folder):
@@ -68,6 +71,30 @@ def test_no_ratio_outside_its_range_passes(ratio):
         params.PruningPoint(ratio=ratio, epochs=1)
 
 
+def test_a_folder_and_an_empty_file_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        params.load(tmp_path)
+    assert problems("", tmp_path) == [f"{tmp_path / 'params.yaml'}: holds no params: start from a file in studies/"]
+
+
+def test_the_models_offered_are_torchvisions():
+    from torchvision import models
+
+    assert set(params.TORCHVISION_MODELS) <= set(models.list_models(module=models))
+
+
+def test_existing_defaults_never_change():
+    # Digests leave defaults out, so that a new field orphans no record; a changed default would lie to old ones.
+    kept = json.loads((Path(__file__).parent / "golden/defaults.json").read_text())
+    current = {
+        f"{section.__name__}.{name}": field.get_default(call_default_factory=True)
+        for section in params.Section.__subclasses__()
+        for name, field in section.model_fields.items()
+        if not field.is_required()
+    }
+    assert {key: current[key] for key in kept} == kept
+
+
 @pytest.mark.parametrize("key", ["study", "seeds", "variants", "report"])
 def test_a_missing_section_is_named(key, text, tmp_path):
     values = YAML(typ="safe").load(text)
@@ -78,7 +105,7 @@ def test_a_missing_section_is_named(key, text, tmp_path):
 def test_the_committed_schema_is_current_and_takes_the_committed_studies(project):
     committed = (project / "params.schema.json").read_text()
     assert committed == params.schema(), "run `trimlab schema`"
-    for file in [project / "params.yaml", *sorted((project / "studies").glob("*.yaml"))]:
+    for file in sorted((project / "studies").glob("*.yaml")):
         jsonschema.validate(YAML(typ="safe").load(file), json.loads(committed))
 
 
@@ -94,13 +121,13 @@ def test_every_field_is_described(project):
     assert bare == []
 
 
-@pytest.mark.parametrize("study", ["params.yaml", "studies/cifar10-cpu.yaml", "studies/paper.yaml"])
+@pytest.mark.parametrize("study", ["quick", "cifar10-cpu", "paper"])
 def test_committed_studies_are_good(study, project):
-    assert params.load(project / study).study
+    assert params.load(project / f"studies/{study}.yaml").study == study
 
 
 def test_digests_tell_apart_what_decides_a_cell(project):
-    study = params.load(project / "params.yaml")
+    study = params.load(project / "studies/quick.yaml")
     changed = study.model_copy(update={"prune": study.prune.model_copy(update={"ratio": 0.6})})
     assert study.pruning_digest("candidate") != changed.pruning_digest("candidate")
     assert study.pruning_digest("resnet20-digits-r60") == changed.pruning_digest("resnet20-digits-r60")
@@ -109,7 +136,7 @@ def test_digests_tell_apart_what_decides_a_cell(project):
 
 @pytest.mark.parametrize("stage", ["prepare", "train", "prune", "quantize", "benchmark", "report"])
 def test_every_stage_answers_bad_params_in_one_line_without_heavy_imports(stage, project, tmp_path):
-    bad = (project / "params.yaml").read_text().replace("ratio: 0.5", "ratio: 1.4")
+    bad = (project / "studies/quick.yaml").read_text().replace("ratio: 0.5", "ratio: 1.4")
     (tmp_path / "params.yaml").write_text(bad)
     code = (
         "import runpy, sys\n"
@@ -126,7 +153,9 @@ def test_every_stage_answers_bad_params_in_one_line_without_heavy_imports(stage,
 
 
 def test_check_exits_nonzero_and_says_one_line(project, tmp_path):
-    (tmp_path / "params.yaml").write_text((project / "params.yaml").read_text().replace("ratio: 0.5", "ratoi: 0.5"))
+    (tmp_path / "params.yaml").write_text(
+        (project / "studies/quick.yaml").read_text().replace("ratio: 0.5", "ratoi: 0.5")
+    )
     done = subprocess.run(
         [sys.executable, "-c", "from trimlab import cli; cli.main()", "check"],
         cwd=tmp_path, capture_output=True, text=True, check=False,

@@ -22,6 +22,8 @@ seeds:
   - 0
 data:
   split: test
+  holdout_fraction: 0.1
+  seed: 0
 datasets:
   digits: {source: digits, path: data/none}
 training:
@@ -66,7 +68,7 @@ class Project:
             [found, *command[1:]] if (folder / command[0]).exists() else command,
             cwd=self.root,
             env={
-                **{k: v for k, v in os.environ.items() if not k.startswith("DVC_")},
+                **{k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "PYTHONDONTWRITE"))},
                 "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
                 "PYTHONPATH": str(self.root / "src"),
                 **env,

@@ -155,7 +155,7 @@ def test_norms_and_biases_are_not_decayed():
 
 @pytest.fixture
 def quick(in_tmp, project):
-    study = params.load(project / "params.yaml")
+    study = params.load(project / "studies/quick.yaml")
     data.prepare("digits", study.datasets["digits"], study.data)
     paths.NO_FILE.parent.mkdir(exist_ok=True)
     paths.NO_FILE.touch()
@@ -210,6 +210,42 @@ def test_truncated_safetensors_are_refused(quick, in_tmp):
     (in_tmp / "given.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="no whole safetensors file"):
         training.train_workload(with_weights(quick, "given.safetensors"), "resnet20-digits", 0, on_epoch=lambda _: None)
+
+
+def pruned_in_one_layer():
+    state = models.build("resnet20", 10).state_dict()
+    return {**state, "conv1.weight": state["conv1.weight"][:12]}
+
+
+def one_channel():
+    state = models.build("resnet20", 10).state_dict()
+    return {**state, "conv1.weight": state["conv1.weight"][:, :1]}
+
+
+@pytest.mark.parametrize("weights", [pruned_in_one_layer, one_channel])
+def test_weights_of_a_wrong_shape_are_refused_in_one_line(weights, quick, in_tmp):
+    torch.save(weights(), in_tmp / "given.pt")
+    with pytest.raises(UserError, match=r"resnet20 with weights given\.pt does not take 32×32 images") as error:
+        training.train_workload(with_weights(quick, "given.pt"), "resnet20-digits", 0, on_epoch=lambda _: None)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_training_killed_after_its_record_ends_at_once_and_alike(quick, monkeypatch):
+    recipe = quick.training["digits"].model_copy(update={"epochs": 1})
+    short = quick.model_copy(update={"training": {"digits": recipe}})
+    first = training.train_workload(short, "resnet20-digits", 0, on_epoch=lambda _: None)
+    monkeypatch.setattr(training._Loop, "_step", None)  # a step would fail
+    again = training.train_workload(short, "resnet20-digits", 0, on_epoch=lambda _: None)
+    assert (again.weights_sha256, again.resumptions, again.curve) == (first.weights_sha256, 0, first.curve)
+    assert list((paths.project_root() / paths.SCRATCH).glob("*.done"))
+    paths.forget_finished()
+    assert not list((paths.project_root() / paths.SCRATCH).glob("*.*"))
+
+
+def test_a_damaged_checkpoint_starts_anew(tiny, tmp_path):
+    scratch = tmp_path / "resume.safetensors"
+    scratch.write_bytes(b"damaged")
+    assert len(fit(models.build("resnet20", 2), tiny, scratch).curve) == RECIPE.epochs
 
 
 @pytest.mark.parametrize(("param", "meaning"), [("fp32", "fp32"), ("tf32", "fp32"), ("amp", "bf16")])

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -237,17 +238,20 @@ def _read_npz(path: Path, _: Data) -> tuple[Split, Split, list[str]]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in keys}
             names = [str(name) for name in file["classes"]] if "classes" in file else None
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise UserError(f"{path} is no .npz with {', '.join(keys)} ({error}): save it with numpy.savez") from None
     for part in ("train_images", "test_images"):
         if arrays[part].dtype != np.uint8 or arrays[part].ndim != 4 or arrays[part].shape[3] != 3:
             raise UserError(
                 f"{path}: {part} is {arrays[part].dtype} {arrays[part].shape}: give uint8 (N, height, width, 3)"
             )
+    for part in ("train_labels", "test_labels"):
+        if arrays[part].dtype.kind not in "iu" or arrays[part].size != len(arrays[part]) or not arrays[part].size:
+            raise UserError(f"{path}: {part} is {arrays[part].dtype} {arrays[part].shape}: give whole numbers (N,)")
     train, test = (
         (
             torch.from_numpy(arrays[f"{part}_images"]).permute(0, 3, 1, 2).contiguous(),
-            torch.from_numpy(arrays[f"{part}_labels"].astype(np.int64)),
+            torch.from_numpy(arrays[f"{part}_labels"].reshape(-1).astype(np.int64)),
         )
         for part in ("train", "test")
     )
@@ -258,6 +262,11 @@ def _read_folder(path: Path, _: Data) -> tuple[Split, Split, list[str]]:
     classes = sorted(entry.name for entry in (path / "train").glob("*") if entry.is_dir())
     if not classes:
         raise UserError(f"{path}/train holds no class folders: lay images out as train/CLASS/*.png, test/CLASS/*.png")
+    for part in ("train", "test"):
+        found = {entry.name for entry in (path / part).glob("*") if any(entry.glob("*.*"))}
+        odd = sorted(found ^ set(classes))
+        if odd:
+            raise UserError(f"{path}/{part}/{odd[0]}: train and test must hold images of the same classes: mend it")
     return _read_images(path / "train", classes), _read_images(path / "test", classes), classes
 
 

@@ -1,8 +1,8 @@
 """The machine that measures: what it is, that nobody else measures on it, whether it was quiet."""
 
 import functools
+import os
 import platform
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +16,10 @@ from filelock import FileLock, Timeout
 from trimlab import paths
 from trimlab.errors import UserError
 from trimlab.progress import say
+from trimlab.records import Device
+
+MACHINE_LOCK = "/tmp/trimlab-machine.lock"
+"""One place for all users of a machine; TRIMLAB_LOCK names another, where this is not to be waited for."""
 
 CONTENDED_SHARE = 0.1
 """Share of the machine's processor time that others may take before a timing counts as contended."""
@@ -36,7 +40,7 @@ def exclusive(what: str) -> Iterator[Watch]:
 
     Two at once would spoil each other: torch's threads wait for one another, and timings count nothing then.
     """
-    lock = FileLock(Path(tempfile.gettempdir()) / "trimlab-machine.lock", mode=0o666)
+    lock = FileLock(os.environ.get("TRIMLAB_LOCK", MACHINE_LOCK), mode=0o666)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -102,9 +106,21 @@ def has_native_bf16() -> bool:
     return bool(processor_flags() & {"amx_bf16", "avx512_bf16"})
 
 
-def system() -> str:
+def cpu(threads: int, python: str = platform.python_version()) -> Device:
+    """Return this machine's processor as a record's device.
+
+    Args:
+        threads: that computed.
+        python: version of the interpreter that computed.
+    """
+    return Device(
+        kind="cpu", name=processor_name(), features=processor_features(), threads=threads, system=system(python)
+    )
+
+
+def system(python: str = platform.python_version()) -> str:
     """Return operating system, architecture and Python version."""
-    return f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    return f"{platform.system()} {platform.machine()}, Python {python}"
 
 
 def versions(*packages: str) -> dict[str, str]:

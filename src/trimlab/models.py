@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trimlab.errors import UserError
-from trimlab.params import MODELS
+from trimlab.params import OWN_MODELS
 
 
 class BasicBlock(nn.Module):
@@ -60,7 +60,7 @@ class CifarResNet(nn.Module):
 
 
 _OWN = {"resnet18": ((64, 128, 256, 512), 2), "resnet20": ((16, 32, 64), 3)}
-assert tuple(_OWN) == MODELS
+assert tuple(_OWN) == OWN_MODELS
 
 
 def build(name: str, num_classes: int, seed: int = 0) -> nn.Module:

@@ -43,9 +43,9 @@ class Data(Section):
     split: Literal["test", "holdout"]
     """`test` trains on the whole training set and scores on the test set. `holdout` trains without the hold-out and
     scores on it: what recipes are tuned on."""
-    holdout_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    holdout_fraction: Annotated[float, Field(gt=0, le=0.5)]
     """Share of the training set, class-balanced, that is held out."""
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
     """Draws the hold-out and the order of the calibration images."""
 
 
@@ -118,8 +118,8 @@ class Recipe(Section):
 class Workload(Section):
     """One model on one dataset, with its training recipe or with weights that somebody already has."""
 
-    model: Name | Annotated[str, Field(pattern=r"^torchvision/[a-z0-9_]+$")]
-    """`resnet18`, `resnet20` (for 32×32 images), or `torchvision/NAME`."""
+    model: str
+    """`resnet18`, `resnet20` (for 32×32 images), or one of torchvision's as `torchvision/NAME`."""
     dataset: str
     """A key of `datasets`."""
     training: str
@@ -246,6 +246,7 @@ class Params(Section):
         problems = [*self._workload_problems(), *self._variant_problems(), *self._report_problems()]
         if len(set(self.seeds)) < len(self.seeds):
             problems.append(f"seeds {self.seeds} repeat: list each once")
+        problems = problems or self._role_problems()
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -258,7 +259,7 @@ class Params(Section):
             for problem in (
                 _unresolved(f"workloads.{key}.dataset", workload.dataset, self.datasets),
                 _unresolved(f"workloads.{key}.training", workload.training, recipes),
-                _unresolved(f"workloads.{key}.model", workload.model, MODELS) if "/" not in workload.model else None,
+                _unresolved(f"workloads.{key}.model", workload.model, MODELS),
             )
             if problem
         ]
@@ -282,6 +283,16 @@ class Params(Section):
         ]
         return [problem for problem in found if problem]
 
+    def _role_problems(self) -> list[str]:
+        baseline, candidate, problems = self.report.baseline, self.report.candidate, []
+        if self.point(baseline).ratio > 0:
+            problems.append(f"report.baseline {baseline!r} is pruned: name a variant of ratio 0")
+        if "fp32" not in self.variants[baseline].precisions:
+            problems.append(f"variants.{baseline}.precisions lacks fp32, which the report compares with: add it")
+        if not self.variants[candidate].precisions:
+            problems.append(f"variants.{candidate}.precisions [] leaves nothing to propose: add a precision")
+        return problems
+
     def recipe(self, workload: str) -> Recipe:
         """Return the training recipe of a workload."""
         return self.training[self.workloads[workload].training.removeprefix("training.")]
@@ -296,33 +307,45 @@ class Params(Section):
         return self.workloads[self.variants[variant].workload]
 
     def digest(self) -> str:
-        """Return the sha256 of all values, defaults included."""
-        return digest_of(self.model_dump())
+        """Return the sha256 of all values."""
+        return digest_of(_values(self))
 
     def training_digest(self, workload: str) -> str:
         """Return the sha256 of what decides a workload's training."""
-        return digest_of(
-            self.data.split,
-            self.workloads[workload].model_dump(),
-            self.datasets[self.workloads[workload].dataset].model_dump(),
-            self.recipe(workload).model_dump(),
-        )
+        spec = self.workloads[workload]
+        # Where the raw files lie decides nothing: they are verified.
+        data = self.data.model_dump(exclude={"root"}, exclude_defaults=True)
+        return digest_of(data, _values(spec), _values(self.datasets[spec.dataset]), _values(self.recipe(workload)))
 
     def pruning_digest(self, variant: str) -> str:
         """Return the sha256 of what decides a variant's pruning and fine-tuning."""
-        return digest_of(
-            self.training_digest(self.variants[variant].workload),
-            self.point(variant).model_dump(),
-            self.pruning.model_dump(),
-        )
+        workload = self.variants[variant].workload
+        return digest_of(self.training_digest(workload), _values(self.point(variant)), _values(self.pruning))
 
     def measurement_digest(self, variant: str) -> str:
         """Return the sha256 of what decides a variant's files and how they are timed."""
-        return digest_of(self.pruning_digest(variant), self.quantization.model_dump(), self.benchmark.model_dump())
+        return digest_of(self.pruning_digest(variant), _values(self.quantization), _values(self.benchmark))
 
 
-MODELS = ("resnet18", "resnet20")
-"""The models of our own; others are `torchvision/NAME`."""
+OWN_MODELS = ("resnet18", "resnet20")
+
+# fmt: off
+TORCHVISION_MODELS = (
+    "alexnet", "densenet121", "densenet161", "densenet169", "densenet201", "efficientnet_b0", "efficientnet_b1",
+    "efficientnet_b2", "efficientnet_b3", "efficientnet_b4", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3",
+    "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "regnet_x_400mf", "regnet_x_800mf", "regnet_y_400mf",
+    "regnet_y_800mf", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "vgg11",
+    "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "wide_resnet50_2",
+)
+# fmt: on
+"""Those of torchvision that end in a linear classifier and have one output."""
+
+MODELS = (*OWN_MODELS, *(f"torchvision/{name}" for name in TORCHVISION_MODELS))
+
+
+def _values(section: BaseModel) -> dict[str, Any]:
+    """Dump a section without defaults: a field that is added later changes no digest of what came before."""
+    return section.model_dump(exclude_defaults=True)
 
 
 def digest_of(*values: Any) -> str:
@@ -354,6 +377,8 @@ def _read(path: Path) -> Any:
         return YAML(typ="safe", pure=True).load(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run in the project's root, or name an existing file") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): name a params file") from None
     except (YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is no valid YAML: {reason}") from None
@@ -362,7 +387,8 @@ def _read(path: Path) -> Any:
 def _unresolved(key: str, value: str, known: Any) -> str | None:
     if value in known:
         return None
-    return f"{key} {value!r} is unknown: use one of {', '.join(known)}{_guess(value, list(known))}"
+    listed = ", ".join(known) if len(known) <= 30 else f"{', '.join(list(known)[:3])} … (params.schema.json)"
+    return f"{key} {value!r} is unknown: use one of {listed}{_guess(value, list(known))}"
 
 
 def _guess(value: str, known: list[str]) -> str:
@@ -375,6 +401,8 @@ def _describe(detail: ErrorDetails) -> list[str]:
         prefix = _dotted(detail["loc"])
         messages = str(detail["ctx"]["error"]).splitlines()
         return [f"{prefix}.{message}" if prefix else message for message in messages]
+    if not detail["loc"]:
+        return ["holds no params: start from a file in studies/"]
     return [f"{_dotted(detail['loc'])} {_complaint(detail)}"]
 
 

@@ -11,6 +11,9 @@ REPORTS = Path("reports")
 SCRATCH = Path(".dvc/tmp/trimlab")
 """Resumable checkpoints and locks: no DVC output, because DVC deletes those before it runs a stage."""
 
+STAGE_RUNTIMES = ("onnxruntime",)
+"""What the `benchmark` stage measures in."""
+
 NO_FILE = Path("data/none")
 """The committed file that stands for "none" (DVC has no optional dependency)."""
 
@@ -18,6 +21,17 @@ NO_FILE = Path("data/none")
 def project_root() -> Path:
     """Return the original project's root, also inside `dvc exp run --temp`."""
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def finished(scratch: Path) -> Path:
+    """Return where the resumable checkpoint of a training on record is put aside."""
+    return scratch.with_suffix(".done")
+
+
+def forget_finished() -> None:
+    """Delete the checkpoints that were put aside: DVC keeps the outputs now."""
+    for path in (project_root() / SCRATCH).glob("*.done"):
+        path.unlink(missing_ok=True)
 
 
 def dataset_file(dataset: str) -> Path:

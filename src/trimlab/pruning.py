@@ -70,7 +70,7 @@ def prune_variant(study: schema.Params, variant: str, seed: int, on_epoch: train
         curve=tuned.done.curve,
     )
     records.write(record, paths.record_file(paths.pruned(variant), seed))
-    training.forget(tuned.scratch)
+    training.finish(tuned.scratch)
     return record
 
 
@@ -122,7 +122,8 @@ def eager_latency(model: nn.Module, image_shape: tuple[int, int, int]) -> record
     """Time the eager model at batch 1 in strict FP32, copies left out: the study's column."""
     device = training.device()
     image = torch.zeros(1, *image_shape, device=device).contiguous(memory_format=torch.channels_last)
-    model.to(device).eval()
+    # All points alike: fine-tuning leaves its models in channels_last, the unpruned one was never tuned.
+    model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     times = []
     with torch.no_grad(), training.computing_in("fp32"):
         for _ in range(LATENCY_WARMUP + LATENCY_REPEATS):
@@ -156,7 +157,9 @@ def _fine_tuned(
 ) -> _Tuned:
     point, workload, split = study.point(variant), study.variants[variant].workload, study.data.split
     baseline = paths.weights_file(paths.trained(workload), seed)
-    scratch = training.scratch_file(study.pruning_digest(variant), records.sha256_of(baseline), str(seed))
+    scratch = training.scratch_file(
+        study.pruning_digest(variant), records.sha256_of(baseline), dataset.sha256, str(seed)
+    )
     before = training.predict(model, dataset, split)
     done = training.Position()
     if point.epochs:

@@ -51,7 +51,7 @@ class Device(Part):
     name: str
     """Model name of the processor or GPU."""
     features: list[str]
-    """What decides speed: a CPU's `amx_bf16`, `avx512_bf16`, `avx512_vnni`; a GPU's driver and memory."""
+    """What decides speed: a CPU's `amx_bf16`, `avx512_bf16`, `avx512_vnni`; a GPU's memory and CUDA version."""
     threads: int
     """CPU threads used."""
     system: str
@@ -59,7 +59,7 @@ class Device(Part):
 
 
 class Latency(Part):
-    """Wall-clock time of one call, copies included; warm-up left out."""
+    """Wall-clock time of one call, warm-up left out."""
 
     p50_ms: float
     p90_ms: float
@@ -116,7 +116,7 @@ class Record(Part):
     weights_sha256: str
     """Of the safetensors file this record speaks of."""
     commit: str
-    """Of the project; `-dirty` where the work tree differed."""
+    """Of the project; `-dirty` where code or the pipeline differed from it (the params have their own digest)."""
     created: str
     """UTC, ISO 8601."""
     device: Device
@@ -272,10 +272,12 @@ def read(path: Path) -> Training | Pruning | Measurement:
         return _ADAPTER.validate_json(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run `dvc repro`, or `trimlab import` what was measured") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no record ({error}): name a record's .json file") from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path} is no record of this version: {where}: {first['msg']}") from None
+        where = " ".join([*(str(part) for part in first["loc"]), first["msg"]])
+        raise UserError(f"{path} is no record of this version ({where}): measure again, or leave it out") from None
 
 
 def stable(record: Record) -> dict[str, Any]:
@@ -299,17 +301,28 @@ def commit() -> str:
     given = os.environ.get("TRIMLAB_COMMIT")
     if given:
         return given
-    described = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude", "*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or "unknown"
+    head, changed = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "--", *_DECISIVE)
+    if not head:
+        return "unknown"
+    return f"{head}-dirty" if changed else head
+
+
+_DECISIVE = ("src", "stages", "dvc.yaml")
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    except OSError:  # no git here
+        return ""
+    return done.stdout.strip()
 
 
 def _canonical(record: Record) -> str:
-    return json.dumps(record.model_dump(), sort_keys=True)
+    # Without defaults: a field that is added later leaves the identity of older records alone.
+    return json.dumps(
+        {"kind": getattr(record, "kind", None), **record.model_dump(exclude_defaults=True)}, sort_keys=True
+    )
 
 
 def _without_volatile(value: Any) -> Any:

@@ -8,7 +8,6 @@ import json
 import math
 import platform
 import resource
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trimlab import checkpoint, data, machine, models, paths, progress
 from trimlab.errors import UserError
-from trimlab.params import Params, PruningPoint, Recipe, TrainingPrecision, digest_of
+from trimlab.params import Params, PruningPoint, Recipe, TrainingPrecision, Workload, digest_of
 from trimlab.records import Device, Epoch, Training, commit, now, sha256_of, write
 
 UsedPrecision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -83,6 +82,7 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
         model = checkpoint.rebuild(spec.model, dataset.num_classes, checkpoint.read_weights(Path(spec.weights)))
     else:
         model = models.build(spec.model, dataset.num_classes, seed)
+    _probe(model, spec, dataset)
     recipe, precision = study.recipe(workload), resolve(spec.precision)
     scratch = scratch_file(study.training_digest(workload), dataset.sha256, str(seed))
     with machine.exclusive(f"train {workload}") as watch:
@@ -113,8 +113,23 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
         curve=done.curve,
     )
     write(record, paths.record_file(paths.trained(workload), seed))
-    forget(scratch)
+    finish(scratch)
     return record
+
+
+def _probe(model: nn.Module, spec: Workload, dataset: data.Dataset) -> None:
+    """Refuse what does not go through the model: weights that fit nowhere, images too small for it."""
+    shape = dataset.image_shape
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *shape))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:120]
+        given = f" with weights {spec.weights}" if Path(spec.weights) != paths.NO_FILE else ""
+        raise UserError(
+            f"{spec.model}{given} does not take {shape[1]}×{shape[2]} images of {shape[0]} channels ({reason}): "
+            "give weights of this model, or another model"
+        ) from None
 
 
 def fine_tune_recipe(recipe: Recipe, point: PruningPoint) -> Recipe:
@@ -152,8 +167,8 @@ def fit(
         recipe: epochs, learning rate and so on.
         precision: what to compute in.
         seed: decides order and augmentation.
-        scratch: the resumable checkpoint; deleted by `forget`, not here, so that a kill after the last epoch loses
-            nothing.
+        scratch: the resumable checkpoint; put aside by `finish`, not here, so that a kill after the last epoch
+            loses nothing.
         label: what the progress bar says.
         on_epoch: called after every epoch, for those before a resume as well.
         teacher: the unpruned model, for distillation.
@@ -214,7 +229,7 @@ def accuracy(labels: Tensor, dataset: data.Dataset, split: str) -> float:
 def resolve(precision: TrainingPrecision) -> UsedPrecision:
     """Return what a param's precision means on this device."""
     cuda = torch.cuda.is_available()
-    native_bf16 = torch.cuda.is_bf16_supported() if cuda else machine.has_native_bf16()
+    native_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else machine.has_native_bf16()
     if precision == "amp" or (precision == "auto" and native_bf16):
         return "bf16" if native_bf16 or not cuda else "fp16"
     return "tf32" if cuda and precision != "fp32" and torch.cuda.get_device_capability() >= (8, 0) else "fp32"
@@ -249,13 +264,7 @@ def device_record() -> Device:
     """Return what torch computes on."""
     threads = torch.get_num_threads()
     if not torch.cuda.is_available():
-        return Device(
-            kind="cpu",
-            name=machine.processor_name(),
-            features=machine.processor_features(),
-            threads=threads,
-            system=machine.system(),
-        )
+        return machine.cpu(threads)
     properties = torch.cuda.get_device_properties(0)
     features = [f"{properties.total_memory >> 20} MiB", f"CUDA {torch.version.cuda}"]
     return Device(kind="cuda", name=properties.name, features=features, threads=threads, system=machine.system())
@@ -263,12 +272,17 @@ def device_record() -> Device:
 
 def scratch_file(*identity: str) -> Path:
     """Return where the resumable checkpoint of a training lies: by digest of params and data."""
-    return paths.project_root() / paths.SCRATCH / digest_of(identity) / "resume.safetensors"
+    return paths.project_root() / paths.SCRATCH / f"{digest_of(identity)}.safetensors"
 
 
-def forget(scratch: Path) -> None:
-    """Delete a resumable checkpoint: its training is on record."""
-    shutil.rmtree(scratch.parent, ignore_errors=True)
+def finish(scratch: Path) -> None:
+    """Put a resumable checkpoint aside: its training is on record, but DVC has not kept the output yet.
+
+    A kill in between, or in the next seed, makes DVC delete the output; the cell then ends at once from here.
+    `paths.forget_finished` deletes it when the report is rendered.
+    """
+    if scratch.exists():
+        scratch.replace(paths.finished(scratch))
 
 
 def count_params(model: nn.Module) -> int:
@@ -291,7 +305,7 @@ def count_macs(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
 
 
 def peak_memory_bytes() -> int:
-    """Return the process's peak resident memory, or the peak of allocated memory on a GPU."""
+    """Return the peak so far of the process's resident memory, or of allocated memory on a GPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     unit = 1 if platform.system() == "Darwin" else 1024
@@ -338,6 +352,8 @@ class _Loop:
         teacher: Teacher | None,
     ) -> None:
         self.device = device()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         self.model = cast(nn.Module, model.to(self.device, memory_format=torch.channels_last)).train()  # type: ignore[call-overload]
         self.teacher = teacher
         if teacher is not None:
@@ -383,7 +399,8 @@ class _Loop:
         at = self.position
         at.loss_sum, at.correct = self.sums.tolist()
         at.seconds += time.perf_counter() - self.started
-        if not math.isfinite(at.loss_sum):
+        # In fp16 the scaler skips a step whose loss overflowed; nothing recovers from not-a-number.
+        if math.isnan(at.loss_sum) or (math.isinf(at.loss_sum) and self.precision != "fp16"):
             raise UserError(
                 f"{self.label}: the loss is {at.loss_sum} in epoch {at.epoch + 1}: "
                 f"lower the learning rate (its peak is {self.recipe.learning_rate})"
@@ -487,11 +504,16 @@ class _Loop:
 
     def restore(self) -> None:
         """Go on from the resumable checkpoint, if there is one."""
-        if not self.scratch.exists():
+        found = [path for path in (self.scratch, paths.finished(self.scratch)) if path.exists()]
+        if not found:
             return
-        with safe_open(self.scratch, framework="pt") as file:
-            told = file.metadata()
-        tensors = load_file(self.scratch, device=str(self.device))
+        try:
+            with safe_open(found[0], framework="pt") as file:
+                told = file.metadata()
+            tensors = load_file(found[0], device=str(self.device))
+        except SafetensorError:
+            progress.say(f"{self.label}: the resumable checkpoint {found[0]} is damaged, starting anew")
+            return
         self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
         for index, parameter in enumerate(self._parameters()):
             if f"momentum.{index}" in tensors:
@@ -500,7 +522,7 @@ class _Loop:
         position = json.loads(told["position"])
         curve = [Epoch.model_validate(epoch) for epoch in position.pop("curve")]
         self.position = Position(**position, curve=curve)
-        self.position.resumptions += 1
+        self.position.resumptions += self.position.epoch < self.recipe.epochs
         self.sums = torch.tensor([self.position.loss_sum, self.position.correct], dtype=torch.float64).to(self.device)
         progress.say(f"{self.label}: going on at epoch {self.position.epoch + 1}, step {self.position.step}")
 
