@@ -1,6 +1,7 @@
 """From weights to measured files: a whole variant, its yardstick, its lineage."""
 
 import json
+import platform
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,7 @@ import pytest
 
 import factories
 import onnx_examples
-from trimlab import benchmarking, checkpoint, data, onnx_files, params, paths, quantization, records
+from trimlab import benchmarking, checkpoint, data, onnx_files, paths, quantization, records
 from trimlab.errors import UserError
 
 WORKLOAD = {"model": "resnet20", "dataset": "digits", "training": "training.short", "precision": "fp32"}
@@ -154,10 +155,43 @@ def test_another_interpreter_can_be_named(project, study, monkeypatch):
         benchmarking.benchmark_variant(study, "small-r50")
 
 
+def interpreter(folder, script):
+    """An executable that stands for a Python."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize("script", ["true", 'echo "$@"'])
+def test_an_interpreter_that_is_no_python_is_named(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIMLAB_PYTHON", interpreter(tmp_path, script))
+    with pytest.raises(UserError, match=r"TRIMLAB_PYTHON '.*/python' printed no JSON: name a Python"):
+        benchmarking.run_measure({"model": "a.onnx"})
+
+
+def test_a_killed_measurement_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIMLAB_PYTHON", interpreter(tmp_path, "echo timing batch 64 >&2; kill -9 $$"))
+    with pytest.raises(UserError, match=r"measuring a\.onnx failed with exit code -9: timing batch 64"):
+        benchmarking.run_measure({"model": "a.onnx"})
+
+
+def test_a_record_names_the_python_that_measured(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    path = paths.measurement_file("small-r50", 0, "int8", "onnxruntime")
+    before = path.read_bytes()
+    honest = benchmarking.run_measure
+    monkeypatch.setattr(benchmarking, "run_measure", lambda request: {**honest(request), "python": "3.8.99"})
+    (record,) = benchmarking.benchmark_variant(study, "small-r50")
+    path.write_bytes(before)
+    assert record.device.system.endswith("Python 3.8.99")
+    assert measured(project, "small-r50", "int8").device.system.endswith(f"Python {platform.python_version()}")
+
+
 def test_a_broken_file_is_one_line(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"nothing")
     request = {"model": str(tmp_path / "bad.onnx"), "yardstick": "", "runtime": "onnxruntime", "dataset": ""}
-    request |= {"predictions": "", **params.Benchmark().model_dump()}
+    request |= {"predictions": "", **SECTIONS["benchmark"]}
     with pytest.raises(UserError, match=r"bad\.onnx is no file that onnxruntime opens") as caught:
         benchmarking.run_measure(request)
     assert "\n" not in str(caught.value)

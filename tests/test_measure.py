@@ -4,11 +4,13 @@ import ast
 import hashlib
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ import trimlab.measure
 from onnx_examples import SHAPE, exported
 from trimlab import onnx_files
 from trimlab.measure import dataset, memory, runtimes, timing
+from trimlab.measure.__main__ import main
 from trimlab.measure.errors import MeasureError
 
 SOURCES = sorted(Path(trimlab.measure.__file__).parent.glob("*.py"))
@@ -199,15 +202,132 @@ def test_one_json_line_holds_what_the_file_did(request_file, tmp_path):
         ({"model": __file__}, "is no file that onnxruntime opens"),
         ({"dataset": __file__}, "is no packed dataset"),
         ({"runtime": "abacus"}, "runtime 'abacus' is unknown: use one of onnxruntime"),
+        ({"predictions": str(Path(__file__).parent)}, "cannot be written"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(request_file, change, message, tmp_path):
-    done = run({**request_file, **change}, tmp_path)
-    assert done.returncode == 1
+    assert message in complaint({**request_file, **change}, tmp_path)
+
+
+def complaint(request, folder):
+    """The one line that a run ends with."""
+    done = run(request, folder)
+    assert done.returncode == 1, done.stdout
     assert done.stdout == ""
-    (last,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert message in last
     assert "Traceback" not in done.stderr
+    (last,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.stderr.endswith(last + "\n")
+    return last
+
+
+@pytest.mark.parametrize("value", [None, 3, "model", [], True])
+def test_a_request_is_an_object(value, tmp_path, capsys):
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps(value))
+    assert main([str(file)]) == 1
+    assert "is no request (no JSON object): give one with model, " in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "bounds"),
+    [
+        ("batch_size", 0, "[1, 65536]"),
+        ("batch_size", -3, "[1, 65536]"),
+        ("batch_size", "4", "[1, 65536]"),
+        ("batch_size", 10**30, "[1, 65536]"),
+        ("warmup", 0, "[1, 1000]"),
+        ("repeats", 0, "[1, 100000]"),
+        ("repeats", True, "[1, 100000]"),
+        ("batch_repeats", 2.5, "[1, 100000]"),
+        ("threads", -1, "[0, 1024]"),
+        ("threads", None, "[0, 1024]"),
+    ],
+)
+def test_a_count_is_a_whole_number_within_its_bounds(request_file, key, value, bounds, tmp_path, capsys):
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps({**request_file, key: value}))
+    assert main([str(file)]) == 1
+    assert f"{key} {json.dumps(value)} is no whole number in {bounds}: give one" in one_line(capsys)
+
+
+@pytest.mark.parametrize("key", ["model", "yardstick", "runtime", "dataset", "predictions"])
+@pytest.mark.parametrize("value", [None, 3, ["onnxruntime"]])
+def test_a_name_is_a_string(request_file, key, value, tmp_path, capsys):
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps({**request_file, key: value}))
+    assert main([str(file)]) == 1
+    assert f"{key} {json.dumps(value)} is no string: give a name in quotes" in one_line(capsys)
+
+
+def one_line(capsys):
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": np.zeros(9, np.int64)}, "labels (9,) int64 for images (10, 3, 32, 32): pack (10,) of them"),
+        ({"labels": np.zeros(10)}, "labels (10,) float64"),
+        ({"mean": np.zeros(1, np.float32)}, "mean (1,) float32 for images (10, 3, 32, 32): pack (3,) of them"),
+        ({"std": np.array(["a", "b", "c"])}, "std (3,) <U1"),
+        ({"images": np.zeros((10, 3, 28, 28), np.uint8)}, "images (3, 28, 28), the model takes (3, 32, 32)"),
+        ({"images": np.zeros((10, 1, 32, 32), np.uint8)}, "images (1, 32, 32), the model takes (3, 32, 32)"),
+        ({"images": np.zeros((0, *SHAPE), np.uint8), "labels": np.zeros(0, np.int64)}, "no images: pack at least one"),
+        ({"images": np.zeros((10, *SHAPE), np.float32)}, "images (10, 3, 32, 32) float32, not (N, C, H, W) uint8"),
+        ({"images": np.uint8(0)}, "images () uint8, not (N, C, H, W) uint8"),
+    ],
+)
+def test_a_pack_fits_itself_and_the_model(changes, message, tmp_path):
+    np.savez(tmp_path / "pack.npz", **{**make_pack(10)._asdict(), **changes})
+    with pytest.raises(MeasureError, match=re.escape(f"pack.npz holds {message}")):
+        dataset.load(str(tmp_path / "pack.npz"), SHAPE)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00", None])
+def test_what_is_no_archive_is_no_pack(content, tmp_path):
+    path = tmp_path / "pack.npz"
+    if content is None:
+        np.save(path.open("wb"), np.zeros(3))  # an array, no archive of them
+    else:
+        path.write_bytes(content)
+    with pytest.raises(MeasureError, match=r"pack\.npz is no packed dataset \(.*\): pack it again"):
+        dataset.load(str(path), SHAPE)
+
+
+def test_a_pack_of_another_size_ends_in_one_line(request_file, tmp_path):
+    images = np.zeros((70, 3, 28, 28), np.uint8)
+    np.savez(tmp_path / "pack.npz", **{**make_pack(70)._asdict(), "images": images})
+    line = complaint({**request_file, "dataset": str(tmp_path / "pack.npz")}, tmp_path)
+    assert "holds images (3, 28, 28), the model takes (3, 32, 32)" in line
+
+
+def identity(path, batch, size=32):
+    """Write a file that takes a batch of one-channel images, and returns them."""
+    text = f"agraph (float[{batch},1,{size},{size}] x) => (float[{batch},1,{size},{size}] y) {{ y = Identity(x) }}"
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}'), path)
+    return str(path)
+
+
+def test_a_file_for_one_image_does_not_run_in_batches(request_file, tmp_path):
+    model = identity(tmp_path / "single.onnx", 1)
+    assert "single.onnx does not run at batch_size 16 (" in complaint({**request_file, "model": model}, tmp_path)
+
+
+def test_a_yardstick_takes_the_same_images(request_file, tmp_path):
+    change = {"yardstick": identity(tmp_path / "other.onnx", "N", 8), "predictions": str(tmp_path / "labels.npy")}
+    line = complaint({**request_file, **change}, tmp_path)
+    assert "yardstick takes images (1, 8, 8), model takes (3, 32, 32): name files of one image size" in line
+
+
+def test_predictions_get_their_folder_and_the_very_name_asked_for(request_file, tmp_path):
+    path = tmp_path / "a/new/folder/labels"
+    done = run({**request_file, "predictions": str(path)}, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(np.load(path)) == 70
 
 
 def test_a_request_without_a_key_names_it(request_file, tmp_path):

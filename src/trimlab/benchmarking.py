@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,6 @@ import trimlab.measure
 from trimlab import machine, onnx_files, params, paths, progress, records
 from trimlab.errors import UserError
 from trimlab.params import Precision
-
-RUNTIME = "onnxruntime"
 
 # fmt: off
 _LINEAGE = {
@@ -45,9 +44,8 @@ def benchmark_variant(study: params.Params, variant: str) -> list[records.Measur
         with tempfile.TemporaryDirectory() as scratch:
             pack = Path(scratch) / "dataset.npz"
             write_pack(study.workload_of(variant).dataset, study.data.split, pack)
-            for seed in study.seeds:
-                for precision in study.variants[variant].precisions:
-                    measured.append(_measure(study, variant, seed, precision, pack))
+            for cell in product(study.seeds, study.variants[variant].precisions, paths.STAGE_RUNTIMES):
+                measured.append(_measure(study, variant, *cell, pack))
     _write_index(variant, measured)
     return measured
 
@@ -71,7 +69,7 @@ def run_measure(request: dict[str, Any]) -> dict[str, Any]:
     """Run `python -m trimlab.measure` on a request and return what it measured.
 
     Raises:
-        UserError: it failed; the message is its own last line.
+        UserError: it failed, and the message has its exit code and last line; or TRIMLAB_PYTHON names no Python.
     """
     interpreter = os.environ.get("TRIMLAB_PYTHON") or sys.executable
     source = Path(trimlab.measure.__file__).parents[2]
@@ -89,29 +87,35 @@ def run_measure(request: dict[str, Any]) -> dict[str, Any]:
         except OSError as error:
             raise UserError(f"TRIMLAB_PYTHON {interpreter!r} does not run ({error}): name a Python") from None
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise UserError(f"measuring {request['model']} failed: {lines[-1].removeprefix('error: ')}")
-    measured: dict[str, Any] = json.loads(done.stdout)
+        last = (done.stderr.strip().splitlines() or ["nothing said"])[-1].removeprefix("error: ")
+        raise UserError(f"measuring {request['model']} failed with exit code {done.returncode}: {last}")
+    try:
+        measured: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        raise UserError(f"TRIMLAB_PYTHON {interpreter!r} printed no JSON: name a Python") from None
     return measured
 
 
-def _measure(study: params.Params, variant: str, seed: int, precision: Precision, pack: Path) -> records.Measurement:
+def _measure(
+    study: params.Params, variant: str, seed: int, precision: Precision, runtime: str, pack: Path
+) -> records.Measurement:
     model = paths.onnx_file(variant, seed, precision)
-    path = paths.measurement_file(variant, seed, precision, RUNTIME)
+    path = paths.measurement_file(variant, seed, precision, runtime)
     predictions = path.with_suffix(".npy")
     predictions.parent.mkdir(parents=True, exist_ok=True)
     request = {
         "model": str(model),
         "yardstick": str(onnx_files.yardstick_file(variant, seed)),
-        "runtime": RUNTIME,
+        "runtime": runtime,
         "dataset": str(pack),
         "predictions": str(predictions),
         **study.benchmark.model_dump(),
     }
-    progress.say(f"benchmark {variant}: seed {seed}, {precision}")
+    progress.say(f"benchmark {variant}: seed {seed}, {precision}, {runtime}")
     with machine.exclusive(f"benchmark {variant} {precision}") as watch:
         measured = run_measure(request)
     pruning = records.read(paths.record_file(paths.pruned(variant), seed))
+    assert isinstance(pruning, records.Pruning)
     labels = np.load(paths.torch_labels_file(variant, seed))
     int8 = precision == "int8"
     record = records.Measurement(
@@ -121,7 +125,7 @@ def _measure(study: params.Params, variant: str, seed: int, precision: Precision
         params_digest=study.measurement_digest(variant),
         commit=records.commit(),
         created=records.now(),
-        device=_device(measured["threads"]),
+        device=machine.cpu(measured["threads"], measured["python"]),
         versions={
             **machine.versions("torch", "onnx"),
             "numpy": measured["numpy"],
@@ -130,27 +134,12 @@ def _measure(study: params.Params, variant: str, seed: int, precision: Precision
         contended=watch.contended,
         precision=precision,
         weight_bytes=onnx_files.weight_bytes(model),
-        torch_top1_accuracy=_top1(pruning),
+        torch_top1_accuracy=pruning.top1_accuracy,
         torch_agreement=float(np.mean(np.load(predictions) == labels)),
         calibration_sha256=onnx_files.read_manifest(variant)["calibration_sha256"] if int8 else None,
     )
     records.write(record, path)
     return record
-
-
-def _top1(record: records.Record) -> float:
-    assert isinstance(record, records.Pruning)
-    return record.top1_accuracy
-
-
-def _device(threads: int) -> records.Device:
-    return records.Device(
-        kind="cpu",
-        name=machine.processor_name(),
-        features=machine.processor_features(),
-        threads=threads,
-        system=machine.system(),
-    )
 
 
 def _write_index(variant: str, measured: list[records.Measurement]) -> None:

@@ -12,19 +12,24 @@ import platform
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterator, List
 
 import numpy as np
 
 from . import dataset, memory, runtimes, timing
 from .errors import MeasureError
 
-# fmt: off
-KEYS = (
-    "model", "yardstick", "runtime", "dataset", "predictions", "batch_size", "warmup", "repeats",
-    "batch_repeats", "threads",
-)
-# fmt: on
+NAMES = ("model", "yardstick", "runtime", "dataset", "predictions")
+"""The strings of a request."""
+COUNTS = {
+    "batch_size": (1, 65536),
+    "warmup": (1, 1000),
+    "repeats": (1, 100_000),
+    "batch_repeats": (1, 100_000),
+    "threads": (0, 1024),
+}
+"""Its whole numbers, with their bounds."""
+KEYS = (*NAMES, *COUNTS)
 """What a request has to say."""
 
 
@@ -32,16 +37,17 @@ def measure(request: Dict[str, Any]) -> Dict[str, Any]:
     """Score and time one file; see the module's docstring for the request.
 
     Raises:
-        MeasureError: a file or the runtime is missing or broken.
+        MeasureError: a file or the runtime is missing or broken, or they don't fit each other.
     """
     threads = request["threads"] or runtimes.cores()
-    model = runtimes.open_file(request["runtime"], request["model"], threads)
-    peak = _peak_memory(model, request["batch_size"])  # before anything else is loaded
-    pack = dataset.load(request["dataset"])
+    model = _open(request, "model", threads)
+    peak = memory.peak_bytes()  # before anything else is loaded
+    pack = dataset.load(request["dataset"], model.image_shape)
     _say("scoring {} images".format(len(pack.images)))
     predictions = dataset.predict(model, pack, request["batch_size"])
-    np.save(request["predictions"], predictions)
-    yardstick = runtimes.open_file(request["runtime"], request["yardstick"], threads)
+    _save(predictions, request["predictions"])
+    yardstick = _open(request, "yardstick", threads)
+    _check_same_images(model, yardstick)
     return {
         "runtime": request["runtime"],
         "runtime_version": model.version,
@@ -71,11 +77,32 @@ def _latencies(sessions: List[runtimes.Session], pack: dataset.Pack, request: Di
     return record
 
 
-def _peak_memory(model: runtimes.Session, batch_size: int) -> int:
-    batch = np.zeros((batch_size, *model.image_shape), np.float32)
-    for _ in range(2):
-        model.run(batch)
-    return memory.peak_bytes()
+def _open(request: Dict[str, Any], key: str, threads: int) -> runtimes.Session:
+    session = runtimes.open_file(request["runtime"], request[key], threads)
+    size = request["batch_size"]
+    try:
+        batch = np.zeros((size, *session.image_shape), np.float32)
+        for _ in range(2):
+            session.run(batch)
+    except Exception as error:  # a runtime raises whatever the graph provokes
+        message = "{} does not run at batch_size {} ({}): lower that, or export the file again"
+        raise MeasureError(message.format(request[key], size, runtimes.line(error))) from None
+    return session
+
+
+def _check_same_images(model: runtimes.Session, yardstick: runtimes.Session) -> None:
+    if yardstick.image_shape != model.image_shape:
+        message = "yardstick takes images {}, model takes {}: name files of one image size"
+        raise MeasureError(message.format(yardstick.image_shape, model.image_shape))
+
+
+def _save(predictions: np.ndarray[Any, Any], path: str) -> None:
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with Path(path).open("wb") as file:  # given a name, numpy would append .npy to it
+            np.save(file, predictions)
+    except (OSError, ValueError) as error:
+        raise MeasureError("predictions {!r} cannot be written ({}): name another file".format(path, error)) from None
 
 
 def _read_request(path: str) -> Dict[str, Any]:
@@ -83,10 +110,25 @@ def _read_request(path: str) -> Dict[str, Any]:
         request = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MeasureError("{} is no request ({}): give a JSON file".format(path, error)) from None
+    if not isinstance(request, dict):
+        raise MeasureError("{} is no request (no JSON object): give one with {}".format(path, ", ".join(KEYS)))
     missing = [key for key in KEYS if key not in request]
     if missing:
         raise MeasureError("{} lacks {}: add it".format(path, ", ".join(missing)))
-    return dict(request)
+    problems = list(_problems(request))
+    if problems:
+        raise MeasureError("{}: {}".format(path, "; ".join(problems)))
+    return request
+
+
+def _problems(request: Dict[str, Any]) -> Iterator[str]:
+    for key in NAMES:
+        if not isinstance(request[key], str):
+            yield "{} {} is no string: give a name in quotes".format(key, json.dumps(request[key]))
+    for key, (low, high) in COUNTS.items():
+        value = request[key]
+        if type(value) is not int or not low <= value <= high:  # True is an int, too
+            yield "{} {} is no whole number in [{}, {}]: give one".format(key, json.dumps(value), low, high)
 
 
 def _sha256(path: str) -> str:
@@ -105,7 +147,7 @@ def main(arguments: List[str]) -> int:
     try:
         print(json.dumps(measure(_read_request(arguments[0]))))
     except MeasureError as error:
-        _say("error: {}".format(error))
+        _say("error: {}".format(" ".join(str(error).splitlines())))
         return 1
     return 0
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from .errors import MeasureError
-from .runtimes import Session
+from .runtimes import Session, line
 
 
 class Pack(NamedTuple):
@@ -35,17 +34,43 @@ class Pack(NamedTuple):
         return self.batch(np.arange(size) % len(self.images))
 
 
-def load(path: str) -> Pack:
+def load(path: str, image_shape: Tuple[int, ...]) -> Pack:
     """Read an `.npz` of images, labels, mean and std.
 
+    Args:
+        path: the file.
+        image_shape: (C, H, W) that the model takes.
+
     Raises:
-        MeasureError: the file is missing or is no such pack.
+        MeasureError: the file is missing, is no such pack, or holds images that the model doesn't take.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return Pack(*(file[name] for name in Pack._fields))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise MeasureError(f"{path} is no packed dataset ({' '.join(str(error).split())}): pack it again") from None
+            pack = Pack(*(file[name] for name in Pack._fields))
+    except Exception as error:  # zipfile, zlib and numpy raise whatever the bytes provoke
+        raise MeasureError(f"{path} is no packed dataset ({line(error)}): pack it again") from None
+    problem = _problem(pack, image_shape)
+    if problem:
+        raise MeasureError(f"{path} holds {problem}")
+    return pack
+
+
+def _problem(pack: Pack, image_shape: Tuple[int, ...]) -> Optional[str]:
+    images = pack.images
+    if images.dtype != np.uint8 or images.ndim != 4:
+        return f"images {images.shape} {images.dtype}, not (N, C, H, W) uint8: pack it again"
+    if images.shape[1:] != image_shape:
+        return f"images {images.shape[1:]}, the model takes {image_shape}: pack the dataset that it was made for"
+    if not len(images):
+        return "no images: pack at least one"
+    for name, array, size, kinds in (
+        ("labels", pack.labels, len(images), "iu"),
+        ("mean", pack.mean, image_shape[0], "f"),
+        ("std", pack.std, image_shape[0], "f"),
+    ):
+        if array.shape != (size,) or array.dtype.kind not in kinds:
+            return f"{name} {array.shape} {array.dtype} for images {images.shape}: pack ({size},) of them"
+    return None
 
 
 def predict(session: Session, pack: Pack, batch_size: int) -> np.ndarray[Any, Any]:

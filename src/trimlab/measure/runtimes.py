@@ -68,10 +68,10 @@ def open_file(runtime: str, path: str, threads: int) -> Session:
         return RUNTIMES[runtime](path, threads)
     except ImportError as error:
         raise MeasureError(
-            f"runtime {runtime} cannot be imported ({_line(error)}): install it for this Python"
+            f"runtime {runtime} cannot be imported ({line(error)}): install it for this Python"
         ) from None
     except Exception as error:  # a runtime raises whatever the bytes provoke
-        raise MeasureError(f"{path} is no file that {runtime} opens ({_line(error)}): export it again") from None
+        raise MeasureError(f"{path} is no file that {runtime} opens ({line(error)}): export it again") from None
 
 
 def cores() -> int:
@@ -81,5 +81,6 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _line(error: BaseException) -> str:
+def line(error: BaseException) -> str:
+    """Return what an error says, on one line of at most 200 characters."""
     return " ".join(str(error).split())[:200]
