@@ -25,7 +25,7 @@ def study(**changes: Any) -> Params:
     sections: dict[str, Any] = {
         "study": "synthetic",
         "seeds": [0],
-        "data": {"split": "test"},
+        "data": {"split": "test", "holdout_fraction": 0.1, "seed": 0},
         "datasets": {"cifar10": {"source": "cifar10", "path": "data/none"}},
         "training": {"short": {"epochs": 3}},
         "workloads": {

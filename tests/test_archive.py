@@ -125,10 +125,10 @@ def test_missing_predictions_are_one_line(tmp_path: Path) -> None:
         archive.import_records([path])
 
 
-@pytest.mark.parametrize("content", ["", "[1, 2]", '{"kind": "training"}', '{"kind": "poem"}'])
-def test_a_file_that_is_no_record_is_one_line(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", [b"", b"[]", b"[1, 2]", b'{"kind": "training"}', b'{"kind": "poem"}', b"\xff\x00"])
+def test_a_file_that_is_no_record_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "poem.json"
-    path.write_text(content)
+    path.write_bytes(content)
     with pytest.raises(UserError, match=r"poem.json is no record") as caught:
         archive.import_records([path])
     assert len(str(caught.value).splitlines()) == 1
@@ -139,6 +139,34 @@ def test_a_name_that_leads_out_of_records_is_refused(tmp_path: Path, change: dic
     record = factories.training(factories.study(), "large").model_copy(update=change)
     with pytest.raises(UserError, match="use letters, digits"):
         archive.import_records([factories.write(record, tmp_path / "record.json")])
+
+
+def test_the_stages_folders_are_imported_by_name() -> None:
+    made = run_stages(factories.study())
+    for folder, name in (
+        ("train/large", "dataset.json"),
+        ("prune/large", "manifest.json"),
+        ("benchmark/large", "index.json"),
+    ):
+        (Path(folder) / name).write_text("{}")
+    assert archive.import_records([Path("train"), Path("prune"), Path("benchmark")]) == len(made)
+
+
+def test_a_folder_is_walked_whatever_its_name(tmp_path: Path) -> None:
+    folder = bundle(tmp_path / "bundle.json" / "inner.json", factories.training(factories.study(), "large"))
+    assert archive.import_records([folder.parent]) == 1
+
+
+def test_a_source_that_does_not_exist_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"^nowhere.json does not exist: name an existing file or folder$"):
+        archive.import_records([Path("nowhere.json")])
+
+
+def test_a_folder_without_records_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "index.json").write_text("{}")
+    with pytest.raises(UserError, match=r"^no record in .*empty: name records, or folders that hold them$"):
+        archive.import_records([tmp_path / "empty"])
 
 
 def test_an_edited_record_is_refused() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import factories
-from trimlab import archive, paths, report
+from trimlab import archive, conclusions, paths, report
 from trimlab.records import Measurement, Pruning, Record, Training
 from trimlab.results import Results
 
@@ -125,8 +125,8 @@ def markdown(records: list[Record]) -> str:
 def test_a_study_without_measurements_says_so_in_one_line() -> None:
     text = markdown([r for r in factories.everything(factories.study()) if not isinstance(r, Measurement)])
     for line in (
-        "The study measures no unpruned variant in any precision.",
-        "The study measures no pruned variant in any precision.",
+        "The records hold no measurement of unpruned variants.",
+        "The records hold no measurement of pruned variants.",
         "The candidate was measured nowhere.",
         "The records hold no measurement.",
     ):
@@ -135,8 +135,55 @@ def test_a_study_without_measurements_says_so_in_one_line() -> None:
 
 def test_a_study_of_trainings_alone_says_so_in_one_line() -> None:
     text = markdown([r for r in factories.everything(factories.study()) if isinstance(r, Training)])
-    assert "The study prunes nothing: every variant has ratio 0." in text.splitlines()
+    assert "The records hold no pruned model." in text.splitlines()
     assert "so there is nothing to compare. Cited by" in text
+
+
+def test_a_study_in_progress_is_rendered_and_names_what_is_missing() -> None:
+    study = factories.study()
+    made = factories.everything(study)
+    for number in range(1, len(made)):
+        report.render(study, made[:number])
+    early = [r for r in made if r.workload == "large" and getattr(r, "variant", "large") != "large-r50"]
+    text = markdown(early)
+    assert (
+        "- **Not measured yet**: training of large-amp, small; pruning of large-r50, small, small-r50; measurement of "
+        "large-r50 FP32, large-r50 FP16, large-r50 INT8, small FP32, small FP16, small INT8, small-r50 FP32, "
+        "small-r50 FP16, small-r50 INT8."
+    ) in text.splitlines()
+    assert "Not measured yet" not in markdown(made)
+
+
+def trained_on_a_gpu() -> Results:
+    """A study trained and pruned on a GPU, whose more numerous files a CPU measured."""
+    study = factories.study()
+    worked = [r for r in factories.everything(study, factories.GPU) if not isinstance(r, Measurement)]
+    measured = [
+        r.model_copy(update={"device": factories.CPU})
+        for r in factories.everything(study, factories.GPU)
+        if isinstance(r, Measurement)
+    ]
+    return Results.of(study, [*worked, *measured])
+
+
+def test_what_training_says_is_of_the_device_that_trained() -> None:
+    of, at_home = trained_on_a_gpu(), Results.of(*CASES["one-seed"])
+    assert (of.devices()[0], of.training_device()) == (factories.CPU.name, factories.GPU.name)
+    assert conclusions.closing(of)
+    for said in (conclusions.closing, conclusions.ratio_explained, report.plot_data):
+        assert said(of) == said(at_home)
+
+
+def test_without_trainings_the_training_device_is_the_one_with_most_records() -> None:
+    study, records = CASES["one-seed"]
+    of = Results.of(study, [r for r in records if isinstance(r, Measurement)])
+    assert of.training_device() == factories.CPU.name
+
+
+def test_each_table_says_whether_its_times_hold_copies() -> None:
+    text = markdown(factories.everything(factories.study()))
+    assert all("copies left out" in line for line in text.splitlines() if "Eager latency: torch" in line)
+    assert all("Copies are included" in line for line in text.splitlines() if "Images/s: p50" in line)
 
 
 def test_notes_of_the_study_are_printed() -> None:

@@ -1,5 +1,6 @@
 import itertools
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -78,7 +79,12 @@ def with_dataset(source: str, path: str = "data/none") -> Results:
 
 
 @pytest.mark.parametrize(
-    "of", [with_dataset("folder", "data/mine"), with_dataset("digits"), results(data={"split": "holdout"})]
+    "of",
+    [
+        with_dataset("folder", "data/mine"),
+        with_dataset("digits"),
+        results(data={"split": "holdout", "holdout_fraction": 0.1, "seed": 0}),
+    ],
 )
 def test_other_images_have_no_reference_row(of: Results) -> None:
     assert not any(tables.REFERENCE in table for table in every_table(of))
@@ -196,15 +202,65 @@ def test_a_bar_in_a_name_does_not_break_the_table() -> None:
 
 @pytest.mark.parametrize(
     ("latencies", "said"),
-    [((9.0, 3.0), "falls with the ratio"), ((1.9, 1.8), "is flat"), ((2.0, 4.0), "does not fall")],
+    [
+        ((9.0, 3.0), "falls with the ratio: 9.00 ms at 0 %, 3.00 ms at 50 %."),
+        ((9.0, 4.0, 4.4, 2.0), "falls with the ratio: 9.00 ms at 0 %, 2.00 ms at 80 %."),
+        ((1.9, 1.8), "is flat over the ratios (1.80 to 1.90 ms)"),
+        ((2.0, 4.0), "follows no trend over the ratios: least 2.00 ms at 0 %, most 4.00 ms at 50 %."),
+        ((12.08, 4.57, 4.88, 9.59), "follows no trend over the ratios: least 4.57 ms at 50 %, most 12.08 ms at 0 %."),
+        ((9.0, 4.0, 5.0, 6.0), "follows no trend over the ratios: least 4.00 ms at 50 %, most 9.00 ms at 0 %."),
+    ],
 )
-def test_the_reading_of_eager_latency_follows_the_records(latencies: tuple[float, float], said: str) -> None:
+def test_the_reading_of_eager_latency_follows_the_records(latencies: tuple[float, ...], said: str) -> None:
+    assert said in conclusions.eager_latency(sweep_of(latencies), "large")
+
+
+def sweep_of(latencies: Sequence[float], contended: bool = False) -> Results:
     study = factories.study()
+    variants = ("large", "large-r50", "candidate", "large-r80")
     made = [
-        factories.pruning(study, variant, eager_latency=factories.latency(p50))
-        for variant, p50 in zip(("large", "large-r50"), latencies, strict=True)
+        factories.pruning(study, variant, eager_latency=factories.latency(p50), contended=contended)
+        for variant, p50 in zip(variants, latencies, strict=False)
     ]
-    assert said in conclusions.eager_latency(Results.of(study, made), "large")
+    return Results.of(study, made)
+
+
+def test_a_reading_of_contended_latencies_says_so() -> None:
+    assert tables.CONTENDED in conclusions.eager_latency(sweep_of((9.0, 3.0), contended=True), "large")
+    assert tables.CONTENDED not in conclusions.eager_latency(sweep_of((9.0, 3.0)), "large")
+
+
+def rivals(distillation: float) -> str:
+    """Compare the large model, plain and distilled at 50 %, with the small one, distilled by this weight there."""
+    base = factories.study().model_dump()
+    point = {"ratio": 0.5, "epochs": 2, "learning_rate": 0.01}
+    study = factories.study(
+        prune={**point, "distillation": 0.5},
+        sweep=base["sweep"] | {"small": {**point, "distillation": distillation}},
+        variants=base["variants"] | {"small-r50": {"workload": "small", "pruning": "sweep.small"}},
+    )
+    top1 = {"large": 0.92, "large-r50": 0.9, "candidate": 0.91, "small": 0.9, "small-r50": 0.87}
+    made = [factories.pruning(study, variant, top1_accuracy=accuracy) for variant, accuracy in top1.items()]
+    return conclusions.large_against_small(Results.of(study, made), ["large", "small"])
+
+
+def test_models_are_compared_at_points_of_equal_distillation() -> None:
+    assert rivals(0.0).startswith("At 50 %, the highest ratio they share without distillation: ResNet-18 pays 2.00 ")
+    assert rivals(0.5).startswith("At 50 %, the highest ratio they share distilled with weight 0.5: ResNet-18 pays 1.0")
+    assert rivals(0.25) == ""
+
+
+def test_a_distilled_point_does_not_stand_in_for_a_plain_one() -> None:
+    of = results(prune={"ratio": 0.5, "epochs": 1, "distillation": 0.5})
+    assert of.variants_of("large") == ["large", "large-r50", "candidate", "large-r80"]
+
+
+def test_published_trainings_of_other_length_are_told_apart() -> None:
+    study = factories.study()
+    for epochs, said in ((3, True), (100, False)):
+        training = factories.training(study, "large", epochs=epochs)
+        table = tables.baselines(Results.of(study, [training]))
+        assert ("large: 3 epochs here, 100 published." in table) is said
 
 
 def test_the_front_holds_what_nothing_beats() -> None:

@@ -8,6 +8,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+import factories
 from trimlab import params, records, tracking
 from trimlab.errors import UserError
 
@@ -20,10 +21,9 @@ def tracking_stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]
     """Two stores with empty tables: making those takes seconds, so tests share them, each its own study."""
     folder = tmp_path_factory.mktemp("mlflow")
     first, second = folder / "first" / "mlflow.db", folder / "second" / "mlflow.db"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"{SQLITE}{first}")
-        tracking.check_store()
-    second.parent.mkdir()
+    for store in (first, second):
+        store.parent.mkdir()
+    MlflowClient(f"{SQLITE}{first}").search_experiments()
     shutil.copy(first, second)
     return f"{SQLITE}{first}", f"{SQLITE}{second}"
 
@@ -39,130 +39,27 @@ def store(tracking_stores: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def study(request: pytest.FixtureRequest) -> params.Params:
     name = request.node.name.replace("_", "-").lower()
-    return params.load(ROOT / "params.yaml").model_copy(update={"study": name})
-
-
-def _common(study: params.Params, workload: str, seed: int) -> dict:
-    return {
-        "study": study.study,
-        "workload": workload,
-        "model": study.workloads[workload].model,
-        "dataset": study.workloads[workload].dataset,
-        "dataset_sha256": "d" * 64,
-        "split": "test",
-        "num_classes": 10,
-        "num_images": 360,
-        "seed": seed,
-        "params_digest": "a" * 64,
-        "weights_sha256": "b" * 64,
-        "commit": "0123456789ab-dirty",
-        "created": "2026-01-02T03:04:05+00:00",
-        "device": records.Device(kind="cpu", name="Some CPU", features=["avx2"], threads=2, system="Linux"),
-        "versions": {"torch": "2.14.1"},
-        "contended": False,
-        "num_params": 270_000,
-        "macs": 40_000_000,
-        "peak_memory_bytes": 500_000_000,
-    }
-
-
-def _curve(epochs: int, loss: float = 1.0) -> list[records.Epoch]:
-    return [
-        records.Epoch(
-            epoch=epoch,
-            image_size=32,
-            learning_rate=0.1 / epoch,
-            train_loss=loss / epoch,
-            train_accuracy=1 - loss / (epoch + 1),
-            top1_accuracy=None if epoch % 2 and epoch < epochs else 0.9,
-            seconds=1.5,
-            images_per_second=957.3,
-        )
-        for epoch in range(1, epochs + 1)
-    ]
+    return factories.study(study=name)
 
 
 def _training(study: params.Params, seed: int = 0, **changes: object) -> records.Training:
-    fields = {
-        **_common(study, study.variants[study.report.baseline].workload, seed),
-        "origin": "trained",
-        "precision": "fp32",
-        "epochs": 4,
-        "batch_size": 64,
-        "learning_rate": 0.1,
-        "schedule": "linear",
-        "top1_accuracy": 0.9,
-        "size_bytes": 1_100_000,
-        "train_seconds": 6.0,
-        "resumptions": 0,
-        "curve": _curve(4),
-    }
-    return records.Training(**{**fields, **changes})
+    workload = study.variants[study.report.baseline].workload
+    return factories.training(study, workload, seed, **{"curve": _curve(4), **changes})
 
 
-def _pruning(study: params.Params, variant: str, seed: int = 0) -> records.Pruning:
-    return records.Pruning(
-        **_common(study, study.variants[variant].workload, seed),
-        variant=variant,
-        baseline_sha256="c" * 64,
-        ratio=study.point(variant).ratio,
-        importance="l1",
-        scope="uniform",
-        round_to=None,
-        epochs=2,
-        learning_rate=0.05,
-        schedule="linear",
-        distillation=0.5,
-        precision="fp32",
-        top1_unpruned=0.9,
-        top1_before=0.1,
-        top1_accuracy=0.88,
-        widths={"conv1": 8},
-        size_bytes=300_000,
-        eager_latency=_latency(3.0, 1),
-        train_seconds=3.0,
-        resumptions=0,
-        curve=_curve(2, loss=0.5),
-    )
-
-
-def _latency(p50_ms: float, batch_size: int) -> records.Latency:
-    return records.Latency(p50_ms=p50_ms, p90_ms=1.1 * p50_ms, p99_ms=1.3 * p50_ms, n=20, batch_size=batch_size)
-
-
-def _measurement(
-    study: params.Params, variant: str, precision: str = "int8", seed: int = 0, **changes: object
-) -> records.Measurement:
-    fields = {
-        **_common(study, study.variants[variant].workload, seed),
-        "variant": variant,
-        "ratio": study.point(variant).ratio,
-        "precision": precision,
-        "runtime": "onnxruntime",
-        "runtime_version": "1.32.0",
-        "file_sha256": "e" * 64,
-        "file_bytes": 90_000,
-        "weight_bytes": 80_000,
-        "top1_accuracy": 0.87,
-        "torch_top1_accuracy": 0.88,
-        "torch_agreement": 0.99,
-        "predictions_sha256": "f" * 64,
-        "calibration_sha256": "9" * 64 if precision == "int8" else None,
-        "latency": _latency(0.5, 1),
-        "batch_latency": _latency(16.0, 64),
-        "yardstick_sha256": "8" * 64,
-        "yardstick_latency": _latency(1.0, 1),
-        "yardstick_batch_latency": _latency(64.0, 64),
-    }
-    return records.Measurement(**{**fields, **changes})
+def _curve(epochs: int, **changes: object) -> list[records.Epoch]:
+    """Return a curve whose first epoch was not evaluated."""
+    first, *others = factories.curve(epochs, top1=0.9, seconds=1.5)
+    first = first.model_copy(update={"top1_accuracy": None})
+    return [epoch.model_copy(update=changes) for epoch in (first, *others)]
 
 
 def _all_records(study: params.Params) -> list[records.Record]:
     variants = (study.report.baseline, study.report.candidate)
     return [
         _training(study),
-        *(_pruning(study, variant) for variant in variants),
-        *(_measurement(study, variant, precision) for variant in variants for precision in ("fp32", "int8")),
+        *(factories.pruning(study, variant) for variant in variants),
+        *(factories.measurement(study, variant, precision) for variant in variants for precision in ("fp32", "int8")),
     ]
 
 
@@ -217,7 +114,7 @@ def _stream(study: params.Params, stage: str, name: str, epochs: list[records.Ep
         stream(epoch)
 
 
-def test_store_that_the_stages_write_equals_the_rebuilt_one(
+def test_store_that_the_stages_write_equals_one_made_of_the_records(
     study: params.Params,
     store: MlflowClient,
     tracking_stores: tuple[str, str],
@@ -235,7 +132,7 @@ def test_store_that_the_stages_write_equals_the_rebuilt_one(
     tracking.complete(study, everything)
     monkeypatch.delenv("DVC_STAGE")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_stores[1])
-    assert tracking.rebuild(study, everything) == len(everything)
+    assert tracking.complete(study, everything) == len(everything)
     written = _contents(store, study, tmp_path)
     assert len(written) == len(everything) + 1
     assert written == _contents(MlflowClient(tracking_stores[1]), study, tmp_path)
@@ -248,7 +145,7 @@ def test_record_logged_twice_is_one_run(study: params.Params, store: MlflowClien
     once = _contents(store, study, tmp_path)
     tracking.log(study, record)
     tracking.complete(study, [record])
-    assert tracking.rebuild(study, [record, record]) == 0
+    assert tracking.complete(study, [record, record]) == 0
     assert _contents(store, study, tmp_path) == once
 
 
@@ -266,7 +163,7 @@ def test_killed_stream_goes_on_in_the_same_run(study: params.Params, store: Mlfl
 
 def test_epochs_that_were_trained_again_give_way_to_the_record(study: params.Params, store: MlflowClient) -> None:
     record = _training(study)
-    _stream(study, "train", record.workload, _curve(2, loss=7.0))
+    _stream(study, "train", record.workload, _curve(2, train_loss=7.0))
     tracking.log(study, record)
     [run] = _children(store, study)
     assert _points(store, run, "epoch/train_loss") == [(e.epoch, e.train_loss) for e in record.curve]
@@ -297,15 +194,16 @@ def test_parent_is_complete_where_most_cells_were_cached(study: params.Params, s
 
 def test_parent_sums_up_seeds_of_one_device(study: params.Params, store: MlflowClient) -> None:
     candidate = study.report.candidate
-    other = _training(study).device.model_copy(update={"name": "Other CPU"})
+    speeds = {"batch_latency": factories.latency(16.0), "yardstick_batch_latency": factories.latency(64.0)}
+    earlier = {"device": factories.GPU, "created": "2026-01-01T00:00:00+00:00"}
     tracking.complete(
         study,
         [
-            _measurement(study, candidate, seed=0, top1_accuracy=0.8),
-            _measurement(study, candidate, seed=1, top1_accuracy=0.9),
-            _measurement(study, candidate, device=other, top1_accuracy=0.1, created="2026-01-01T00:00:00+00:00"),
-            _measurement(study, study.report.baseline, "int8", top1_accuracy=0.2),
-            _measurement(study, study.report.baseline, "fp32", top1_accuracy=0.95),
+            factories.measurement(study, candidate, "int8", seed=0, top1_accuracy=0.8, **speeds),
+            factories.measurement(study, candidate, "int8", seed=1, top1_accuracy=0.9, **speeds),
+            factories.measurement(study, candidate, "int8", top1_accuracy=0.1, **earlier),
+            factories.measurement(study, study.report.baseline, "int8", top1_accuracy=0.2),
+            factories.measurement(study, study.report.baseline, "fp32", top1_accuracy=0.95),
         ],
     )
     [parent] = _parents(store, study)
@@ -322,14 +220,15 @@ def test_runs_are_found_by_tags_and_by_their_parents_params(
     monkeypatch.setenv("DVC_EXP_NAME", "half")
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "f00d")
     candidate = study.report.candidate
-    record = _measurement(study, candidate)
-    tracking.rebuild(study, [record, _training(study)])
+    timed = {"latency": factories.latency(0.5), "commit": "0123456789ab-dirty"}
+    record = factories.measurement(study, candidate, "int8", **timed)
+    tracking.complete(study, [record, _training(study, commit="0123456789ab-dirty")])
     [parent] = _parents(store, study)
     found = store.search_runs(
         [parent.info.experiment_id],
         f"tags.dvc.stage = 'benchmark@{candidate}'"
         " and tags.dvc.experiment = 'half' and tags.dvc.baseline = 'f00d'"
-        " and tags.device = 'Some CPU' and tags.mlflow.source.git.commit = '0123456789ab'"
+        f" and tags.device = '{factories.CPU.name}' and tags.mlflow.source.git.commit = '0123456789ab'"
         f" and tags.git.commit = '0123456789ab-dirty' and params.`prune.ratio` = '{study.prune.ratio}'"
         " and params.precision = 'int8' and metrics.latency_p50_ms < 0.6",
     )
@@ -341,7 +240,8 @@ def test_runs_are_found_by_tags_and_by_their_parents_params(
 def test_run_names_its_dataset_and_holds_its_whole_record(
     study: params.Params, store: MlflowClient, tmp_path: Path
 ) -> None:
-    record = _measurement(study, study.report.candidate)
+    batch = factories.latency(16.0, batch_size=64)
+    record = factories.measurement(study, study.report.candidate, "int8", batch_latency=batch)
     tracking.log(study, record)
     [run] = _children(store, study)
     [entry] = run.inputs.dataset_inputs
@@ -350,7 +250,7 @@ def test_run_names_its_dataset_and_holds_its_whole_record(
     assert records.read(file) == record
     assert run.data.metrics["batch_images_per_second"] == pytest.approx(4000)
     assert run.data.metrics["file_bytes"] == record.file_bytes
-    assert run.data.params["device.features"] == "avx2"
+    assert run.data.params["device.features"] == "avx512_vnni"
 
 
 def test_experiments_of_dvc_have_parents_of_their_own(
@@ -369,13 +269,10 @@ def test_experiments_of_dvc_have_parents_of_their_own(
 
 def test_wrong_store_is_one_line_before_a_training(study: params.Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://me:secret@host/db")
-    for attempt in (tracking.check_store, lambda: tracking.live(study, "train", "any", 0)):
-        with pytest.raises(
-            UserError, match=r"^MLflow's store nonsense://\*\*\*@host/db fails .*MLFLOW_TRACKING_URI"
-        ) as e:
-            attempt()
-        assert "\n" not in str(e.value)
-        assert "secret" not in str(e.value)
+    with pytest.raises(UserError, match=r"^MLflow's store nonsense://\*\*\*@host/db fails .*MLFLOW_TRACKING_URI") as e:
+        tracking.live(study, "train", "any", 0)
+    assert "\n" not in str(e.value)
+    assert "secret" not in str(e.value)
 
 
 def test_store_that_fails_later_loses_no_training(
@@ -415,7 +312,7 @@ def test_processes_on_a_cold_store_lose_nothing(
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     (elsewhere / "study.json").write_text(study.model_dump_json())
-    expected = [_measurement(study, study.report.candidate, seed=seed) for seed in range(3)]
+    expected = [factories.measurement(study, study.report.candidate, "int8", seed=seed) for seed in range(3)]
     for record in expected:
         records.write(record, elsewhere / f"{record.seed}.json")
     workers = [_worker(elsewhere, f"{record.seed}.json") for record in expected]

@@ -11,8 +11,8 @@ from trimlab.errors import UserError
 from trimlab.params import Params
 from trimlab.records import Measurement, Pruning, Record, Training
 
-STAGE_RUNTIMES = ("onnxruntime",)
-"""What the `benchmark` stage measures in."""
+_NO_RECORDS = {"index.json", "manifest.json", "dataset.json"}
+"""What else the stages write into their folders."""
 
 _SAFE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 R = TypeVar("R", Training, Pruning, Measurement)
@@ -41,7 +41,7 @@ def stage_files(study: Params) -> Iterator[tuple[str, Path]]:
         for name, variant in study.variants.items():
             yield f"prune@{name}", paths.record_file(paths.pruned(name), seed)
             for precision in variant.precisions:
-                for runtime in STAGE_RUNTIMES:
+                for runtime in paths.STAGE_RUNTIMES:
                     yield f"benchmark@{name}", paths.measurement_file(name, seed, precision, runtime)
 
 
@@ -61,7 +61,7 @@ def committed_records(study_name: str) -> list[Record]:
         UserError: there is none, or a record was edited.
     """
     folder = paths.RECORDS / study_name
-    found = sorted(folder.rglob("*.json"))
+    found = _records_in(folder)
     if not found:
         raise UserError(f"{folder} holds no records: run `dvc repro`, then `trimlab import`")
     return [_unedited(path) for path in found]
@@ -103,8 +103,8 @@ def import_records(sources: Sequence[Path] = ()) -> int:
         How many were new.
 
     Raises:
-        UserError: a line for every file that is no record, whose predictions are not its own, or that
-            measured weights of which the study knows nothing; nothing is written then.
+        UserError: a file does not exist or is no record; or, a line each, its predictions are not its own, or it
+            measured weights of which the study knows nothing. Nothing is written then.
     """
     if sources:
         given = [(path, records.read(path)) for path in _json_files(sources)]
@@ -138,11 +138,19 @@ def _unedited(path: Path) -> Record:
     return record
 
 
-def _json_files(sources: Iterable[Path]) -> list[Path]:
-    found = [path for source in sources for path in (sorted(source.rglob("*.json")) if source.is_dir() else [source])]
+def _json_files(sources: Sequence[Path]) -> list[Path]:
+    for source in sources:
+        if not source.exists():
+            raise UserError(f"{source} does not exist: name an existing file or folder")
+    found = [path for source in sources for path in (_records_in(source) if source.is_dir() else [source])]
     if not found:
-        raise UserError(f"no .json file in {', '.join(map(str, sources))}: name records, or folders that hold them")
+        raise UserError(f"no record in {', '.join(map(str, sources))}: name records, or folders that hold them")
     return found
+
+
+def _records_in(folder: Path) -> list[Path]:
+    found = sorted(folder.rglob("*.json"))
+    return [path for path in found if path.is_file() and path.name not in _NO_RECORDS]
 
 
 def _fits(study: Params, record: Record) -> bool:
@@ -211,7 +219,7 @@ def _unknown_weights(homes: list[Homed]) -> list[str]:
     known = {(home, record.weights_sha256) for _, record, home in homes if not isinstance(record, Measurement)}
     for home in {home for *_, home in homes}:
         if (paths.RECORDS / home).is_dir():
-            there = committed_records(home) if any((paths.RECORDS / home).rglob("*.json")) else []
+            there = committed_records(home) if _records_in(paths.RECORDS / home) else []
             known |= {(home, record.weights_sha256) for record in there if not isinstance(record, Measurement)}
     return [
         f"{path} measured weights {record.weights_sha256[:12]}, which no training or pruning record of study "

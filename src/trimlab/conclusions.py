@@ -9,7 +9,6 @@ from trimlab import reference
 from trimlab.records import Measurement, Pruning, Record
 from trimlab.results import (
     MIB,
-    PRECISIONS,
     Bench,
     Results,
     cell,
@@ -18,9 +17,12 @@ from trimlab.results import (
     mib,
     millions,
     name_ratio,
+    percent,
     pretty,
+    ratio_percent,
+    signed,
 )
-from trimlab.tables import lost_and_saved, milliseconds, percent
+from trimlab.tables import CONTENDED, lost_and_saved, milliseconds
 
 TOLERATED_POINTS = 1.0
 """What a pruned model may lose and still count as kept."""
@@ -59,15 +61,15 @@ def describe(results: Results, found: Sequence[Measurement]) -> str:
 
 def ratio_explained(results: Results) -> str:
     """Say what a ratio is, with what it removes according to the records."""
-    device = results.devices()[0]
     workload = results.study.variants[results.study.report.candidate].workload
-    pruned = _sweep(results.on(device), workload)
+    pruned = _sweep(results.on(results.training_device()), workload)
     shares = _removed_shares(pruned)
     scope = "each layer's output channels" if results.study.pruning.scope == "uniform" else "the channels of all layers"
     text = f"**Ratio** is the share of {scope} that is removed; the classifier keeps its outputs."
     if shares:
         listed = ", ".join(
-            f"{100 * ratio:g} % of the channels is {100 * share:.0f} % of the parameters" for ratio, share in shares
+            f"{ratio_percent(ratio)} of the channels is {100 * share:.0f} % of the parameters"
+            for ratio, share in shares
         )
         whose = _name(pruned[0][0])
         text += f" A layer loses inputs as well as outputs, so parameters fall faster: {listed} ({whose})."
@@ -86,27 +88,34 @@ def amp(results: Results) -> str:
             ours, theirs = mean([r.top1_accuracy for r in a]), mean([r.top1_accuracy for r in b])
             said.append(
                 f"{_name(a[0])}: after {a[0].epochs} epochs AMP ({a[0].precision}) is at {percent(ours)} %, "
-                f"{b[0].precision.upper()} at {percent(theirs)} % ({_signed(100 * (ours - theirs))} points)."
+                f"{b[0].precision.upper()} at {percent(theirs)} % ({signed(100 * (ours - theirs))} points)."
             )
     return " ".join(said)
 
 
 def eager_latency(results: Results, workload: str) -> str:
-    """Say whether eager latency falls with the ratio, on one device."""
+    """Say whether eager latency is flat over the ratios, falls with them, or else how far it spans, on one device."""
     sweep = _sweep(results, workload)
     if len(sweep) < 2:
         return ""
     values = [mean([record.eager_latency.p50_ms for record in records]) for records in sweep]
-    first, last = values[0], values[-1]
-    span = f"{milliseconds(first)} ms at {_percent(sweep[0])}, {milliseconds(last)} ms at {_percent(sweep[-1])}"
-    if max(values) <= FLAT * min(values):
+    contended = any(record.contended for records in sweep for record in records)
+    said = _latency_course(values, [ratio_percent(records[0].ratio) for records in sweep])
+    return f"Eager latency at batch 1 {said}." + (f" Some of it was {CONTENDED}." if contended else "")
+
+
+def _latency_course(values: Sequence[float], ratios: Sequence[str]) -> str:
+    at = [f"{milliseconds(value)} ms at {ratio}" for value, ratio in zip(values, ratios, strict=True)]
+    least, most = values.index(min(values)), values.index(max(values))
+    if values[most] <= FLAT * values[least]:
         return (
-            f"Eager latency at batch 1 is flat over the ratios ({milliseconds(min(values))} to "
-            f"{milliseconds(max(values))} ms): here pruning alone does not speed up single images."
+            f"is flat over the ratios ({milliseconds(values[least])} to {milliseconds(values[most])} ms): here pruning "
+            "alone does not speed up single images"
         )
-    if last < first:
-        return f"Eager latency at batch 1 falls with the ratio: {span}."
-    return f"Eager latency at batch 1 does not fall with the ratio: {span}."
+    rises = any(value > FLAT * min(values[:index]) for index, value in enumerate(values) if index)
+    if not rises and values[-1] < values[0]:
+        return f"falls with the ratio: {at[0]}, {at[-1]}"
+    return f"follows no trend over the ratios: least {at[least]}, most {at[most]}"
 
 
 def fine_tuning(results: Results, workload: str) -> str:
@@ -116,7 +125,9 @@ def fine_tuning(results: Results, workload: str) -> str:
         return ""
     gained = [(_gain(records), records) for records in sweep]
     most, records = max(gained, key=lambda pair: pair[0])
-    text = f"Fine-tuning gives back up to {most:.2f} points (at {_percent(records)}). " if most > 0 else ""
+    text = (
+        f"Fine-tuning gives back up to {most:.2f} points (at {ratio_percent(records[0].ratio)}). " if most > 0 else ""
+    )
     return text + headroom(results, workload)
 
 
@@ -130,11 +141,11 @@ def headroom(results: Results, workload: str) -> str:
         best = min(sweep, key=_lost)
         return (
             f"{_name(best[0])} loses more than {TOLERATED_POINTS:g} point at every ratio tried; the least, "
-            f"{_lost(best):.2f}, at {_percent(best)}."
+            f"{_lost(best):.2f}, at {ratio_percent(best[0].ratio)}."
         )
     far = kept[-1]
     return (
-        f"{_name(far[0])} can lose {_percent(far)} of its channels and stay within {TOLERATED_POINTS:g} "
+        f"{_name(far[0])} can lose {ratio_percent(far[0].ratio)} of its channels and stay within {TOLERATED_POINTS:g} "
         f"point of its unpruned model ({points(_lost(far))}); {millions(mean([r.num_params for r in far]))} "
         "M parameters are left."
     )
@@ -149,8 +160,8 @@ def precision_cost(measured: Sequence[Measurement], precision: str) -> str:
         return ""
     if len(moves) == 1:
         return f"{precision.upper()} against FP32: {points(-moves[0])}."
-    low_end, high_end = _signed(min(moves)), _signed(max(moves))
-    span = low_end if low_end == high_end else f"{low_end} to {high_end} (mean {_signed(mean(moves))})"
+    low_end, high_end = signed(min(moves)), signed(max(moves))
+    span = low_end if low_end == high_end else f"{low_end} to {high_end} (mean {signed(mean(moves))})"
     return f"{precision.upper()} moves top-1 by {span} points against FP32, over {len(moves)} files."
 
 
@@ -170,19 +181,26 @@ def fastest(measured: Sequence[Measurement]) -> str:
 
 
 def large_against_small(results: Results, workloads: Sequence[str]) -> str:
-    """Compare how many points each model pays per MiB over the ratios that they share."""
-    sweeps = {key: {r[0].ratio: r for r in _sweep(results, key)} for key in workloads}
-    shared = sorted(set.intersection(*(set(sweep) for sweep in sweeps.values())) - {0.0}) if sweeps else []
-    if len(workloads) < 2 or not shared or any(0.0 not in sweep for sweep in sweeps.values()):
+    """Compare how many points each model pays per MiB, at the highest ratio that all pruned by the same recipe.
+
+    Distillation is the recipe: a distilled model is compared with distilled ones of the same weight alone.
+    """
+    sweeps = {key: _recipes(results, key) for key in workloads}
+    bases = {key: _sweep(results, key)[:1] for key in workloads}
+    shared = set.intersection(*(set(sweep) for sweep in sweeps.values())) if sweeps else set()
+    if len(workloads) < 2 or not shared or any(not base or base[0][0].ratio > 0 for base in bases.values()):
         return ""
-    ratio = shared[-1]
+    ratio, distillation = max(shared, key=lambda recipe: (recipe[0], -recipe[1]))
     costs, said = {}, []
-    for key, sweep in sweeps.items():
-        lost, saved = lost_and_saved(sweep[ratio], sweep[0.0])
+    for key in workloads:
+        pruned = sweeps[key][ratio, distillation]
+        lost, saved = lost_and_saved(pruned, bases[key][0])
+        if saved <= 0:  # rounded widths may remove nothing
+            return ""
         costs[key] = lost / saved
-        name = pretty(sweep[ratio][0].model)
-        said.append(f"{name} {_pays(lost)} for {decimals(saved)} MiB ({_signed(lost / saved)} per MiB)")
-    text = f"At {100 * ratio:g} %, the highest ratio they share: {'; '.join(said)}."
+        said.append(f"{pretty(pruned[0].model)} {_pays(lost)} for {decimals(saved)} MiB ({signed(costs[key])} per MiB)")
+    recipe = f"distilled with weight {distillation:g}" if distillation else "without distillation"
+    text = f"At {ratio_percent(ratio)}, the highest ratio they share {recipe}: {'; '.join(said)}."
     dear, cheap = max(costs, key=lambda key: costs[key]), min(costs, key=lambda key: costs[key])
     if costs[cheap] > 0:
         names = [pretty(results.study.workloads[key].model) for key in (dear, cheap)]
@@ -192,7 +210,7 @@ def large_against_small(results: Results, workloads: Sequence[str]) -> str:
 
 def front(results: Results, bench: Bench, dataset: str) -> str:
     """List the files that no other one beats in both size and accuracy, smallest first."""
-    found = _files(results, bench, dataset)
+    found = results.cells(record for record in results.at(bench) if record.dataset == dataset)
     if len(found) < 2:
         return ""
     best = pareto([(_mean_bytes(records) / MIB, _mean_top1(records)) for records in found])
@@ -219,14 +237,13 @@ def against_reference(results: Results, bench: Bench) -> str:
     if not found:
         return ""
     first = found[0]
-    source = results.study.datasets[first.dataset].source
-    published = reference.deployed(first.model, source, first.ratio, first.precision)
-    if published is None or first.split != "test":
+    published = results.published(first, reference.deployed, first.ratio, first.precision)
+    if published is None:
         return ""
     gain = 100 * _mean_top1(found) - float(published["top1_percent"])
     return (
         f"The candidate reaches {percent(_mean_top1(found))} %; the published study "
-        f"{published['top1_percent']} % with the same model, dataset, ratio and precision ({_signed(gain)} "
+        f"{published['top1_percent']} % with the same model, dataset, ratio and precision ({signed(gain)} "
         "points)."
     )
 
@@ -234,7 +251,7 @@ def against_reference(results: Results, bench: Bench) -> str:
 def closing(results: Results) -> list[str]:
     """Return the report's conclusions, one sentence or two each."""
     bench = results.main_bench()
-    device = results.on(results.devices()[0])
+    device = results.on(results.training_device())
     workloads = [key for key in results.study.workloads if _sweep(device, key)]
     said = [headroom(device, key) for key in workloads]
     said += [large_against_small(device, group) for group in rivals(device)]
@@ -274,13 +291,23 @@ def _speed(candidate: Sequence[Measurement], bench: Bench) -> str:
 
 
 def _sweep(results: Results, workload: str) -> list[list[Pruning]]:
-    """Return a workload's points by rising ratio, one a ratio: of fewest epochs, not of most accuracy."""
+    """Return a workload's points by rising ratio, one a ratio: plain before distilled, of fewest epochs."""
     by_ratio: dict[float, list[Pruning]] = {}
     for variant in results.variants_of(workload):
         records = results.pruned(variant)
         if records:
             by_ratio.setdefault(records[0].ratio, records)
     return list(by_ratio.values())
+
+
+def _recipes(results: Results, workload: str) -> dict[tuple[float, float], list[Pruning]]:
+    """Return a workload's pruned points by ratio and distillation, of several the one of fewest epochs."""
+    found: dict[tuple[float, float], list[Pruning]] = {}
+    for variant in results.variants_of(workload):
+        records = results.pruned(variant)
+        if records and records[0].ratio > 0:
+            found.setdefault((records[0].ratio, records[0].distillation), records)
+    return found
 
 
 def _removed_shares(sweep: Sequence[Sequence[Pruning]]) -> list[tuple[float, float]]:
@@ -291,12 +318,6 @@ def _removed_shares(sweep: Sequence[Sequence[Pruning]]) -> list[tuple[float, flo
     shares = [(records[0].ratio, 1 - records[0].num_params / full) for records in sweep if records[0].ratio > 0]
     chosen = sorted({0, len(shares) // 2, len(shares) - 1}) if shares else []
     return [shares[index] for index in chosen]
-
-
-def _files(results: Results, bench: Bench, dataset: str) -> list[list[Measurement]]:
-    measured = [record for record in results.at(bench) if record.dataset == dataset]
-    cells = [cell(measured, variant, p) for variant in results.study.variants for p in PRECISIONS]
-    return [found for found in cells if found]
 
 
 def _precision(results: Results, workload: str) -> str:
@@ -317,17 +338,8 @@ def _name(record: Record) -> str:
     return f"{pretty(record.model)} on {pretty(record.dataset)}"
 
 
-def _percent(records: Sequence[Pruning]) -> str:
-    return f"{100 * records[0].ratio:g} %"
-
-
 def _pays(lost: float) -> str:
     return f"pays {lost:.2f} points" if lost > 0 else f"gains {-lost:.2f} points"
-
-
-def _signed(value: float) -> str:
-    text = f"{value:+.2f}"
-    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
 
 
 def _gain(records: Sequence[Pruning]) -> float:

@@ -19,7 +19,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullF
 from trimlab import reference
 from trimlab.conclusions import pareto
 from trimlab.records import Measurement, Pruning, Training
-from trimlab.results import MIB, PRECISIONS, Bench, Results, cell, mean, name_ratio, pretty
+from trimlab.results import MIB, PRECISIONS, Bench, Results, mean, name_ratio, pretty, split_name
 
 COLOURS = {"fp32": "#0072B2", "fp16": "#E69F00", "int8": "#009E73"}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -70,7 +70,7 @@ def _accuracy_by_size(results: Results, dataset: str) -> Figure | None:
     """Draw top-1 over size, with the front of what no other file beats and the published points."""
     bench = results.main_bench()
     measured = [r for r in results.at(bench) if r.dataset == dataset] if bench else []
-    found = _cells(results, measured)
+    found = results.cells(measured)
     if len(found) < 2 or bench is None:
         return None
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -146,12 +146,8 @@ def _pruning_panel(axes: Axes, results: Results, sweep: Sequence[Sequence[Prunin
 
 
 def _published_sweep(axes: Axes, results: Results, curve: Sequence[Sequence[Pruning]]) -> None:
-    rows = []
-    for records in curve:
-        first = records[0]
-        source = results.study.datasets[first.dataset].source
-        row = reference.pruning(first.model, source, first.ratio) if first.split == "test" else None
-        rows += [row] if row else []
+    found = (results.published(records[0], reference.pruning, records[0].ratio) for records in curve)
+    rows = [row for row in found if row]
     if not rows:
         return
     ratios = [float(row["ratio_percent"]) for row in rows]
@@ -165,7 +161,7 @@ def _published_sweep(axes: Axes, results: Results, curve: Sequence[Sequence[Prun
 
 def _speed(results: Results, bench: Bench) -> Figure | None:
     """Draw latency at batch 1 and throughput at the large batch, a bar a file."""
-    found = _cells(results, results.at(bench))
+    found = results.cells(results.at(bench))
     figure = Figure(figsize=(9, 1.6 + 0.24 * len(found)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     _bars(left, found, lambda r: r.latency.p50_ms, "{:.3g}")
@@ -203,7 +199,7 @@ def _training(results: Results) -> Figure | None:
     for number, key in enumerate(keys):
         colour, style = LINES[number % len(LINES)], styles[number % len(styles)]
         _curves(loss, top1, [record for record in curved if record.workload == key], colour, style)
-    for axes, label in ((loss, "Training loss"), (top1, f"Top-1 in %, {_split(curved)}")):
+    for axes, label in ((loss, "Training loss"), (top1, f"Top-1 in %, {split_name(curved[0].split)}")):
         axes.set_xlabel("Epoch")
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -217,10 +213,6 @@ def _curves(loss: Axes, top1: Axes, records: Sequence[Training], colour: str, st
         scored = [(e.epoch, 100 * e.top1_accuracy) for e in record.curve if e.top1_accuracy is not None]
         loss.plot([e.epoch for e in record.curve], [e.train_loss for e in record.curve], style, color=colour)
         top1.plot([x for x, _ in scored], [y for _, y in scored], style, color=colour, label=label)
-
-
-def _split(records: Sequence[Training]) -> str:
-    return "test set" if records[0].split == "test" else "hold-out"
 
 
 def _front(axes: Axes, results: Results, found: list[list[Measurement]]) -> None:
@@ -256,15 +248,8 @@ def _accuracy_legend(
 
 
 def _published_points(results: Results, measured: Sequence[Measurement], model: str) -> list[reference.Point]:
-    own = [record for record in measured if record.model == model and record.split == "test"]
-    return reference.points(model, results.study.datasets[own[0].dataset].source) if own else []
-
-
-def _cells(results: Results, measured: Sequence[Measurement]) -> list[list[Measurement]]:
-    """Group measurements by variant (by workload, then ratio) and precision."""
-    variants = [variant for key in results.study.workloads for variant in results.variants_of(key)]
-    found = [cell(measured, variant, precision) for variant in variants for precision in PRECISIONS]
-    return [records for records in found if records]
+    own = next(record for record in measured if record.model == model)
+    return results.published(own, reference.points) or []
 
 
 def _points(results: Results, workload: str) -> list[list[Pruning]]:

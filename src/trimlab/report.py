@@ -9,7 +9,7 @@ from pathlib import Path
 from trimlab import conclusions, figures, paths, reference, tables
 from trimlab.params import Params
 from trimlab.records import Measurement, Record
-from trimlab.results import MIB, PRECISIONS, Bench, Results, cell, mean, millions, pretty
+from trimlab.results import MIB, PRECISIONS, Bench, Results, cell, mean, millions, percent, pretty
 
 Section = tuple[str, str]
 """A heading and what stands under it."""
@@ -93,7 +93,7 @@ def metrics(results: Results) -> dict[str, dict[str, float]]:
 def plot_data(results: Results) -> dict[str, str]:
     """Return CSV texts for `dvc plots`: one device, and the candidate's workload where a line is drawn."""
     workload = results.study.variants[results.study.report.candidate].workload
-    first = results.on(results.devices()[0])
+    first = results.on(results.training_device())
     return {
         "accuracy_by_size": _accuracy_by_size(results),
         "pruning": _pruning_data(first, workload),
@@ -124,9 +124,16 @@ def _setup(results: Results) -> str:
     facts = [
         f"Seeds: {seeds}. Measured {span} at commit {commits}. Study `{results.study.study}`, params digest "
         f"`{results.study.digest()[:12]}`.",
+        *_missing(results),
         *results.study.report.notes,
     ]
     return _join([tables.devices(results), _bullets(facts)])
+
+
+def _missing(results: Results) -> list[str]:
+    """Say what of the study has no record yet."""
+    absent = [f"{kind} of {', '.join(names)}" for kind, names in results.missing().items() if names]
+    return [f"**Not measured yet**: {'; '.join(absent)}."] if absent else []
 
 
 def _how_to_read(results: Results) -> str:
@@ -139,7 +146,8 @@ def _how_to_read(results: Results) -> str:
         "deployed file.",
         "**Δ points** is against the FP32 file of the same weights. **× batch 1** and **× batch "
         f"{batch}** say how much faster a file is than its workload's unpruned FP32 file, timed in turn with "
-        "it in the same process. Times are wall clock, copies included, warm-up left out.",
+        "it in the same process.",
+        "**Times** are wall clock, warm-up left out; under each table of latencies stands whether copies are in.",
         "**n** is the number of seeds: mean ± standard deviation (n − 1) where there are several.",
         f"Rows marked {tables.REFERENCE} are the published ResNet-18 compression study's, under ours of the "
         "same model, dataset, ratio and precision alone, with what their size is of and their runtime. Its "
@@ -178,7 +186,9 @@ def _pruning(results: Results, drawn: Sequence[str]) -> str:
         settings = results.study.workloads[workload]
         parts += [f"### {pretty(settings.model)} on {pretty(settings.dataset)} (`{workload}`)", own]
         parts.append(_figure(drawn, f"pruning-{workload}", "Top-1 before and after fine-tuning over the ratio"))
-    return _join(parts) or "The study prunes nothing: every variant has ratio 0."
+    asked = any(results.study.point(variant).ratio > 0 for variant in results.study.variants)
+    nothing = "The records hold no pruned model." if asked else "The study prunes nothing: every variant has ratio 0."
+    return _join(parts) or nothing
 
 
 def _per_bench(results: Results, which: str, table: Callable[[Results, str, Bench], str]) -> str:
@@ -194,7 +204,7 @@ def _per_bench(results: Results, which: str, table: Callable[[Results, str, Benc
                 parts.append(table(results, workload, bench))
                 read = [conclusions.precision_cost(measured, precision) for precision in ("fp16", "int8")]
                 parts.append(" ".join(text for text in (*read, conclusions.fastest(measured)) if text))
-    return _join(parts) or f"The study measures no {which} variant in any precision."
+    return _join(parts) or f"The records hold no measurement of {which} variants."
 
 
 def _speed(results: Results, drawn: Sequence[str]) -> str:
@@ -210,8 +220,8 @@ def _rivals(results: Results) -> str:
     text = _per_device(results, lambda on: bool(conclusions.rivals(on)), section)
     models = " and ".join(sorted({pretty(workload.model) for workload in results.study.workloads.values()}))
     return text or (
-        f"The study has variants of one model a dataset ({models}), so there is nothing to compare. Cited by "
-        "the published study, not measured: "
+        f"The records hold unpruned variants of one model a dataset at most ({models}), so there is nothing to "
+        "compare. Cited by the published study, not measured: "
         + "; ".join(
             f"{pretty(row['model'])} on {pretty(row['dataset'])} {row['top1_percent']} % ({row['source']})"
             for row in reference.cited()
@@ -277,14 +287,12 @@ def _accuracy_by_size(results: Results) -> str:
     dataset = results.dataset_of(results.study.report.candidate)
     rows = [
         [
-            variant,
-            precision,
-            _mib([r.file_bytes for r in found]),
-            _percent([r.top1_accuracy for r in found]),
+            found[0].variant,
+            found[0].precision,
+            f"{mean([r.file_bytes for r in found]) / MIB:.3f}",
+            percent(mean([r.top1_accuracy for r in found])),
         ]
-        for variant in results.study.variants
-        for precision in PRECISIONS
-        if (found := cell(measured, variant, precision)) and found[0].dataset == dataset
+        for found in results.cells(record for record in measured if record.dataset == dataset)
     ]
     return _csv(["variant", "precision", "size_mib", "top1_percent"], rows)
 
@@ -295,8 +303,8 @@ def _pruning_data(results: Results, workload: str) -> str:
             variant,
             f"{100 * found[0].ratio:g}",
             millions(mean([r.num_params for r in found])),
-            _percent([r.top1_before for r in found]),
-            _percent([r.top1_accuracy for r in found]),
+            percent(mean([r.top1_before for r in found])),
+            percent(mean([r.top1_accuracy for r in found])),
         ]
         for variant in results.variants_of(workload)
         if (found := results.pruned(variant))
@@ -311,16 +319,8 @@ def _training_data(results: Results, workload: str) -> str:
     for epochs in zip(*curves, strict=False):
         scored = [epoch.top1_accuracy for epoch in epochs if epoch.top1_accuracy is not None]
         if scored:
-            rows.append([str(epochs[0].epoch), f"{mean([e.train_loss for e in epochs]):.4f}", _percent(scored)])
+            rows.append([str(epochs[0].epoch), f"{mean([e.train_loss for e in epochs]):.4f}", percent(mean(scored))])
     return _csv(["epoch", "train_loss", "top1_percent"], rows)
-
-
-def _mib(sizes: Sequence[int]) -> str:
-    return f"{mean(sizes) / MIB:.3f}"
-
-
-def _percent(shares: Sequence[float]) -> str:
-    return f"{100 * mean(shares):.2f}"
 
 
 def _csv(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,7 +1,7 @@
 """A study's records, arranged as its report reads them: by device, workload, variant, precision, seed."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -22,7 +22,9 @@ _NAMES = {
     "pytorch": "PyTorch",
     "state_dict": "state dict",
 }
+_SPLITS = {"test": "test set", "holdout": "hold-out"}
 K = TypeVar("K")
+T = TypeVar("T")
 
 
 class Bench(NamedTuple):
@@ -61,6 +63,11 @@ class Results:
         """Name the devices, the one with most records first."""
         return _by_count(record.device.name for record in self.records)
 
+    def training_device(self) -> str:
+        """Name the device that trained and pruned most: files may have been measured elsewhere."""
+        worked = _by_count(record.device.name for record in (*self.trainings, *self.prunings))
+        return (worked or self.devices())[0]
+
     def benches(self) -> list[Bench]:
         """Name where files were measured, most measurements first."""
         return _by_count(Bench(record.device.name, record.runtime) for record in self.measurements)
@@ -82,9 +89,10 @@ class Results:
         return [record for record in self.prunings if record.variant == variant]
 
     def variants_of(self, workload: str) -> list[str]:
-        """Return a workload's variants, by ratio, then by epochs of fine-tuning, then as listed."""
+        """Return a workload's variants: by ratio, plain before distilled, by epochs of fine-tuning, as listed."""
         own = [key for key, variant in self.study.variants.items() if variant.workload == workload]
-        return sorted(own, key=lambda key: (self.study.point(key).ratio, self.study.point(key).epochs))
+        points = {key: self.study.point(key) for key in own}
+        return sorted(own, key=lambda key: (points[key].ratio, points[key].distillation, points[key].epochs))
 
     def unpruned(self, workload: str) -> str | None:
         """Return a workload's untouched variant."""
@@ -114,9 +122,32 @@ class Results:
             [],
         )
 
-    def sources(self) -> dict[str, str]:
-        """Return the source of each dataset: what published figures are matched by."""
-        return {key: dataset.source for key, dataset in self.study.datasets.items()}
+    def cells(self, measured: Iterable[Measurement]) -> list[list[Measurement]]:
+        """Group measurements by variant (by workload, then as `variants_of` orders them) and precision."""
+        held = list(measured)
+        variants = [variant for key in self.study.workloads for variant in self.variants_of(key)]
+        found = [cell(held, variant, precision) for variant in variants for precision in PRECISIONS]
+        return [records for records in found if records]
+
+    def published(self, record: Record, lookup: Callable[..., T], *key: float | str) -> T | None:
+        """Look up what was published of a record's model and dataset; that was scored on the test set alone."""
+        source = self.study.datasets[record.dataset].source
+        return lookup(record.model, source, *key) if record.split == "test" else None
+
+    def missing(self) -> dict[str, list[str]]:
+        """Name the cells of the study that have no record: a study in progress has some."""
+        variants = self.study.variants
+        measured = {(record.variant, record.precision) for record in self.measurements}
+        return {
+            "training": [key for key in self.study.workloads if not self.trained(key)],
+            "pruning": [key for key in variants if not self.pruned(key)],
+            "measurement": [
+                f"{key} {precision.upper()}"
+                for key, variant in variants.items()
+                for precision in PRECISIONS
+                if precision in variant.precisions and (key, precision) not in measured
+            ],
+        }
 
 
 def is_untouched(study: Params, variant: str) -> bool:
@@ -148,8 +179,29 @@ def pretty(name: str) -> str:
 
 def name_ratio(ratio: float, num_params: float, round_to: int | None) -> str:
     """Name a pruning point; rounded widths do not follow from the ratio, so parameters stand with it."""
-    percent = f"{round(100 * ratio, 2):g} %"
-    return f"{percent} ({millions(num_params)} M params)" if round_to else percent
+    name = ratio_percent(ratio)
+    return f"{name} ({millions(num_params)} M params)" if round_to else name
+
+
+def ratio_percent(ratio: float) -> str:
+    """Write a ratio as it was asked for: "60 %", "12.5 %"."""
+    return f"{round(100 * ratio, 2):g} %"
+
+
+def percent(share: float) -> str:
+    """Write a share of 1 as percent with two decimals, without the sign."""
+    return f"{100 * share:.2f}"
+
+
+def signed(value: float) -> str:
+    """Write points with their sign; what rounds to nothing has none."""
+    text = f"{value:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+
+
+def split_name(split: str) -> str:
+    """Return how the scored split is written."""
+    return _SPLITS[split]
 
 
 def millions(count: float) -> str:

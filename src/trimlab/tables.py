@@ -25,7 +25,10 @@ from trimlab.results import (
     mib,
     millions,
     name_ratio,
+    percent,
     pretty,
+    signed,
+    split_name,
 )
 
 
@@ -89,11 +92,13 @@ def baselines(results: Results) -> str:
     groups = [records for key in keys if (records := results.trained(key))]
     groups.sort(key=lambda g: (g[0].model, g[0].dataset, keys.index(g[0].workload)))
     rows: list[Row] = []
+    recipes: list[str] = []
     for records in groups:
         rows.append(_training_row(records))
-        published = _published(results, records[0], reference.baseline, records[0].precision)
+        published = results.published(records[0], reference.baseline, records[0].precision)
         if published:
             rows.append(_published_training(published))
+            recipes += _other_epochs(records[0], published)
     headers = [
         "Workload", "Model", "Dataset", "Precision", "Epochs", "Batch", "Top-1 %", "Epoch s", "Images/s", "n",
     ]  # fmt: skip
@@ -102,7 +107,7 @@ def baselines(results: Results) -> str:
         f"{where(everything)}. Top-1 of the last epoch. Epoch s and images/s: median over the epochs at full "
         "image size, evaluation left out."
     )
-    return markdown(headers, rows, caption)
+    return markdown(headers, rows, " ".join([caption, *recipes]))
 
 
 def pruning(results: Results, workload: str) -> str:
@@ -114,7 +119,7 @@ def pruning(results: Results, workload: str) -> str:
         rows.append(_pruning_row(records, full))
         ratio = records[0].ratio
         last_of_ratio = index + 1 == len(groups) or groups[index + 1][0].ratio != ratio
-        published = _published(results, records[0], reference.pruning, ratio) if last_of_ratio else None
+        published = results.published(records[0], reference.pruning, ratio) if last_of_ratio else None
         if published:
             rows.append(_published_pruning(published))
     headers = [
@@ -124,7 +129,7 @@ def pruning(results: Results, workload: str) -> str:
     everything = [record for records in groups for record in records]
     caption = (
         f"{where(everything)}. Size: parameters and buffers of the torch model. Eager latency: torch, FP32, "
-        f"{timing(record.eager_latency for record in everything)}. Before and after: fine-tuning. "
+        f"{timing(record.eager_latency for record in everything)}, copies left out. Before and after: fine-tuning. "
         f"{_fine_tuning(everything)} {_pruning_reference_note(rows, everything)}"
     )
     return markdown(headers, rows, caption.strip())
@@ -167,7 +172,7 @@ def deployed(
     for variant, precision in present:
         found = cell(measured, variant, precision)
         rows.append(_deployed_row(results, found, cell(measured, variant, "fp32")))
-        published = _published(results, found[0], lookup, found[0].ratio, precision)
+        published = results.published(found[0], lookup, found[0].ratio, precision)
         last = not any(
             other_precision == precision and results.study.point(other).ratio == found[0].ratio
             and results.study.variants[other].workload == found[0].workload
@@ -193,8 +198,8 @@ def measurements(measured: Sequence[Measurement]) -> str:
     rows = [_measurement_row(record) for record in measured]
     caption = (
         f"{where(measured)}. Batch 1: {_calls(r.latency for r in measured)}; large batch: "
-        f"{_calls(r.batch_latency for r in measured)}. Peak memory: of a process that ran this file alone, "
-        "at the large batch."
+        f"{_calls(r.batch_latency for r in measured)}; copies included. Peak memory: of a process that ran this "
+        "file alone, at the large batch."
     )
     return markdown(headers, rows, caption)
 
@@ -228,7 +233,7 @@ def where(records: Sequence[Record]) -> str:
     runtimes = sorted({f"{pretty(r.runtime)} {r.runtime_version}" for r in records if isinstance(r, Measurement)}) or [
         f"torch {version}" for version in sorted({r.versions["torch"] for r in records if "torch" in r.versions})
     ]
-    split = " or ".join(sorted({_SPLITS[record.split] for record in records}))
+    split = " or ".join(sorted({split_name(record.split) for record in records}))
     images = " or ".join(f"{n:,}" for n in sorted({record.num_images for record in records}))
     parts = [first.device.name, f"{threads} thread{'' if threads == '1' else 's'}", *runtimes]
     return f"{', '.join(parts)}; scored on {images} images of the {split}"
@@ -256,18 +261,12 @@ def spread_percent(shares: Sequence[float]) -> str:
     return spread([100 * share for share in shares], _hundredths)
 
 
-def percent(share: float) -> str:
-    """Write a share of 1 as percent with two decimals."""
-    return f"{100 * share:.2f}"
-
-
 def milliseconds(value: float) -> str:
     """Write milliseconds with two decimals, three below 1."""
     return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
 
 _TRAINED_IN = {"fp32": "FP32", "tf32": "TF32", "bf16": "AMP, bf16", "fp16": "AMP, fp16"}
-_SPLITS = {"test": "test set", "holdout": "hold-out"}
 
 
 def _device_row(results: Results) -> Row:
@@ -284,14 +283,6 @@ def _device_row(results: Results) -> Row:
         ", ".join(f"{package} {version}" for package, version in sorted(versions)),
         *map(str, counts),
     ]
-
-
-def _published(
-    results: Results, record: Record, lookup: Callable[..., reference.Row | None], *key: float | str
-) -> reference.Row | None:
-    """Look a published row up; the study scored on the test set alone."""
-    source = results.study.datasets[record.dataset].source
-    return lookup(record.model, source, *key) if record.split == "test" else None
 
 
 def _training_row(records: Sequence[Training]) -> Row:
@@ -320,6 +311,13 @@ def _published_training(row: reference.Row) -> Row:
         _italic(row["epochs"]), NOT_PUBLISHED, _italic(row["top1_percent"]), _italic(row["epoch_seconds"]),
         NOT_PUBLISHED, NOT_PUBLISHED,
     ]  # fmt: skip
+
+
+def _other_epochs(record: Training, published: reference.Row) -> list[str]:
+    """Say that the published training took another number of epochs; given weights have none of ours."""
+    if record.origin != "trained" or record.epochs == int(published["epochs"]):
+        return []
+    return [f"{record.workload}: {record.epochs} epochs here, {published['epochs']} published."]
 
 
 def _pruning_row(records: Sequence[Pruning], full: int) -> Row:
@@ -405,7 +403,7 @@ def _delta(found: Sequence[Measurement], fp32: Sequence[Measurement]) -> str | C
     pairs = [(a, b) for a in found for b in fp32 if a.weights_sha256 == b.weights_sha256 and a.seed == b.seed]
     if not pairs:
         return Cell("—", "no FP32 file of the same weights was measured")
-    return spread([100 * (a.top1_accuracy - b.top1_accuracy) for a, b in pairs], _signed)
+    return spread([100 * (a.top1_accuracy - b.top1_accuracy) for a, b in pairs], signed)
 
 
 def _published_deployed(row: reference.Row) -> Row:
@@ -425,6 +423,7 @@ def _deployed_caption(chosen: Sequence[Measurement], absent: Sequence[str]) -> s
     parts = [
         f"{where(chosen)}.",
         f"Latency: {timing(r.latency for r in chosen)}. Images/s: {timing(r.batch_latency for r in chosen)}.",
+        "Copies are included.",
     ]
     if absent:
         parts.append(f"Not measured here: {', '.join(absent)}.")
@@ -470,9 +469,9 @@ def _loss_row(records: Sequence[Pruning], base: Sequence[Pruning]) -> Row:
         name_ratio(first.ratio, first.num_params, None),
         mib(mean([record.size_bytes for record in records])),
         spread_percent([record.top1_accuracy for record in records]),
-        unpruned if is_base else _signed(lost),
+        unpruned if is_base else signed(lost),
         unpruned if is_base else (mib(saved * MIB) if saved > 0 else nothing),
-        unpruned if is_base else (_signed(lost / saved) if saved > 0 else nothing),
+        unpruned if is_base else (signed(lost / saved) if saved > 0 else nothing),
     ]
 
 
@@ -527,9 +526,3 @@ def _whole(value: float) -> str:
 
 def _hundredths(value: float) -> str:
     return f"{value:.2f}"
-
-
-def _signed(value: float) -> str:
-    """Write points with their sign; what rounds to nothing has none."""
-    text = f"{value:+.2f}"
-    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")

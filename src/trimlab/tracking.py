@@ -1,7 +1,7 @@
 """The one writer to MLflow: a run a training, a pruning and a measurement, under one parent a study.
 
 A parent is (study, digest of its params, DVC experiment); a run is tagged with its record's digest, so that
-no record is logged twice. Runs are functions of records: `rebuild` makes the same store again.
+no record is logged twice. Runs are functions of records: `complete` makes a lost store again.
 """
 
 import json
@@ -73,16 +73,6 @@ _MEASURED = frozenset(
 """Fields that become metrics, with all that end in `_ms`; every other scalar is a param."""
 
 
-def check_store() -> None:
-    """Open the tracking store, so that a wrong one is found before hours of training.
-
-    Raises:
-        UserError: it cannot be opened.
-    """
-    with _store() as client:
-        client.search_experiments(max_results=1)
-
-
 def log(study: Params, record: Record) -> None:
     """Add a record's run to the study's parent, unless it is there.
 
@@ -95,17 +85,11 @@ def log(study: Params, record: Record) -> None:
         progress.say(f"not tracked: {error}; the record is kept: the report stage or `trimlab track` adds it")
 
 
-def complete(study: Params, records: Sequence[Record]) -> None:
+def complete(study: Params, records: Sequence[Record]) -> int:
     """Add the records that the parent lacks (cached cells never ran), its summary metrics, and finish it.
 
-    Raises:
-        UserError: the store fails.
-    """
-    rebuild(study, records)
-
-
-def rebuild(study: Params, records: Sequence[Record]) -> int:
-    """Do what `complete` does, and return how many runs were added: 0 where nothing was missing.
+    Returns:
+        How many runs were added: 0 where nothing was missing.
 
     Raises:
         UserError: the store fails.
