@@ -20,7 +20,7 @@ BAD = {
         "importance: l9",
         "pruning.importance 'l9' is not allowed: use one of l1, l2, lamp, fpgm, bn_scale or random",
     ),
-    "epochs: 12": ("epochs: 1.5", "training.digits.epochs 1.5 is wrong"),
+    "epochs: 8": ("epochs: 1.5", "training.digits.epochs 1.5 is wrong"),
     "source: digits": ("source: digit", "datasets.digits.source 'digit' is not allowed"),
     "path: data/none": ("path: x", "datasets.digits.path 'x' does not fit source 'digits'"),
     "sweep.r30}": ("sweep.r31}", "pruning 'sweep.r31' is unknown: use one of prune, sweep.none"),
@@ -54,7 +54,7 @@ def test_a_bad_value_is_named_with_its_bound_and_remedy(good, text, tmp_path):
 
 
 def test_every_problem_has_its_line(text, tmp_path):
-    twice = text.replace("ratio: 0.5", "ratio: 1.4").replace("epochs: 12", "epochs: 0")
+    twice = text.replace("ratio: 0.5", "ratio: 1.4").replace("epochs: 8", "epochs: 0")
     assert len(problems(twice, tmp_path)) == 2
 
 
