@@ -8,10 +8,10 @@ from typing import Callable, Dict, List, Sequence, Union
 
 import numpy as np
 
-ROUNDS = 5
+ROUNDS = 20
 """Turns that the timed calls are spread over."""
 SETTLE_SECONDS = 0.01
-"""Untimed at the start of a turn: the other's threads still spin and its data fills the caches."""
+"""Untimed at the start of a turn: the other one's data fills the caches."""
 
 Clock = Callable[[], float]
 Call = Callable[[], object]
