@@ -19,22 +19,23 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run_stages(study: Params) -> list[Record]:
-    """Write every record where its stage would."""
+    """Write every record where its stage would, and the indexes of measurements."""
     made = factories.everything(study)
-    for (_, path), record in zip(archive.stage_files(study), by_stage_order(study, made), strict=True):
-        factories.write(record, path)
+    for record in made:
+        factories.write(record, path_of(record))
+    for variant in study.variants:
+        own = [record for record in made if isinstance(record, Measurement) and record.variant == variant]
+        index = paths.index_file(variant)
+        index.parent.mkdir(parents=True, exist_ok=True)
+        index.write_text(json.dumps({"records": [path_of(record).name for record in own]}))
     return made
 
 
-def by_stage_order(study: Params, made: list[Record]) -> list[Record]:
-    def path_of(record: Record) -> str:
-        if isinstance(record, Measurement):
-            return str(paths.measurement_file(record.variant, record.seed, record.precision, record.runtime))
-        folder = paths.pruned(record.variant) if isinstance(record, Pruning) else paths.trained(record.workload)
-        return str(paths.record_file(folder, record.seed))
-
-    place = {path_of(record): record for record in made}
-    return [place[str(path)] for _, path in archive.stage_files(study)]
+def path_of(record: Record) -> Path:
+    if isinstance(record, Measurement):
+        return paths.measurement_file(record.variant, record.seed, record.precision, record.runtime)
+    folder = paths.pruned(record.variant) if isinstance(record, Pruning) else paths.trained(record.workload)
+    return paths.record_file(folder, record.seed)
 
 
 def bundle(folder: Path, *made: Record) -> Path:
@@ -59,6 +60,22 @@ def test_a_missing_stage_record_names_its_cell() -> None:
     paths.measurement_file("small", 0, "fp16", "onnxruntime").unlink()
     with pytest.raises(UserError, match=r"benchmark@small .*dvc repro benchmark@small"):
         archive.stage_records(study)
+
+
+def test_a_variant_that_was_not_measured_is_missing_whole() -> None:
+    study = factories.study()
+    run_stages(study)
+    paths.index_file("small").unlink()
+    with pytest.raises(UserError, match=r"benchmark@small has not written .*index\.json: run `dvc repro"):
+        archive.stage_records(study)
+
+
+def test_what_a_machine_could_not_measure_is_not_missed() -> None:
+    study = factories.study()
+    made = run_stages(study)
+    paths.index_file("small").write_text(json.dumps({"records": []}))
+    kept = [r for r in made if not (isinstance(r, Measurement) and r.variant == "small")]
+    assert {r.digest for r in archive.stage_records(study)} == {r.digest for r in kept}
 
 
 def test_importing_twice_stores_once() -> None:

@@ -13,6 +13,7 @@ import factories
 import onnx_examples
 from trimlab import benchmarking, checkpoint, data, onnx_files, paths, quantization, records
 from trimlab.errors import UserError
+from trimlab.measure import __main__ as measuring
 
 WORKLOAD = {"model": "resnet20", "dataset": "digits", "training": "training.short", "precision": "fp32"}
 SECTIONS = {
@@ -80,7 +81,14 @@ def test_the_yardstick_is_the_unpruned_variants_file_byte_for_byte(project):
 
 def test_a_variant_has_the_files_of_its_precisions(project):
     names = {file.name for file in (project / "quantize/small-r50").iterdir()}
-    assert names == {"seed0-int8.onnx", "seed0-int8-symmetric.onnx", "seed0-yardstick.onnx", "manifest.json"}
+    assert names == {
+        "seed0-fp32.onnx",
+        "seed0-int8.onnx",
+        "seed0-int8-symmetric.onnx",
+        "seed0-yardstick.onnx",
+        "calibration.npy",
+        "manifest.json",
+    }
     names = {file.name for file in (project / "quantize/small").iterdir()}
     assert {"seed0-fp32.onnx", "seed0-fp16.onnx", "seed0-int8.onnx"} <= names
 
@@ -151,7 +159,7 @@ def test_a_variant_without_precisions_loads_no_torch(project):
 def test_another_interpreter_can_be_named(project, study, monkeypatch):
     monkeypatch.chdir(project)
     monkeypatch.setenv("TRIMLAB_PYTHON", "no-such-python")
-    with pytest.raises(UserError, match="TRIMLAB_PYTHON 'no-such-python' does not run"):
+    with pytest.raises(UserError, match="interpreter 'no-such-python' does not run"):
         benchmarking.benchmark_variant(study, "small-r50")
 
 
@@ -166,32 +174,33 @@ def interpreter(folder, script):
 @pytest.mark.parametrize("script", ["true", 'echo "$@"'])
 def test_an_interpreter_that_is_no_python_is_named(script, tmp_path, monkeypatch):
     monkeypatch.setenv("TRIMLAB_PYTHON", interpreter(tmp_path, script))
-    with pytest.raises(UserError, match=r"TRIMLAB_PYTHON '.*/python' printed no JSON: name a Python"):
-        benchmarking.run_measure({"model": "a.onnx"})
+    with pytest.raises(UserError, match=r"interpreter '.*/python' printed no JSON: set TRIMLAB_PYTHON to a Python"):
+        benchmarking.run_measure({"model": "a.onnx", "runtime": "onnxruntime"})
 
 
 def test_a_killed_measurement_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("TRIMLAB_PYTHON", interpreter(tmp_path, "echo timing batch 64 >&2; kill -9 $$"))
     with pytest.raises(UserError, match=r"measuring a\.onnx failed with exit code -9: timing batch 64"):
-        benchmarking.run_measure({"model": "a.onnx"})
+        benchmarking.run_measure({"model": "a.onnx", "runtime": "onnxruntime"})
 
 
 def test_a_record_names_the_python_that_measured(project, study, monkeypatch):
     monkeypatch.chdir(project)
     path = paths.measurement_file("small-r50", 0, "int8", "onnxruntime")
     before = path.read_bytes()
-    honest = benchmarking.run_measure
-    monkeypatch.setattr(benchmarking, "run_measure", lambda request: {**honest(request), "python": "3.8.99"})
+    monkeypatch.setenv("TRIMLAB_PYTHON_ONNXRUNTIME", sys.executable)
+    monkeypatch.setenv("TRIMLAB_PYTHON", "no-such-python")
     (record,) = benchmarking.benchmark_variant(study, "small-r50")
     path.write_bytes(before)
-    assert record.device.system.endswith("Python 3.8.99")
+    assert record.device.system.endswith(f"Python {platform.python_version()}")
     assert measured(project, "small-r50", "int8").device.system.endswith(f"Python {platform.python_version()}")
 
 
 def test_a_broken_file_is_one_line(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"nothing")
-    request = {"model": str(tmp_path / "bad.onnx"), "yardstick": "", "runtime": "onnxruntime", "dataset": ""}
-    request |= {"predictions": "", **SECTIONS["benchmark"]}
+    request = dict.fromkeys(measuring.NAMES, "") | dict.fromkeys(measuring.OPTIONAL) | SECTIONS["benchmark"]
+    request |= {"model": str(tmp_path / "bad.onnx"), "runtime": "onnxruntime", "precision": "fp32"}
+    request |= {"builds": 1, "lineage": {}}
     with pytest.raises(UserError, match=r"bad\.onnx is no file that onnxruntime opens") as caught:
         benchmarking.run_measure(request)
     assert "\n" not in str(caught.value)
