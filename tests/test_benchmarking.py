@@ -4,67 +4,26 @@ import json
 import platform
 import subprocess
 import sys
-import tempfile
 
 import numpy as np
 import pytest
 
-import factories
-import onnx_examples
-from trimlab import benchmarking, checkpoint, data, onnx_files, paths, quantization, records
+import projects
+from trimlab import benchmarking, onnx_files, paths, quantization, records
 from trimlab.errors import UserError
 from trimlab.measure import __main__ as measuring
-
-WORKLOAD = {"model": "resnet20", "dataset": "digits", "training": "training.short", "precision": "fp32"}
-SECTIONS = {
-    "datasets": {"digits": {"source": "digits", "path": "data/none"}},
-    "workloads": {"small": {**WORKLOAD, "weights": "data/none"}},
-    "variants": {
-        "small": {"workload": "small", "pruning": "sweep.none"},
-        "small-r50": {"workload": "small", "pruning": "sweep.r50", "precisions": ["int8"]},
-        "small-r80": {"workload": "small", "pruning": "sweep.r80", "precisions": []},
-    },
-    "quantization": {"calibration_images": 20},
-    "benchmark": {"batch_size": 64, "warmup": 1, "repeats": 10, "batch_repeats": 5, "threads": 1},
-    "report": {"title": "A small study", "baseline": "small", "candidate": "small-r50"},
-}
+from trimlab.measure import device
 
 
 @pytest.fixture(scope="module")
 def study():
-    return factories.study(**SECTIONS)
+    return projects.STUDY
 
 
 @pytest.fixture(scope="module")
-def project(study, tmp_path_factory):
-    """A project with the outputs of `prepare`, `train` and `prune`, then quantized and benchmarked."""
-    folder = tmp_path_factory.mktemp("project")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("DVC_ROOT", str(folder))
-        patch.setattr(tempfile, "tempdir", str(folder))  # its own lock: these timings need no quiet machine
-        data.prepare("digits", study.datasets["digits"], study.data)
-        trained = onnx_examples.model("resnet20")
-        metadata = {"model": "resnet20", "num_classes": "10"}
-        checkpoint.save(trained, paths.weights_file(paths.trained("small"), 0), metadata)
-        write_pruned(study, "small", trained)
-        write_pruned(study, "small-r50", onnx_examples.model("resnet20", seed=1))
-        for variant in study.variants:
-            quantization.quantize_variant(study, variant)
-            benchmarking.benchmark_variant(study, variant)
+def project(tmp_path_factory):
+    with projects.measured(tmp_path_factory.mktemp("project")) as folder:
         yield folder
-
-
-def write_pruned(study, variant, model):
-    dataset = data.load("digits")
-    weights = paths.weights_file(paths.pruned(variant), 0)
-    checkpoint.save(model, weights, {"model": "resnet20", "num_classes": "10", "variant": variant})
-    images, _ = dataset.scored("test")
-    labels = model(dataset.normalise(images)).argmax(1).numpy().astype(np.uint16)
-    np.save(paths.torch_labels_file(variant, 0), labels)
-    sha256 = records.sha256_of(weights)
-    record = factories.pruning(study, variant, weights_sha256=sha256, dataset_sha256=dataset.sha256)
-    records.write(record, paths.record_file(paths.pruned(variant), 0))
 
 
 def measured(folder, variant, precision):
@@ -152,7 +111,7 @@ def test_a_variant_without_precisions_loads_no_torch(project):
         "benchmarking.benchmark_variant(study, 'small-r80')\n"
         "sys.exit('torch' in sys.modules)"
     )
-    dumped = factories.study(**SECTIONS).model_dump_json()
+    dumped = projects.STUDY.model_dump_json()
     subprocess.run([sys.executable, "-c", code], input=dumped, text=True, cwd=project, check=True)
 
 
@@ -198,9 +157,52 @@ def test_a_record_names_the_python_that_measured(project, study, monkeypatch):
 
 def test_a_broken_file_is_one_line(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"nothing")
-    request = dict.fromkeys(measuring.NAMES, "") | dict.fromkeys(measuring.OPTIONAL) | SECTIONS["benchmark"]
+    request = dict.fromkeys(measuring.NAMES, "") | dict.fromkeys(measuring.OPTIONAL) | projects.SECTIONS["benchmark"]
     request |= {"model": str(tmp_path / "bad.onnx"), "runtime": "onnxruntime", "precision": "fp32"}
     request |= {"builds": 1, "lineage": {}}
     with pytest.raises(UserError, match=r"bad\.onnx is no file that onnxruntime opens") as caught:
         benchmarking.run_measure(request)
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_machine_cannot_measure_is_said_and_left_out(project, study, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    path = paths.index_file("small-r50")
+    before = path.read_bytes()
+    asked = study.benchmark.model_copy(update={"runtimes": ["tensorrt", "onnxruntime"]})
+    measured = benchmarking.benchmark_variant(study.model_copy(update={"benchmark": asked}), "small-r50")
+    path.write_bytes(before)
+    assert [record.runtime for record in measured] == ["onnxruntime"]
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tensorrt ")]
+    assert said.startswith("tensorrt int8 is not measured here: no NVIDIA GPU")
+
+
+def test_nothing_measured_is_an_error(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    asked = study.benchmark.model_copy(update={"runtimes": ["tensorrt"]})
+    with pytest.raises(UserError, match="small-r50: no runtime of tensorrt is to be had here: add one"):
+        benchmarking.benchmark_variant(study.model_copy(update={"benchmark": asked}), "small-r50")
+
+
+def test_openvino_computes_the_same_files_in_its_own_precisions(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    path = paths.index_file("small")
+    before = path.read_bytes()
+    asked = study.benchmark.model_copy(update={"runtimes": ["openvino"]})
+    measured = benchmarking.benchmark_variant(study.model_copy(update={"benchmark": asked}), "small")
+    path.write_bytes(before)
+    found = {record.precision: record for record in measured}
+    assert set(found) == {"fp32", "fp16", "int8"} | ({"bf16"} if device.has_native_bf16() else set())
+    assert found["fp32"].onnx_agreement > 0.995
+    for record in measured:
+        own = "FP32" if record.precision == "fp16" else record.precision.upper()
+        convolutions = [layer for layer in record.batch_layers if layer.kind == "Convolution"]
+        assert len(convolutions) >= 19
+        assert {layer.precision for layer in convolutions} == {own}
+        assert {layer.channels for layer in convolutions} <= {16, 32, 64}
+
+
+def test_calibration_images_take_turns_by_class(project, study):
+    images = np.load(project / onnx_files.calibration_file("small"))
+    assert images.shape == (20, 1, 32, 32) or images.shape == (20, 3, 32, 32)
+    assert images.dtype == np.float32

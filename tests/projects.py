@@ -1,0 +1,62 @@
+"""A small project with the outputs of every stage up to `benchmark`, for tests of what comes after."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import factories
+import onnx_examples
+from trimlab import benchmarking, checkpoint, data, paths, quantization, records
+
+WORKLOAD = {"model": "resnet20", "dataset": "digits", "training": "training.short", "precision": "fp32"}
+SECTIONS = {
+    "datasets": {"digits": {"source": "digits", "path": "data/none"}},
+    "workloads": {"small": {**WORKLOAD, "weights": "data/none"}},
+    "variants": {
+        "small": {"workload": "small", "pruning": "sweep.none"},
+        "small-r50": {"workload": "small", "pruning": "sweep.r50", "precisions": ["int8"]},
+        "small-r80": {"workload": "small", "pruning": "sweep.r80", "precisions": []},
+        "unmade": {"workload": "small", "pruning": "sweep.r80"},
+    },
+    "quantization": {"calibration_images": 20},
+    "benchmark": {"batch_size": 64, "warmup": 1, "repeats": 10, "batch_repeats": 5, "threads": 1},
+    "report": {"title": "A small study", "baseline": "small", "candidate": "small-r50"},
+}
+STUDY = factories.study(**SECTIONS)
+MADE = ("small", "small-r50", "small-r80")
+
+
+@contextmanager
+def measured(folder: Path) -> Iterator[Path]:
+    """Yield a folder, the working directory meanwhile, with what the stages write of the variants in `MADE`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("DVC_ROOT", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        patch.setenv("TRIMLAB_LOCK", str(folder / "lock"))  # its own: these timings need no quiet machine
+        data.prepare("digits", STUDY.datasets["digits"], STUDY.data)
+        trained = onnx_examples.model("resnet20")
+        metadata = {"model": "resnet20", "num_classes": "10"}
+        checkpoint.save(trained, paths.weights_file(paths.trained("small"), 0), metadata)
+        _write_pruned("small", trained)
+        _write_pruned("small-r50", onnx_examples.model("resnet20", seed=1))
+        for variant in MADE:
+            quantization.quantize_variant(STUDY, variant)
+            benchmarking.benchmark_variant(STUDY, variant)
+        yield folder
+
+
+def _write_pruned(variant, model):
+    dataset = data.load("digits")
+    weights = paths.weights_file(paths.pruned(variant), 0)
+    checkpoint.save(model, weights, {"model": "resnet20", "num_classes": "10", "variant": variant})
+    images, _ = dataset.scored("test")
+    labels = model(dataset.normalise(images)).argmax(1).numpy().astype(np.uint16)
+    np.save(paths.torch_labels_file(variant, 0), labels)
+    sha256 = records.sha256_of(weights)
+    record = factories.pruning(STUDY, variant, weights_sha256=sha256, dataset_sha256=dataset.sha256)
+    records.write(record, paths.record_file(paths.pruned(variant), 0))
