@@ -20,7 +20,8 @@ import types
 import zipfile
 from pathlib import Path
 
-DUNDERS = {"__init__", "__len__", "__getitem__", "__setitem__", "__iter__", "__enter__", "__exit__"}
+DUNDERS = {"__init__", "__eq__", "__len__", "__getitem__", "__setitem__", "__iter__"}
+"""Left out are `__enter__` and `__exit__`: context managers are deprecated in all versions."""
 
 SPELLINGS = {
     r"\b(?:tensorrt|tensorrt_bindings)\.tensorrt\.": "",
