@@ -174,7 +174,7 @@ def test_what_a_machine_cannot_measure_is_said_and_left_out(project, study, monk
     path.write_bytes(before)
     assert [record.runtime for record in measured] == ["onnxruntime"]
     (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tensorrt ")]
-    assert said.startswith("tensorrt int8 is not measured here: no NVIDIA GPU")
+    assert said.startswith("tensorrt is not to be had here: no NVIDIA GPU to be used here (cudaGetDeviceCount: cuda")
 
 
 def test_nothing_measured_is_an_error(project, study, monkeypatch):

@@ -22,7 +22,7 @@ def project(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bundle(project):
     path = project / "out/small.zip"
-    assert bundles.write(projects.STUDY, ["small-r50"], ["onnxruntime", "tensorrt"], path) == 2
+    assert bundles.write(projects.STUDY, ["small-r50"], ["onnxruntime", "tensorrt"], path) == 3
     return path
 
 
@@ -51,8 +51,8 @@ def test_a_bundle_holds_every_content_once_and_no_more_of_ours_than_measure(bund
 def test_it_measures_what_the_device_has_and_says_what_it_has_not(brought):
     folder, said = brought
     assert [path.name for path in (folder / "records").glob("*.json")] == ["small-r50-seed0-int8-onnxruntime.json"]
-    assert "tensorrt int8 is not measured here: " in said
-    assert "1 of 2 records lie in records: take that folder home, `trimlab import` it" in said
+    assert "tensorrt is not to be had here: " in said
+    assert "1 of 3 records lie in records: take that folder home, `trimlab import` it" in said
 
 
 def test_its_record_is_the_stages_but_for_times(project, brought):
@@ -82,7 +82,7 @@ def test_what_has_a_record_is_not_measured_again(bundle, brought):
 def test_a_device_without_any_of_the_runtimes_fails_in_a_line(bundle, tmp_path):
     done = run(bundle, tmp_path, "--runtime", "tensorrt")
     assert done.returncode == 1
-    assert "0 of 1 records lie in records" in done.stderr
+    assert "0 of 2 records lie in records" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -20,7 +20,7 @@ from onnx_examples import SHAPE, exported
 from trimlab import onnx_files
 from trimlab.measure import dataset, memory, runtimes, timing
 from trimlab.measure.__main__ import main
-from trimlab.measure.errors import MeasureError, UnavailableError
+from trimlab.measure.errors import MeasureError, NoRuntimeError
 from trimlab.measure.session import Settings
 
 SOURCES = sorted(Path(trimlab.measure.__file__).parent.glob("*.py"))
@@ -353,7 +353,7 @@ def test_a_request_without_a_key_names_it(request_file, tmp_path):
 
 def test_a_runtime_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UnavailableError, match="onnxruntime cannot be imported"):
+    with pytest.raises(NoRuntimeError, match="onnxruntime cannot be imported"):
         runtimes.open_file("onnxruntime", str(exported("resnet20")), Settings("fp32", 1, 16))
 
 

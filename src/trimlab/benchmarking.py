@@ -14,7 +14,7 @@ import numpy as np
 from trimlab import machine, measure, onnx_files, params, paths, progress, records
 from trimlab.errors import UserError
 from trimlab.measure import dataset, isolated, runtimes
-from trimlab.measure.errors import MeasureError, UnavailableError
+from trimlab.measure.errors import MeasureError, NoRuntimeError, UnavailableError
 from trimlab.measure.session import Settings
 from trimlab.records import MADE_FROM, Computed
 
@@ -142,9 +142,11 @@ def _measure_all(study: params.Params, todo: list[Cell], scratch: Path) -> Itera
             continue
         try:
             yield _measure(study, cell, pack, scratch)
+        except NoRuntimeError as error:
+            progress.say(f"{cell.runtime} is not to be had here: {error}")
+            missing.add(cell.runtime)
         except UnavailableError as error:
             progress.say(f"{cell.runtime} {cell.precision} is not measured here: {error}")
-            missing |= {cell.runtime} if cell.precision == "fp32" else set()
 
 
 def _measure(study: params.Params, cell: Cell, pack: Path, scratch: Path) -> records.Measurement:

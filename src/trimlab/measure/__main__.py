@@ -5,7 +5,8 @@ that others give the same images (`torch_labels`; `onnx_labels` for an engine), 
 `engines` where a runtime wants them, `batch_size`, `warmup`, `repeats`, `batch_repeats`, `threads` (0 takes all
 cores), `builds` of an engine, and `lineage`: what the record says besides.
 
-The exit code is 0, 1 where something is wrong, or 3 where this machine can't measure that.
+The exit code is 0, 1 where something is wrong, 3 where this machine can't measure that precision, or 4 where it
+can't measure in that runtime at all.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, Dict, Iterator, List, Optional
 import numpy as np
 
 from . import dataset, device, runtimes, timing
-from .errors import MeasureError, UnavailableError
+from .errors import MeasureError, NoRuntimeError, UnavailableError
 from .progress import say
 from .session import Session, Settings, line
 
@@ -39,8 +40,8 @@ COUNTS = {
 """Its whole numbers, with their bounds."""
 KEYS = (*NAMES, *OPTIONAL, *COUNTS, "lineage")
 """What a request has to say."""
-UNAVAILABLE = 3
-"""The exit code where this machine can't measure that."""
+UNAVAILABLE = {3: UnavailableError, 4: NoRuntimeError}
+"""The exit codes where this machine can't measure that."""
 
 
 def measure(request: Dict[str, Any]) -> Dict[str, Any]:
@@ -240,7 +241,7 @@ def main(arguments: List[str]) -> int:
         print(json.dumps(measure(_read_request(arguments[0]))))
     except UnavailableError as error:
         say("unavailable: {}".format(" ".join(str(error).splitlines())))
-        return UNAVAILABLE
+        return next(code for code, kind in UNAVAILABLE.items() if type(error) is kind)
     except MeasureError as error:
         say("error: {}".format(" ".join(str(error).splitlines())))
         return 1

@@ -11,10 +11,10 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Set
 
 from . import isolated
-from .errors import MeasureError, UnavailableError
+from .errors import MeasureError, NoRuntimeError, UnavailableError
 from .progress import say
 
 INDEX = "bundle.json"
@@ -55,7 +55,7 @@ def _options(arguments: List[str]) -> argparse.Namespace:
 def _measure_all(requests: List[Dict[str, Any]], source: Path, options: argparse.Namespace) -> bool:
     """Measure what has no record yet; return whether something went wrong."""
     failed = False
-    missing: Dict[str, str] = {}
+    missing: Set[str] = set()
     for number, request in enumerate(requests, 1):
         name, runtime = _name(request), request["runtime"]
         path = options.records / (name + ".json")
@@ -64,10 +64,11 @@ def _measure_all(requests: List[Dict[str, Any]], source: Path, options: argparse
         say("{}/{} {}".format(number, len(requests), name))
         try:
             _write(isolated.run(sys.executable, source, _placed(request, source, path, options.threads)), path)
+        except NoRuntimeError as error:
+            say("{} is not to be had here: {}".format(runtime, error))
+            missing.add(runtime)
         except UnavailableError as error:
-            say("{} {} is not measured here: {}".format(runtime, request["precision"], error))
-            if request["precision"] == "fp32":
-                missing[runtime] = str(error)
+            say("{} is not measured here: {}".format(name, error))
         except MeasureError as error:
             say("error: {}".format(error))
             failed = True

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Tuple
 
 import numpy as np
 
-from .errors import UnavailableError
+from .errors import NoRuntimeError
 from .session import Stopwatch, line
 
 
@@ -22,19 +22,19 @@ class Cuda:
         """Ask the driver whether there is a GPU: a library above it may crash where there is none.
 
         Raises:
-            UnavailableError: there is none, or cuda-python is not installed.
+            NoRuntimeError: there is none, or cuda-python is not installed.
         """
         try:
             from cuda.bindings import runtime
         except ImportError as error:
-            raise UnavailableError(f"cuda-python cannot be imported ({line(error)}): install it") from None
+            raise NoRuntimeError(f"cuda-python cannot be imported ({line(error)}): install it") from None
         self._runtime = runtime
         try:
             count = self.call("cudaGetDeviceCount")
         except CudaError as error:
-            raise UnavailableError(f"no NVIDIA GPU to be used here ({error})") from None
+            raise NoRuntimeError(f"no NVIDIA GPU to be used here ({error})") from None
         if not count:
-            raise UnavailableError("no NVIDIA GPU here")
+            raise NoRuntimeError("no NVIDIA GPU here")
         properties = self.call("cudaGetDeviceProperties", 0)
         self.name = properties.name.decode()
         self.compute_capability = f"{properties.major}.{properties.minor}"

@@ -6,4 +6,8 @@ class MeasureError(Exception):
 
 
 class UnavailableError(MeasureError):
-    """This machine can't measure that: no GPU, a package not installed, a feature that the library lacks."""
+    """This machine can't measure that precision: the processor or the library lacks it."""
+
+
+class NoRuntimeError(UnavailableError):
+    """This machine can't measure in that runtime at all: no GPU, or a package that is not installed."""

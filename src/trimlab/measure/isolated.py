@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 from .__main__ import UNAVAILABLE
-from .errors import MeasureError, UnavailableError
+from .errors import MeasureError
 from .progress import say
 
 # Not `-m` and PYTHONPATH: an interpreter that comes with a runtime may ignore that.
@@ -35,8 +35,8 @@ def run(interpreter: str, source: Path, request: Dict[str, Any]) -> Dict[str, An
         file, printed = Path(scratch) / "request.json", Path(scratch) / "record.json"
         file.write_text(json.dumps(request), encoding="utf-8")
         code, last = _finished([interpreter, "-c", _PROGRAM, str(source), str(file)], printed)
-        if code == UNAVAILABLE:
-            raise UnavailableError(last.replace("unavailable: ", "", 1))
+        if code in UNAVAILABLE:
+            raise UNAVAILABLE[code](last.replace("unavailable: ", "", 1))
         if code:
             said = last.replace("error: ", "", 1)
             raise MeasureError("measuring {} failed with exit code {}: {}".format(request["model"], code, said))

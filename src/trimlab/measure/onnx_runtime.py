@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 
 from . import device, memory, timing
-from .errors import UnavailableError
+from .errors import NoRuntimeError
 from .layers import RUNS, WARMUP, from_onnxruntime
 from .session import Settings, Stopwatch, line
 
@@ -22,7 +22,7 @@ class OnnxRuntime:
         try:
             import onnxruntime
         except ImportError as error:
-            raise UnavailableError(f"onnxruntime cannot be imported ({line(error)}): install it") from None
+            raise NoRuntimeError(f"onnxruntime cannot be imported ({line(error)}): install it") from None
         self._path = path
         self._threads = settings.threads
         self._library = onnxruntime

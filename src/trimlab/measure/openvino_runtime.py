@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 
 from . import device, memory, timing
-from .errors import UnavailableError
+from .errors import NoRuntimeError, UnavailableError
 from .layers import RUNS, WARMUP, from_openvino
 from .session import Settings, Stopwatch, line
 
@@ -19,7 +19,7 @@ class OpenVino:
         try:
             import openvino
         except ImportError as error:
-            raise UnavailableError(f"openvino cannot be imported ({line(error)}): install it") from None
+            raise NoRuntimeError(f"openvino cannot be imported ({line(error)}): install it") from None
         if settings.precision == "bf16" and not device.has_native_bf16():
             raise UnavailableError(f"bf16: {device.processor_name()} does not multiply it: measure it on one that does")
         self._path = path

@@ -42,6 +42,8 @@ def get(trt: Any, cuda: Cuda, path: str, settings: Settings, logger: Any) -> Eng
         UnavailableError: this TensorRT has no calibrators.
         MeasureError: it can't be built.
     """
+    if settings.precision == "int8-entropy" and not hasattr(trt, "IInt8EntropyCalibrator2"):
+        raise UnavailableError(f"int8-entropy: TensorRT {trt.__version__} has no calibrators: int8 is Q/DQ there")
     identity = _identity(trt, cuda, path, settings)
     if settings.engines is None:
         return _built(trt, cuda, path, settings, logger, identity)
@@ -163,8 +165,6 @@ def _profile(builder: Any, network: Any, smallest: int, best: int) -> Any:
 
 
 def _calibrate(trt: Any, cuda: Cuda, builder: Any, network: Any, config: Any, settings: Settings) -> None:
-    if not hasattr(trt, "IInt8EntropyCalibrator2"):
-        raise UnavailableError(f"int8-entropy: TensorRT {trt.__version__} has no calibrators: int8 is Q/DQ there")
     if settings.calibration is None:
         raise MeasureError("int8-entropy needs calibration images: name their .npy as `calibration`")
     images = np.load(settings.calibration)

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import device, tensorrt_engine, timing
 from .cuda import Buffer, Cuda
-from .errors import MeasureError, UnavailableError
+from .errors import MeasureError, NoRuntimeError
 from .layers import RUNS, WARMUP, from_tensorrt
 from .session import Settings, Stopwatch, line
 
@@ -23,7 +23,7 @@ class TensorRt:
         try:
             import tensorrt
         except ImportError as error:
-            raise UnavailableError(f"tensorrt cannot be imported ({line(error)}): install it") from None
+            raise NoRuntimeError(f"tensorrt cannot be imported ({line(error)}): install it") from None
         self._trt = tensorrt
         self._logger = _logger(tensorrt)
         self._built = tensorrt_engine.get(tensorrt, self._cuda, path, settings, self._logger)
