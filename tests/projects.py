@@ -42,15 +42,15 @@ def measured(folder: Path) -> Iterator[Path]:
         trained = onnx_examples.model("resnet20")
         metadata = {"model": "resnet20", "num_classes": "10"}
         checkpoint.save(trained, paths.weights_file(paths.trained("small"), 0), metadata)
-        _write_pruned("small", trained)
-        _write_pruned("small-r50", onnx_examples.model("resnet20", seed=1))
+        write_pruned("small", trained)
+        write_pruned("small-r50", onnx_examples.model("resnet20", seed=1))
         for variant in MADE:
             quantization.quantize_variant(STUDY, variant)
             benchmarking.benchmark_variant(STUDY, variant)
         yield folder
 
 
-def _write_pruned(variant, model):
+def write_pruned(variant, model):
     dataset = data.load("digits")
     weights = paths.weights_file(paths.pruned(variant), 0)
     checkpoint.save(model, weights, {"model": "resnet20", "num_classes": "10", "variant": variant})

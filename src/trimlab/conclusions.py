@@ -18,6 +18,7 @@ from trimlab.results import (
     millions,
     name_ratio,
     percent,
+    precision_name,
     pretty,
     ratio_percent,
     signed,
@@ -54,9 +55,9 @@ def describe(results: Results, found: Sequence[Measurement]) -> str:
     """Name a deployed file: model, dataset, ratio, precision."""
     first = found[0]
     model = f"{pretty(first.model)} on {pretty(first.dataset)}"
-    ratio = name_ratio(first.ratio, first.num_params, results.study.pruning.round_to)
+    ratio = name_ratio(first.ratio, first.num_params, results.study.pruning_of(first.variant).round_to)
     shape = f"pruned by {ratio}" if first.ratio else "unpruned"
-    return f"{model}, {shape}, {first.precision.upper()}"
+    return f"{model}, {shape}, {precision_name(first.precision)}"
 
 
 def ratio_explained(results: Results) -> str:
@@ -174,7 +175,7 @@ def fastest(measured: Sequence[Measurement]) -> str:
         return ""
     (variant, precision), best = max(cells.items(), key=lambda item: mean([r.batch_speedup for r in item[1]]))
     return (
-        f"Most throughput against its unpruned FP32 file: {variant} {precision.upper()}, "
+        f"Most throughput against its unpruned FP32 file: {variant} {precision_name(precision)}, "
         f"{mean([r.batch_speedup for r in best]):.1f}× at batch {best[0].batch_latency.batch_size} and "
         f"{mean([r.speedup for r in best]):.1f}× at batch 1, with {percent(_mean_top1(best))} % top-1."
     )
@@ -215,7 +216,7 @@ def front(results: Results, bench: Bench, dataset: str) -> str:
         return ""
     best = pareto([(_mean_bytes(records) / MIB, _mean_top1(records)) for records in found])
     listed = ", ".join(
-        f"{found[i][0].variant} {found[i][0].precision.upper()} "
+        f"{found[i][0].variant} {precision_name(found[i][0].precision)} "
         f"({mib(_mean_bytes(found[i]))} MiB, {percent(_mean_top1(found[i]))} %)"
         for i in best
     )

@@ -19,9 +19,16 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullF
 from trimlab import reference
 from trimlab.conclusions import pareto
 from trimlab.records import Measurement, Pruning, Training
-from trimlab.results import MIB, PRECISIONS, Bench, Results, mean, name_ratio, pretty, split_name
+from trimlab.results import COMPUTED, MIB, Bench, Results, mean, name_ratio, precision_name, pretty, split_name
 
-COLOURS = {"fp32": "#0072B2", "fp16": "#E69F00", "int8": "#009E73"}
+COLOURS = {
+    "fp32": "#0072B2",
+    "tf32": "#56B4E9",
+    "bf16": "#CC79A7",
+    "fp16": "#E69F00",
+    "int8": "#009E73",
+    "int8-entropy": "#D55E00",
+}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#777777"
@@ -166,7 +173,7 @@ def _speed(results: Results, bench: Bench) -> Figure | None:
     left, right = figure.subplots(1, 2, sharey=True)
     _bars(left, found, lambda r: r.latency.p50_ms, "{:.3g}")
     _bars(right, found, lambda r: r.batch_latency.images_per_second, "{:,.0f}")
-    labels = [f"{records[0].variant}  {records[0].precision.upper()}" for records in found]
+    labels = [f"{records[0].variant}  {precision_name(records[0].precision)}" for records in found]
     left.set_yticks(range(len(found)), labels)
     left.invert_yaxis()
     batches = sorted({r.batch_latency.batch_size for records in found for r in records})
@@ -225,7 +232,7 @@ def _front(axes: Axes, results: Results, found: list[list[Measurement]]) -> None
         if larger < 1.15 * pairs[index][0]:
             continue  # its label would lie under that of the more accurate neighbour
         first = found[index][0]
-        text = name_ratio(first.ratio, first.num_params, results.study.pruning.round_to)
+        text = name_ratio(first.ratio, first.num_params, results.study.pruning_of(first.variant).round_to)
         label = text if first.ratio else "unpruned"
         axes.annotate(label, pairs[index], (0, 9), textcoords="offset points", rotation=45, fontsize=8)
 
@@ -236,7 +243,7 @@ def _accuracy_legend(
     def dot(label: str, colour: str, form: str = "o", **style: Any) -> Line2D:
         return Line2D([], [], marker=form, linestyle="", color=colour, label=label, **style)
 
-    handles = [dot(p.upper(), COLOURS[p]) for p in PRECISIONS if p in precisions]
+    handles = [dot(precision_name(p), COLOURS[p]) for p in COMPUTED if p in precisions]
     handles += [dot(pretty(model), GREY, form) for model, form in forms.items()]
     if published:
         handles.append(dot("hollow: published study", GREY, fillstyle="none"))

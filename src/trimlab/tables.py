@@ -330,7 +330,7 @@ def _pruning_row(records: Sequence[Pruning], full: int) -> Row:
     seconds = [statistics.median(e.seconds for e in full_size(record.curve)) for record in records] if tuned else []
     return [
         first.variant,
-        name_ratio(first.ratio, params, None),
+        name_ratio(first.ratio, params, first.round_to),
         millions(params),
         f"{100 * (1 - params / full):.1f}",
         mib(mean([record.size_bytes for record in records])),
@@ -387,7 +387,7 @@ def _deployed_row(results: Results, found: Sequence[Measurement], fp32: Sequence
     first = found[0]
     return [
         first.variant,
-        name_ratio(first.ratio, first.num_params, None),
+        name_ratio(first.ratio, first.num_params, results.study.pruning_of(first.variant).round_to),
         millions(mean([record.num_params for record in found])),
         precision_name(first.precision),
         f"ONNX file, {pretty(first.runtime)}",
@@ -472,7 +472,7 @@ def _loss_row(records: Sequence[Pruning], base: Sequence[Pruning]) -> Row:
         pretty(first.model),
         pretty(first.dataset),
         first.variant,
-        name_ratio(first.ratio, first.num_params, None),
+        name_ratio(first.ratio, first.num_params, first.round_to),
         mib(mean([record.size_bytes for record in records])),
         spread_percent([record.top1_accuracy for record in records]),
         unpruned if is_base else signed(lost),

@@ -50,7 +50,7 @@ _STUDY_PARAMS: dict[str, Any] = {
 }
 """What all runs of a study share; the whole tree is the parent's `params.json`."""
 
-_NOT_SCALAR = {"kind", "created", "commit", "curve", "widths"}
+_NOT_SCALAR = {"kind", "created", "commit", "curve", "widths", "clocks", "layers", "batch_layers", "builds"}
 """Fields that are tags, times, curves, or only in `record.json`."""
 
 _MEASURED = frozenset(
@@ -60,6 +60,10 @@ _MEASURED = frozenset(
         "top1_before",
         "torch_top1_accuracy",
         "torch_agreement",
+        "onnx_top1_accuracy",
+        "onnx_agreement",
+        "engine.size_bytes",
+        "engine.build_seconds",
         "num_params",
         "macs",
         "size_bytes",
@@ -419,6 +423,9 @@ def _measured(record: Record) -> dict[str, float]:
         measured["speedup"] = record.speedup
         measured["batch_speedup"] = record.batch_speedup
         measured["batch_images_per_second"] = record.batch_latency.images_per_second
+        for clock in record.clocks:
+            measured[f"{clock.name}_p50_ms"] = clock.latency.p50_ms
+            measured[f"{clock.name}_batch_p50_ms"] = clock.batch_latency.p50_ms
     return measured
 
 
