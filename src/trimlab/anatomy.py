@@ -48,7 +48,7 @@ def clocks(measured: Sequence[Measurement]) -> str:
         return ""
     batch = timed[0].batch_latency.batch_size
     headers = [
-        "Variant", "Precision", "Top-1 %", "ONNX MiB", "Weights MiB", "Engine MiB",
+        "Variant", "Precision", "Seed", "Top-1 %", "ONNX MiB", "Weights MiB", "Engine MiB",
         "GPU ms, batch 1", "GPU ms, batch 1, graph", "Wall ms, batch 1", "Wall ms, batch 1, graph",
         f"GPU images/s, batch {batch}", f"Wall images/s, batch {batch}", "Device memory MiB",
     ]  # fmt: skip
@@ -66,7 +66,7 @@ def builds(measured: Sequence[Measurement]) -> str:
     if not built:
         return ""
     headers = [
-        "Variant", "Precision", "Builds", "Different engines", "Engine MiB", "Build s", "GPU ms, batch 1",
+        "Variant", "Precision", "Seed", "Builds", "Different engines", "Engine MiB", "Build s", "GPU ms, batch 1",
         f"GPU ms, batch {built[0].batch_latency.batch_size}",
     ]  # fmt: skip
     rows = [_build_row(record) for record in built]
@@ -115,6 +115,7 @@ def _clock_row(record: Measurement) -> Row:
     return [
         record.variant,
         precision_name(record.precision),
+        str(record.seed),
         percent(record.top1_accuracy),
         mib(record.file_bytes),
         mib(record.weight_bytes),
@@ -134,6 +135,7 @@ def _build_row(record: Measurement) -> Row:
     return [
         record.variant,
         precision_name(record.precision),
+        str(record.seed),
         str(len(found)),
         str(len({build.sha256 for build in found})),
         _range([build.size_bytes / 2**20 for build in found]),
@@ -197,10 +199,10 @@ def _rest(record: Measurement) -> str:
 def _widths(results: Results, record: Measurement) -> str:
     """Say which widths the hardware fills up."""
     pruned = results.pruned(record.variant)
-    if not pruned:
-        return ""
-    widths = list(pruned[0].widths.values())[:-1]  # the last are the classes
+    widths = list(pruned[0].widths.values())[:-1] if pruned else []  # the last are the classes
     odd = sorted({width for width in widths if width % MULTIPLE})
+    if not widths:
+        return ""
     if not odd:
         return f"All widths are multiples of {MULTIPLE}."
     count = sum(width % MULTIPLE > 0 for width in widths)

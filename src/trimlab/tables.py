@@ -55,6 +55,8 @@ _TEXT_COLUMNS = {
     "Dataset",
     "Precision",
     "File, runtime",
+    "Layer",
+    "Kind",
     "Device",
     "Packages",
     "System",
@@ -389,7 +391,7 @@ def _deployed_row(results: Results, found: Sequence[Measurement], fp32: Sequence
         first.variant,
         name_ratio(first.ratio, first.num_params, results.study.pruning_of(first.variant).round_to),
         millions(mean([record.num_params for record in found])),
-        precision_name(first.precision),
+        _precision(first),
         f"ONNX file, {pretty(first.runtime)}",
         mib(mean([record.file_bytes for record in found])),
         spread_percent([record.top1_accuracy for record in found]),
@@ -400,6 +402,12 @@ def _deployed_row(results: Results, found: Sequence[Measurement], fp32: Sequence
         _timed(spread([record.batch_speedup for record in found], _hundredths), found),
         str(len(found)),
     ]
+
+
+def _precision(record: Measurement) -> str | Cell:
+    name = precision_name(record.precision)
+    calibrated = record.precision == "int8-entropy"
+    return Cell(name, "the FP32 file, which TensorRT calibrated itself") if calibrated else name
 
 
 def _delta(found: Sequence[Measurement], fp32: Sequence[Measurement]) -> str | Cell:
