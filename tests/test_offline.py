@@ -74,10 +74,10 @@ def go(run_dir, **options):
     return code, json.loads((out / "status.json").read_text())
 
 
-def command(run_dir, study="synthetic", seconds=100):
+def command(run_dir, study="synthetic"):
     return [
         *(sys.executable, "-m", "trimlab.cli", "slice", study, "--run-dir", run_dir),
-        *("--out", run_dir.parent / "out", "--seconds", str(seconds)),
+        *("--out", run_dir.parent / "out", "--seconds", "1000"),
     ]
 
 
@@ -404,14 +404,15 @@ def test_a_study_that_is_killed_again_and_again_ends_as_one_that_never_was(repro
 
     printed = "".join(host.printed)
     assert printed.count("train digits: epoch 1/3") == 1, "trained again"
-    assert printed.count("Running stage 'train@digits'") == 3
+    assert printed.count("train digits: going on at epoch") == 2
+    assert [printed.count(f"Running stage '{cell}'") for cell in ("prepare@digits", "train@digits")] == [1, 3]
     fresh = Project(copy_source(tmp_path / "home"))
     (fresh.root / "studies/tiny.yaml").write_text(TINY)
     found = reproduced.records().values()
     assert fresh.run("trimlab", "import", str(out / "records.tar.gz")).startswith(f"{len(found)} records added")
     brought = [records.read(path) for path in (fresh.root / "records/tiny").rglob("*.json")]
     assert by_content(brought) == by_content(found)
-    assert [r.resumptions for r in brought if r.kind == "training"] == [2]
+    assert all(record.resumptions for record in brought if record.kind == "training")
     assert {r.commit for r in brought} == {"0123456789ab"}
     fresh.run("trimlab", "report", "tiny")
     assert (fresh.root / "reports/tiny/report.md").read_text().startswith("# Tiny")
