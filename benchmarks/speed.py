@@ -18,6 +18,7 @@ import psutil
 import torch
 
 from trimlab import benchmarking, data, export, machine, models, params, pruning, quantization, training
+from trimlab.measure import device
 
 SHAPE = (3, 32, 32)
 ROUNDS = 3
@@ -65,6 +66,8 @@ def deployed_speed(scratch: Path) -> list[str]:
     benchmarking_pack = scratch / "pack.npz"
     noise = np.random.default_rng(1).integers(0, 256, (256, *SHAPE), dtype=np.uint8)
     np.savez(benchmarking_pack, images=noise, labels=np.zeros(256, int), mean=np.full(3, 0.5), std=np.full(3, 0.25))
+    labels = scratch / "torch-labels.npy"
+    np.save(labels, np.zeros(256, np.uint16))
     files = {}
     for name, ratio in (("unpruned", 0.0), ("60 % pruned", 0.6)):
         model = models.build("resnet18", 10).eval()
@@ -78,13 +81,15 @@ def deployed_speed(scratch: Path) -> list[str]:
     for name, file in list(files.items())[1:]:
         request = {
             "model": str(file), "yardstick": str(files["unpruned FP32"]), "runtime": "onnxruntime",
-            "dataset": str(benchmarking_pack), "predictions": str(scratch / "labels.npy"), **section.model_dump(),
+            "precision": "int8" if "INT8" in name else "fp32", "dataset": str(benchmarking_pack),
+            "predictions": str(scratch / "labels.npy"), "torch_labels": str(labels), "onnx_labels": None,
+            "calibration": None, "engines": None, "lineage": {}, **section.model_dump(),
         }  # fmt: skip
         found = benchmarking.run_measure(request)
         small = found["yardstick_latency"]["p50_ms"] / found["latency"]["p50_ms"]
         large = found["yardstick_batch_latency"]["p50_ms"] / found["batch_latency"]["p50_ms"]
         said.append(
-            f"ONNX Runtime {found['runtime_version']}, {found['threads']} threads, ResNet-18 {name} "
+            f"ONNX Runtime {found['runtime_version']}, {found['device']['threads']} threads, ResNet-18 {name} "
             f"against unpruned FP32, p50: {small:.1f}× at batch 1 (n=200), {large:.1f}× at batch 64 (n=30)"
         )
     return said
@@ -151,7 +156,7 @@ def _run(command: list[str], **env: str) -> str:
 
 
 def main() -> None:
-    said = [f"{machine.processor_name()} ({', '.join(machine.processor_features())}), torch {torch.__version__}"]
+    said = [f"{device.processor_name()} ({', '.join(device.cpu(1)['features'])}), torch {torch.__version__}"]
     scratch = Path(tempfile.mkdtemp())
     try:
         with machine.exclusive("benchmark") as watch:

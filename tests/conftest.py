@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from projects import TINY, Project, copy_source
+from pipelines import TINY, Project, copy_source
 
 PROJECT = Path(__file__).parent.parent
 

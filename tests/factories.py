@@ -4,19 +4,20 @@ Whatever a test cares about is a keyword argument; the rest follows from the stu
 """
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trimlab import records
+from trimlab import paths, records
 from trimlab.params import Params
-from trimlab.records import Device, Epoch, Latency, Measurement, Pruning, Record, Training
+from trimlab.records import Build, Clock, Device, Engine, Epoch, Latency, Layer, Measurement, Pruning, Record, Training
 
 CPU = Device(kind="cpu", name="Test CPU", features=["avx512_vnni"], threads=2, system="Linux x86_64, Python 3.12.1")
 GPU = Device(kind="cuda", name="Test GPU", features=["driver 555.1"], threads=4, system="Linux x86_64, Python 3.12.1")
 FULL_PARAMS = {"resnet18": 11_173_962, "resnet20": 272_474}
-BYTES_SHARE = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0}
+BYTES_SHARE = {"fp32": 4.0, "tf32": 4.0, "bf16": 4.0, "fp16": 2.0, "int8": 1.0, "int8-entropy": 4.0}
 
 
 def study(**changes: Any) -> Params:
@@ -162,8 +163,52 @@ def measurement(
         "yardstick_latency": latency(5.0, n=of.benchmark.repeats),
         "yardstick_batch_latency": latency(240.0, n=20, batch_size=of.benchmark.batch_size),
         "peak_memory_bytes": 300 * 2**20,
+        "layers": layers(precision, 5 * speed),
+        "batch_layers": layers(precision, 230 * speed),
     }
     return Measurement.model_validate(fields | changes)
+
+
+def layers(precision: str, ms: float) -> list[Layer]:
+    """Return a compiled file: two convolutions, the first of which a runtime left in FP32, and what lies between."""
+    own = precision.split("-")[0].upper()
+    return [
+        Layer(name="conv1", kind="Conv", precision="FP32", channels=64, ms=0.3 * ms),
+        Layer(name="reorder", kind="Reorder", precision=own, channels=None, ms=0.1 * ms),
+        Layer(name="conv2", kind="Conv", precision=own, channels=64, ms=0.6 * ms),
+    ]
+
+
+def engine_measurement(of: Params, variant: str, precision: str, seed: int = 0, count: int = 1) -> Measurement:
+    """Return what a GPU measured of the same weights as a CPU, with `count` builds of the engine."""
+    record = measurement(of, variant, precision, seed=seed)
+    large = of.benchmark.gpu_batch_size
+    batch = {"batch_latency": latency(0.9, 20, large), "yardstick_batch_latency": latency(3.6, 20, large)}
+    alone = {"latency": latency(0.2), "yardstick_latency": latency(0.3)}
+    clocks = [
+        Clock.model_validate(
+            {"name": name}
+            | {key: value.model_copy(update={"p50_ms": share * value.p50_ms}) for key, value in (alone | batch).items()}
+        )
+        for name, share in (("gpu", 0.6), ("gpu_graph", 0.3), ("latency_graph", 0.8))
+    ]
+    digests = [weights(variant, precision, seed, "engine", number // 2) for number in range(count)]
+    built = {"size_bytes": record.file_bytes + 900_000, "build_seconds": 8.0}
+    engine = Engine(
+        sha256=digests[0], onnx_sha256=record.file_sha256, precision=precision, batch_size=large, build=0,
+        calibration_sha256="", tensorrt="10.0.1", gpu=GPU.name, compute_capability="9.0", driver="13.0",
+        tactic_sources="", **built,
+    )  # fmt: skip
+    builds = [
+        Build(sha256=digest, latency=latency(0.06 + 0.001 * number), batch_latency=latency(0.27, 20, large), **built)
+        for number, digest in enumerate(digests)
+    ]
+    changes = {
+        "device": GPU, "runtime": "tensorrt", "runtime_version": "10.0.1", "clocks": clocks, "engine": engine,
+        "builds": builds, "onnx_top1_accuracy": record.top1_accuracy + 0.0001, "onnx_agreement": 0.999,
+        **alone, **batch,
+    }  # fmt: skip
+    return record.model_copy(update=changes)
 
 
 def predictions(variant: str, precision: str, seed: int) -> bytes:
@@ -181,6 +226,27 @@ def write(record: Record, path: Path) -> Path:
     if isinstance(record, Measurement):
         path.with_suffix(".npy").write_bytes(predictions(record.variant, record.precision, record.seed))
     return path
+
+
+def run_stages(of: Params, root: Path = Path()) -> list[Record]:
+    """Write every record where its stage would, below a project's root, and the indexes of measurements."""
+    made = everything(of)
+    for record in made:
+        write(record, root / stage_file(record))
+    for variant in of.variants:
+        own = [record for record in made if isinstance(record, Measurement) and record.variant == variant]
+        index = root / paths.index_file(variant)
+        index.parent.mkdir(parents=True, exist_ok=True)
+        index.write_text(json.dumps({"records": [stage_file(record).name for record in own]}))
+    return made
+
+
+def stage_file(record: Record) -> Path:
+    """Return where a stage writes a record."""
+    if isinstance(record, Measurement):
+        return paths.measurement_file(record.variant, record.seed, record.precision, record.runtime)
+    folder = paths.pruned(record.variant) if isinstance(record, Pruning) else paths.trained(record.workload)
+    return paths.record_file(folder, record.seed)
 
 
 def latency(p50_ms: float, n: int = 200, batch_size: int = 1) -> Latency:

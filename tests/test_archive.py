@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import factories
+from factories import run_stages
 from trimlab import archive, paths, records
 from trimlab.errors import UserError
-from trimlab.params import Params
 from trimlab.records import Measurement, Pruning, Record
 
 
@@ -18,25 +18,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     paths.PARAMS.write_text(json.dumps(factories.study().model_dump()))
     return tmp_path
-
-
-def run_stages(study: Params) -> list[Record]:
-    """Write every record where its stage would."""
-    made = factories.everything(study)
-    for (_, path), record in zip(archive.stage_files(study), by_stage_order(study, made), strict=True):
-        factories.write(record, path)
-    return made
-
-
-def by_stage_order(study: Params, made: list[Record]) -> list[Record]:
-    def path_of(record: Record) -> str:
-        if isinstance(record, Measurement):
-            return str(paths.measurement_file(record.variant, record.seed, record.precision, record.runtime))
-        folder = paths.pruned(record.variant) if isinstance(record, Pruning) else paths.trained(record.workload)
-        return str(paths.record_file(folder, record.seed))
-
-    place = {path_of(record): record for record in made}
-    return [place[str(path)] for _, path in archive.stage_files(study)]
 
 
 def bundle(folder: Path, *made: Record) -> Path:
@@ -61,6 +42,22 @@ def test_a_missing_stage_record_names_its_cell() -> None:
     paths.measurement_file("small", 0, "fp16", "onnxruntime").unlink()
     with pytest.raises(UserError, match=r"benchmark@small .*dvc repro benchmark@small"):
         archive.stage_records(study)
+
+
+def test_a_variant_that_was_not_measured_is_missing_whole() -> None:
+    study = factories.study()
+    run_stages(study)
+    paths.index_file("small").unlink()
+    with pytest.raises(UserError, match=r"benchmark@small has not written .*index\.json: run `dvc repro"):
+        archive.stage_records(study)
+
+
+def test_what_a_machine_could_not_measure_is_not_missed() -> None:
+    study = factories.study()
+    made = run_stages(study)
+    paths.index_file("small").write_text(json.dumps({"records": []}))
+    kept = [r for r in made if not (isinstance(r, Measurement) and r.variant == "small")]
+    assert {r.digest for r in archive.stage_records(study)} == {r.digest for r in kept}
 
 
 def test_importing_twice_stores_once() -> None:

@@ -4,66 +4,26 @@ import json
 import platform
 import subprocess
 import sys
-import tempfile
 
 import numpy as np
 import pytest
 
-import factories
-import onnx_examples
-from trimlab import benchmarking, checkpoint, data, onnx_files, paths, quantization, records
+import projects
+from trimlab import benchmarking, onnx_files, paths, quantization, records
 from trimlab.errors import UserError
-
-WORKLOAD = {"model": "resnet20", "dataset": "digits", "training": "training.short", "precision": "fp32"}
-SECTIONS = {
-    "datasets": {"digits": {"source": "digits", "path": "data/none"}},
-    "workloads": {"small": {**WORKLOAD, "weights": "data/none"}},
-    "variants": {
-        "small": {"workload": "small", "pruning": "sweep.none"},
-        "small-r50": {"workload": "small", "pruning": "sweep.r50", "precisions": ["int8"]},
-        "small-r80": {"workload": "small", "pruning": "sweep.r80", "precisions": []},
-    },
-    "quantization": {"calibration_images": 20},
-    "benchmark": {"batch_size": 64, "warmup": 1, "repeats": 10, "batch_repeats": 5, "threads": 1},
-    "report": {"title": "A small study", "baseline": "small", "candidate": "small-r50"},
-}
+from trimlab.measure import __main__ as measuring
+from trimlab.measure import device
 
 
 @pytest.fixture(scope="module")
 def study():
-    return factories.study(**SECTIONS)
+    return projects.STUDY
 
 
 @pytest.fixture(scope="module")
-def project(study, tmp_path_factory):
-    """A project with the outputs of `prepare`, `train` and `prune`, then quantized and benchmarked."""
-    folder = tmp_path_factory.mktemp("project")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("DVC_ROOT", str(folder))
-        patch.setattr(tempfile, "tempdir", str(folder))  # its own lock: these timings need no quiet machine
-        data.prepare("digits", study.datasets["digits"], study.data)
-        trained = onnx_examples.model("resnet20")
-        metadata = {"model": "resnet20", "num_classes": "10"}
-        checkpoint.save(trained, paths.weights_file(paths.trained("small"), 0), metadata)
-        write_pruned(study, "small", trained)
-        write_pruned(study, "small-r50", onnx_examples.model("resnet20", seed=1))
-        for variant in study.variants:
-            quantization.quantize_variant(study, variant)
-            benchmarking.benchmark_variant(study, variant)
+def project(tmp_path_factory):
+    with projects.measured(tmp_path_factory.mktemp("project")) as folder:
         yield folder
-
-
-def write_pruned(study, variant, model):
-    dataset = data.load("digits")
-    weights = paths.weights_file(paths.pruned(variant), 0)
-    checkpoint.save(model, weights, {"model": "resnet20", "num_classes": "10", "variant": variant})
-    images, _ = dataset.scored("test")
-    labels = model(dataset.normalise(images)).argmax(1).numpy().astype(np.uint16)
-    np.save(paths.torch_labels_file(variant, 0), labels)
-    sha256 = records.sha256_of(weights)
-    record = factories.pruning(study, variant, weights_sha256=sha256, dataset_sha256=dataset.sha256)
-    records.write(record, paths.record_file(paths.pruned(variant), 0))
 
 
 def measured(folder, variant, precision):
@@ -80,7 +40,14 @@ def test_the_yardstick_is_the_unpruned_variants_file_byte_for_byte(project):
 
 def test_a_variant_has_the_files_of_its_precisions(project):
     names = {file.name for file in (project / "quantize/small-r50").iterdir()}
-    assert names == {"seed0-int8.onnx", "seed0-int8-symmetric.onnx", "seed0-yardstick.onnx", "manifest.json"}
+    assert names == {
+        "seed0-fp32.onnx",
+        "seed0-int8.onnx",
+        "seed0-int8-symmetric.onnx",
+        "seed0-yardstick.onnx",
+        "calibration.npy",
+        "manifest.json",
+    }
     names = {file.name for file in (project / "quantize/small").iterdir()}
     assert {"seed0-fp32.onnx", "seed0-fp16.onnx", "seed0-int8.onnx"} <= names
 
@@ -144,14 +111,14 @@ def test_a_variant_without_precisions_loads_no_torch(project):
         "benchmarking.benchmark_variant(study, 'small-r80')\n"
         "sys.exit('torch' in sys.modules)"
     )
-    dumped = factories.study(**SECTIONS).model_dump_json()
+    dumped = projects.STUDY.model_dump_json()
     subprocess.run([sys.executable, "-c", code], input=dumped, text=True, cwd=project, check=True)
 
 
 def test_another_interpreter_can_be_named(project, study, monkeypatch):
     monkeypatch.chdir(project)
     monkeypatch.setenv("TRIMLAB_PYTHON", "no-such-python")
-    with pytest.raises(UserError, match="TRIMLAB_PYTHON 'no-such-python' does not run"):
+    with pytest.raises(UserError, match="interpreter 'no-such-python' does not run"):
         benchmarking.benchmark_variant(study, "small-r50")
 
 
@@ -166,32 +133,76 @@ def interpreter(folder, script):
 @pytest.mark.parametrize("script", ["true", 'echo "$@"'])
 def test_an_interpreter_that_is_no_python_is_named(script, tmp_path, monkeypatch):
     monkeypatch.setenv("TRIMLAB_PYTHON", interpreter(tmp_path, script))
-    with pytest.raises(UserError, match=r"TRIMLAB_PYTHON '.*/python' printed no JSON: name a Python"):
-        benchmarking.run_measure({"model": "a.onnx"})
+    with pytest.raises(UserError, match=r"interpreter '.*/python' printed no JSON: set TRIMLAB_PYTHON to a Python"):
+        benchmarking.run_measure({"model": "a.onnx", "runtime": "onnxruntime"})
 
 
 def test_a_killed_measurement_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("TRIMLAB_PYTHON", interpreter(tmp_path, "echo timing batch 64 >&2; kill -9 $$"))
     with pytest.raises(UserError, match=r"measuring a\.onnx failed with exit code -9: timing batch 64"):
-        benchmarking.run_measure({"model": "a.onnx"})
+        benchmarking.run_measure({"model": "a.onnx", "runtime": "onnxruntime"})
 
 
 def test_a_record_names_the_python_that_measured(project, study, monkeypatch):
     monkeypatch.chdir(project)
     path = paths.measurement_file("small-r50", 0, "int8", "onnxruntime")
     before = path.read_bytes()
-    honest = benchmarking.run_measure
-    monkeypatch.setattr(benchmarking, "run_measure", lambda request: {**honest(request), "python": "3.8.99"})
+    monkeypatch.setenv("TRIMLAB_PYTHON_ONNXRUNTIME", sys.executable)
+    monkeypatch.setenv("TRIMLAB_PYTHON", "no-such-python")
     (record,) = benchmarking.benchmark_variant(study, "small-r50")
     path.write_bytes(before)
-    assert record.device.system.endswith("Python 3.8.99")
+    assert record.device.system.endswith(f"Python {platform.python_version()}")
     assert measured(project, "small-r50", "int8").device.system.endswith(f"Python {platform.python_version()}")
 
 
 def test_a_broken_file_is_one_line(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"nothing")
-    request = {"model": str(tmp_path / "bad.onnx"), "yardstick": "", "runtime": "onnxruntime", "dataset": ""}
-    request |= {"predictions": "", **SECTIONS["benchmark"]}
+    request = dict.fromkeys(measuring.NAMES, "") | dict.fromkeys(measuring.OPTIONAL) | projects.SECTIONS["benchmark"]
+    request |= {"model": str(tmp_path / "bad.onnx"), "runtime": "onnxruntime", "precision": "fp32"}
+    request |= {"builds": 1, "lineage": {}}
     with pytest.raises(UserError, match=r"bad\.onnx is no file that onnxruntime opens") as caught:
         benchmarking.run_measure(request)
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_machine_cannot_measure_is_said_and_left_out(project, study, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    path = paths.index_file("small-r50")
+    before = path.read_bytes()
+    asked = study.benchmark.model_copy(update={"runtimes": ["tensorrt", "onnxruntime"]})
+    measured = benchmarking.benchmark_variant(study.model_copy(update={"benchmark": asked}), "small-r50")
+    path.write_bytes(before)
+    assert [record.runtime for record in measured] == ["onnxruntime"]
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tensorrt ")]
+    assert said.startswith("tensorrt int8 is not measured here: no NVIDIA GPU")
+
+
+def test_nothing_measured_is_an_error(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    asked = study.benchmark.model_copy(update={"runtimes": ["tensorrt"]})
+    with pytest.raises(UserError, match="small-r50: no runtime of tensorrt is to be had here: add one"):
+        benchmarking.benchmark_variant(study.model_copy(update={"benchmark": asked}), "small-r50")
+
+
+def test_openvino_computes_the_same_files_in_its_own_precisions(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    path = paths.index_file("small")
+    before = path.read_bytes()
+    asked = study.benchmark.model_copy(update={"runtimes": ["openvino"]})
+    measured = benchmarking.benchmark_variant(study.model_copy(update={"benchmark": asked}), "small")
+    path.write_bytes(before)
+    found = {record.precision: record for record in measured}
+    assert set(found) == {"fp32", "fp16", "int8"} | ({"bf16"} if device.has_native_bf16() else set())
+    assert found["fp32"].onnx_agreement > 0.995
+    for record in measured:
+        own = "FP32" if record.precision == "fp16" else record.precision.upper()
+        convolutions = [layer for layer in record.batch_layers if layer.kind == "Convolution"]
+        assert len(convolutions) >= 19
+        assert {layer.precision for layer in convolutions} == {own}
+        assert {layer.channels for layer in convolutions} <= {16, 32, 64}
+
+
+def test_calibration_images_take_turns_by_class(project, study):
+    images = np.load(project / onnx_files.calibration_file("small"))
+    assert images.shape == (20, 1, 32, 32) or images.shape == (20, 3, 32, 32)
+    assert images.dtype == np.float32

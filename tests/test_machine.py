@@ -8,6 +8,7 @@ import pytest
 
 from trimlab import machine
 from trimlab.errors import UserError
+from trimlab.measure import device
 
 
 def test_a_cell_that_is_being_computed_is_refused_in_one_line(in_tmp):
@@ -49,10 +50,10 @@ def test_a_busy_neighbour_is_noticed():
 def test_own_work_is_no_contention(monkeypatch):
     # The counters are the system's; here they are set, because a shared machine is never surely quiet.
     own, busy = iter([0.0, 9.0]), iter([0.0, 9.1])
-    monkeypatch.setattr(machine, "_own_seconds", lambda: next(own))
-    monkeypatch.setattr(machine, "_busy_seconds", lambda: next(busy))
+    monkeypatch.setattr(device, "_own_seconds", lambda: next(own))
+    monkeypatch.setattr(device, "_busy_seconds", lambda: next(busy))
     clock = iter([0.0, 10.0])
-    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(clock))
-    with machine._watched() as watch:
+    monkeypatch.setattr(device.time, "perf_counter", lambda: next(clock))
+    with device.watched() as watch:
         pass
     assert not watch.contended

@@ -20,10 +20,11 @@ from onnx_examples import SHAPE, exported
 from trimlab import onnx_files
 from trimlab.measure import dataset, memory, runtimes, timing
 from trimlab.measure.__main__ import main
-from trimlab.measure.errors import MeasureError
+from trimlab.measure.errors import MeasureError, UnavailableError
+from trimlab.measure.session import Settings
 
 SOURCES = sorted(Path(trimlab.measure.__file__).parent.glob("*.py"))
-ALLOWED = {"numpy", "onnxruntime", *sys.stdlib_module_names}
+ALLOWED = {"numpy", "onnxruntime", "openvino", "tensorrt", "cuda", *sys.stdlib_module_names}
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
@@ -47,12 +48,12 @@ class Machine:
     def clock(self):
         return self.now
 
-    def call(self, name, seconds):
+    def stopwatch(self, name, seconds):
         def run():
             self.now += seconds
             self.log.append(name)
 
-        return run
+        return timing.wall(run, self.clock)
 
 
 @settings(max_examples=25)
@@ -64,7 +65,7 @@ class Machine:
 )
 def test_timed_calls_are_all_counted_and_take_turns(repeats, warmup, slow, fast):
     machine = Machine()
-    calls = [machine.call("model", fast), machine.call("yardstick", slow)]
+    calls = [machine.stopwatch("model", fast), machine.stopwatch("yardstick", slow)]
     own, other = timing.interleaved(calls, repeats, warmup, machine.clock)
     assert len(own) == len(other) == repeats
     assert own == pytest.approx([fast] * repeats)
@@ -81,7 +82,8 @@ def test_the_first_calls_of_a_turn_are_not_timed():
     def call():
         machine.now += next(slow_starts)
 
-    (seconds,) = timing.interleaved([call], repeats=timing.ROUNDS, warmup=2, clock=machine.clock)
+    stopwatch = timing.wall(call, machine.clock)
+    (seconds,) = timing.interleaved([stopwatch], repeats=timing.ROUNDS, warmup=2, clock=machine.clock)
     assert seconds == pytest.approx([0.1] * timing.ROUNDS)
 
 
@@ -156,17 +158,25 @@ def run(request, folder):
 def request_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("measure")
     np.savez(folder / "pack.npz", **make_pack(70)._asdict())
+    np.save(folder / "torch.npy", np.zeros(70, np.uint16))
     return {
         "model": str(exported("resnet20")),
+        "precision": "fp32",
         "yardstick": str(exported("resnet20")),
         "runtime": "onnxruntime",
         "dataset": str(folder / "pack.npz"),
         "predictions": str(folder / "labels.npy"),
+        "torch_labels": str(folder / "torch.npy"),
+        "onnx_labels": None,
+        "calibration": None,
+        "engines": None,
         "batch_size": 16,
         "warmup": 1,
         "repeats": 10,
         "batch_repeats": 5,
         "threads": 1,
+        "builds": 1,
+        "lineage": {"study": "made up", "versions": {"torch": "2.14.1"}},
     }
 
 
@@ -181,8 +191,9 @@ def test_one_json_line_holds_what_the_file_did(request_file, tmp_path):
     predictions = np.load(request_file["predictions"])
     np.testing.assert_array_equal(predictions, expected)
     assert record["top1_accuracy"] == np.mean(expected == pack.labels)
-    assert record["num_images"] == 70
-    assert record["threads"] == 1
+    assert record["device"]["threads"] == 1
+    assert record["study"] == "made up"
+    assert set(record["versions"]) == {"torch", "numpy", "onnxruntime"}
     content = Path(request_file["predictions"]).read_bytes()
     assert record["predictions_sha256"] == hashlib.sha256(content).hexdigest()
     assert record["file_bytes"] == exported("resnet20").stat().st_size
@@ -202,6 +213,10 @@ def test_one_json_line_holds_what_the_file_did(request_file, tmp_path):
         ({"model": __file__}, "is no file that onnxruntime opens"),
         ({"dataset": __file__}, "is no packed dataset"),
         ({"runtime": "abacus"}, "runtime 'abacus' is unknown: use one of onnxruntime"),
+        ({"precision": "bf16"}, "precision 'bf16' is none of onnxruntime's: use one of fp32, fp16, int8"),
+        ({"torch_labels": __file__}, "holds no labels"),
+        ({"lineage": []}, "lineage [] is no JSON object"),
+        ({"calibration": 3}, "calibration 3 is no string: give a name in quotes, or null"),
         ({"predictions": str(Path(__file__).parent)}, "cannot be written"),
     ],
 )
@@ -338,8 +353,8 @@ def test_a_request_without_a_key_names_it(request_file, tmp_path):
 
 def test_a_runtime_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MeasureError, match="runtime onnxruntime cannot be imported"):
-        runtimes.open_file("onnxruntime", str(exported("resnet20")), 1)
+    with pytest.raises(UnavailableError, match="onnxruntime cannot be imported"):
+        runtimes.open_file("onnxruntime", str(exported("resnet20")), Settings("fp32", 1, 16))
 
 
 def test_peak_memory_grows_with_what_was_held():

@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 
 import factories
-from projects import TINY, Project, copy_source
+from pipelines import TINY, Project, copy_source
 from trimlab import archive, offline, paths, records
 from trimlab.errors import UserError
 
@@ -106,21 +106,6 @@ def running(run_dir):
             if process.environ().get("TRIMLAB_RUN_DIR") == str(run_dir):
                 found.append(process)
     return found
-
-
-def write_all_records(run_dir):
-    """Write every record of the synthetic study where its stage would, in a run directory."""
-    places = {}
-    for record in factories.everything(STUDY):
-        if isinstance(record, records.Measurement):
-            path = paths.measurement_file(record.variant, record.seed, record.precision, record.runtime)
-        else:
-            pruned = isinstance(record, records.Pruning)
-            folder = paths.pruned(record.variant) if pruned else paths.trained(record.workload)
-            path = paths.record_file(folder, record.seed)
-        places[path] = record
-        factories.write(record, run_dir / path)
-    return places
 
 
 def names_in(file):
@@ -252,13 +237,14 @@ def test_the_exit_code_and_the_last_line_say_how_far_it_is(
 
 def test_records_of_finished_cells_alone_come_home(source, run_dir, monkeypatch, tmp_path):
     go(run_dir)
-    places = write_all_records(run_dir)
+    made = factories.run_stages(STUDY, run_dir)
     (run_dir / "dvc.lock").unlink()
     done = {"train@large", "prune@large", "prune@large-r50", "benchmark@large"}
     monkeypatch.setenv("FAKE_DONE", " ".join(done))
+    (run_dir / paths.index_file("candidate")).write_text('{"half')
     go(run_dir)
     names = names_in(tmp_path / "out/records.tar.gz")
-    wanted = [path for path in places if "@".join(path.parts[:2]) in done]
+    wanted = [path for path in map(factories.stage_file, made) if "@".join(path.parts[:2]) in done]
     assert {name for name in names if name.endswith(".json")} == set(map(str, wanted))
     monkeypatch.chdir(tmp_path)
     assert archive.import_records([Path("out/records.tar.gz")]) == len(wanted) == 6
@@ -267,19 +253,19 @@ def test_records_of_finished_cells_alone_come_home(source, run_dir, monkeypatch,
 
 def test_records_come_home_while_dvc_runs(source, run_dir, tmp_path, monkeypatch, project):
     go(run_dir)
-    places = write_all_records(run_dir)
+    made = factories.run_stages(STUDY, run_dir)
     slice_ = start(command(run_dir), source, project, FAKE_END="never")
     until(slice_, "at work")
     os.killpg(slice_.pid, signal.SIGKILL)
     slice_.communicate()
     names = names_in(tmp_path / "out/records.tar.gz")
-    assert len([name for name in names if name.endswith(".json")]) == len(places)
+    assert len([name for name in names if name.endswith(".json")]) == len(made)
     assert json.loads((tmp_path / "out/status.json").read_text())["exit_code"] is None
 
 
 def test_the_archive_depends_on_the_records_alone(source, run_dir, tmp_path):
     go(run_dir)
-    write_all_records(run_dir)
+    factories.run_stages(STUDY, run_dir)
     packed = tmp_path / "out/records.tar.gz"
     go(run_dir)
     before = packed.read_bytes()
@@ -292,7 +278,7 @@ def test_the_archive_depends_on_the_records_alone(source, run_dir, tmp_path):
 
 def test_too_many_records_come_home_in_several_archives(source, run_dir, tmp_path, monkeypatch, capfd):
     go(run_dir)
-    places = write_all_records(run_dir)
+    made = factories.run_stages(STUDY, run_dir)
     monkeypatch.setattr(offline, "PART_BYTES", 20_000)
     go(run_dir)
     parts = sorted((tmp_path / "out").glob("records*.tar.gz"), key=lambda path: path.stat().st_mtime_ns)
@@ -301,7 +287,7 @@ def test_too_many_records_come_home_in_several_archives(source, run_dir, tmp_pat
     order = [Path(name).parts[0] for part in parts for name in names_in(part)]
     assert order == sorted(order, key=["train", "prune", "benchmark"].index), "weights are not known before their files"
     monkeypatch.chdir(tmp_path)
-    assert archive.import_records(parts) == len(places)
+    assert archive.import_records(parts) == len(made)
 
 
 def test_the_logs_end_comes_home(source, run_dir, tmp_path, monkeypatch):
@@ -326,7 +312,7 @@ def test_sigterm_ends_a_slice_as_when_its_time_is_over(source, run_dir, tmp_path
     slice_ = start(command(run_dir), source, project, FAKE_END="never", PATH=os.defpath)
     until(slice_, f"at work {sys.executable}")
     slice_.terminate()
-    out, _ = slice_.communicate(timeout=30)
+    out, _ = slice_.communicate(timeout=100)
     assert slice_.returncode == 75
     assert "call again" in out
     assert not running(run_dir)
@@ -379,7 +365,7 @@ class Host:
         slice_ = self.start()
         self.printed.append(until(slice_, text))
         os.killpg(slice_.pid, how)
-        self.printed.append(slice_.communicate(timeout=60)[0])
+        self.printed.append(slice_.communicate(timeout=100)[0])
         return slice_.returncode
 
     def finish(self):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from projects import Project, ran
+from pipelines import Project, ran
 from trimlab import records
 
 pytestmark = pytest.mark.e2e

@@ -33,10 +33,8 @@ def everywhere() -> list[Record]:
     """The CPU's whole study with two seeds, and what a GPU timed of the same weights."""
     study = factories.study(seeds=[0, 1])
     elsewhere = [
-        factories.measurement(study, "candidate", precision, seed=seed).model_copy(
-            update={"device": factories.GPU, "runtime": "tensorrt", "runtime_version": "10.0.1"}
-        )
-        for precision in ("fp32", "int8")
+        factories.engine_measurement(study, "candidate", precision, seed=seed, count=3)
+        for precision in ("fp32", "tf32", "int8", "int8-entropy")
         for seed in study.seeds
     ]
     return [*factories.everything(study), *elsewhere]

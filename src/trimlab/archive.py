@@ -1,5 +1,6 @@
 """Records on disk: the stages' own, those committed in `records/`, and which of them a report may use."""
 
+import json
 import re
 import shutil
 import tarfile
@@ -12,7 +13,7 @@ from typing import TypeVar
 from trimlab import params, paths, records
 from trimlab.errors import UserError
 from trimlab.params import Params
-from trimlab.records import Measurement, Pruning, Record, Training
+from trimlab.records import MADE_FROM, Measurement, Pruning, Record, Training
 
 _NO_RECORDS = {"index.json", "manifest.json", "dataset.json"}
 """What else the stages write into their folders."""
@@ -40,15 +41,28 @@ def load_study(name: str) -> Params:
 
 
 def stage_files(study: Params) -> Iterator[tuple[str, Path]]:
-    """Yield the DVC cell and the path of every record that the stages write."""
+    """Yield the DVC cell and the path of every record that the stages write.
+
+    What a machine could measure stands in the cell's index; where that is missing, or half written, it is what is
+    yielded.
+    """
     for seed in study.seeds:
         for workload in study.workloads:
             yield f"train@{workload}", paths.record_file(paths.trained(workload), seed)
-        for name, variant in study.variants.items():
+        for name in study.variants:
             yield f"prune@{name}", paths.record_file(paths.pruned(name), seed)
-            for precision in variant.precisions:
-                for runtime in paths.STAGE_RUNTIMES:
-                    yield f"benchmark@{name}", paths.measurement_file(name, seed, precision, runtime)
+    for name in study.variants:
+        for path in _indexed(name):
+            yield f"benchmark@{name}", path
+
+
+def _indexed(variant: str) -> list[Path]:
+    index = paths.index_file(variant)
+    try:
+        names = json.loads(index.read_text())["records"]
+    except (FileNotFoundError, ValueError):
+        return [index]
+    return [index.with_name(name) for name in names]
 
 
 def stage_records(study: Params) -> list[Record]:
@@ -192,7 +206,8 @@ def _fits(study: Params, record: Record) -> bool:
     if isinstance(record, Pruning):
         return record.params_digest == study.pruning_digest(record.variant)
     wanted = study.measurement_digest(record.variant)
-    return record.precision in variant.precisions and record.params_digest == wanted
+    asked = MADE_FROM.get(record.precision, record.precision)
+    return asked in variant.precisions and record.params_digest == wanted
 
 
 def _cell(record: Record) -> tuple[str, ...]:

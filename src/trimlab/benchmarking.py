@@ -2,52 +2,101 @@
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-import trimlab.measure
-from trimlab import machine, onnx_files, params, paths, progress, records
+from trimlab import machine, measure, onnx_files, params, paths, progress, records
 from trimlab.errors import UserError
-from trimlab.params import Precision
+from trimlab.measure import dataset, isolated, runtimes
+from trimlab.measure.errors import MeasureError, UnavailableError
+from trimlab.measure.session import Settings
+from trimlab.records import MADE_FROM, Computed
 
-# fmt: off
 _LINEAGE = {
     "workload", "model", "dataset", "dataset_sha256", "split", "num_classes", "num_images", "seed",
     "weights_sha256", "variant", "ratio", "num_params", "macs",
-}
+}  # fmt: skip
 """What a measurement has from its variant's pruning record."""
-_MEASURED = (
-    "runtime", "runtime_version", "file_sha256", "file_bytes", "top1_accuracy", "predictions_sha256",
-    "latency", "batch_latency", "yardstick_sha256", "yardstick_latency", "yardstick_batch_latency",
-    "peak_memory_bytes",
-)
-"""What it has from `trimlab.measure`."""
-# fmt: on
+
+
+class Cell(NamedTuple):
+    """One file in one runtime."""
+
+    variant: str
+    seed: int
+    precision: Computed
+    runtime: str
+
+    @property
+    def file(self) -> Path:
+        """The ONNX file: TensorRT has an INT8 file of its own; what a runtime converts itself is the FP32 one."""
+        symmetric = self.precision == "int8" and self.runtime == "tensorrt"
+        stored = "fp32" if self.precision in ("tf32", "bf16", "int8-entropy") else self.precision
+        return paths.onnx_file(self.variant, self.seed, stored, onnx_files.SYMMETRIC if symmetric else "")
+
+
+def cells(study: params.Params, variant: str, wanted: Sequence[params.Runtime]) -> Iterator[Cell]:
+    """Yield what is measured of a variant: its seeds, in its precisions as each wanted runtime computes them."""
+    precisions = study.variants[variant].precisions
+    for seed, runtime in product(study.seeds, wanted):
+        for precision in runtimes.PRECISIONS[runtime]:
+            if MADE_FROM.get(precision, precision) in precisions:
+                yield Cell(variant, seed, precision, runtime)  # type: ignore[arg-type]
 
 
 def benchmark_variant(study: params.Params, variant: str) -> list[records.Measurement]:
     """Measure a variant's file of each seed and precision; write records and, beside them, predicted labels.
 
-    A variant without precisions gets an empty list of records, which is what DVC finds as its output.
+    A variant without precisions gets an empty list of records, which is what DVC finds as its output. What this
+    machine can't measure is said and left out.
 
     Raises:
-        UserError: a file cannot be measured, or not by the interpreter that TRIMLAB_PYTHON names.
+        UserError: a file cannot be measured, or not by the interpreter that TRIMLAB_PYTHON names; or nothing can.
     """
     measured: list[records.Measurement] = []
-    if study.variants[variant].precisions:
+    todo = list(cells(study, variant, study.benchmark.runtimes))
+    if todo:
         with tempfile.TemporaryDirectory() as scratch:
-            pack = Path(scratch) / "dataset.npz"
-            write_pack(study.workload_of(variant).dataset, study.data.split, pack)
-            for cell in product(study.seeds, study.variants[variant].precisions, paths.STAGE_RUNTIMES):
-                measured.append(_measure(study, variant, *cell, pack))
+            measured = list(_measure_all(study, todo, Path(scratch)))
+    if todo and not measured:
+        raise UserError(f"{variant}: no runtime of {', '.join(study.benchmark.runtimes)} is to be had here: add one")
     _write_index(variant, measured)
     return measured
+
+
+def request(study: params.Params, cell: Cell, pack: Path, scratch: Path, predictions: Path) -> dict[str, Any]:
+    """Return what `trimlab.measure` is asked of a cell.
+
+    Args:
+        study: the whole params.
+        cell: what to measure.
+        pack: what `write_pack` wrote.
+        scratch: folder for the labels that ONNX Runtime gives, where it isn't the one that is measured.
+        predictions: where the predicted labels go.
+    """
+    timing = study.benchmark
+    on_gpu = cell.runtime == "tensorrt"
+    return {
+        "model": str(cell.file),
+        "precision": cell.precision,
+        "yardstick": str(onnx_files.yardstick_file(cell.variant, cell.seed)),
+        "runtime": cell.runtime,
+        "dataset": str(pack),
+        "predictions": str(predictions),
+        "torch_labels": str(paths.torch_labels_file(cell.variant, cell.seed)),
+        "onnx_labels": None if cell.runtime == "onnxruntime" else str(_onnx_labels(cell.file, pack, scratch)),
+        "calibration": str(onnx_files.calibration_file(cell.variant)) if cell.precision == "int8-entropy" else None,
+        "engines": str(paths.project_root() / paths.SCRATCH / "engines") if on_gpu else None,
+        "batch_size": timing.gpu_batch_size if on_gpu else timing.batch_size,
+        **timing.model_dump(include={"warmup", "repeats", "batch_repeats", "threads", "builds"}),
+        "lineage": _lineage(study, cell),
+    }
 
 
 def write_pack(dataset: str, split: str, path: Path) -> None:
@@ -66,84 +115,79 @@ def write_pack(dataset: str, split: str, path: Path) -> None:
 
 
 def run_measure(request: dict[str, Any]) -> dict[str, Any]:
-    """Run `python -m trimlab.measure` on a request and return what it measured.
+    """Measure in a clean process and return the record as JSON has it; its progress is shown.
+
+    The interpreter is TRIMLAB_PYTHON_RUNTIME's (a runtime may need a Python of its own), TRIMLAB_PYTHON's, or this.
 
     Raises:
-        UserError: it failed, and the message has its exit code and last line; or TRIMLAB_PYTHON names no Python.
+        UnavailableError: this machine can't measure that.
+        UserError: it failed, or the interpreter is none.
     """
-    interpreter = os.environ.get("TRIMLAB_PYTHON") or sys.executable
-    source = Path(trimlab.measure.__file__).parents[2]
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "request.json"
-        file.write_text(json.dumps(request))
-        try:
-            done = subprocess.run(
-                [interpreter, "-m", "trimlab.measure", str(file)],
-                env={**os.environ, "PYTHONPATH": str(source)},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        except OSError as error:
-            raise UserError(f"TRIMLAB_PYTHON {interpreter!r} does not run ({error}): name a Python") from None
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["nothing said"])[-1].removeprefix("error: ")
-        raise UserError(f"measuring {request['model']} failed with exit code {done.returncode}: {last}")
+    own = os.environ.get(f"TRIMLAB_PYTHON_{request['runtime'].upper()}")
+    interpreter = own or os.environ.get("TRIMLAB_PYTHON") or sys.executable
     try:
-        measured: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        raise UserError(f"TRIMLAB_PYTHON {interpreter!r} printed no JSON: name a Python") from None
-    return measured
+        return isolated.run(interpreter, Path(measure.__file__).parents[2], request)
+    except UnavailableError:
+        raise
+    except MeasureError as error:
+        raise UserError(str(error)) from None
 
 
-def _measure(
-    study: params.Params, variant: str, seed: int, precision: Precision, runtime: str, pack: Path
-) -> records.Measurement:
-    model = paths.onnx_file(variant, seed, precision)
-    path = paths.measurement_file(variant, seed, precision, runtime)
-    predictions = path.with_suffix(".npy")
-    predictions.parent.mkdir(parents=True, exist_ok=True)
-    request = {
-        "model": str(model),
-        "yardstick": str(onnx_files.yardstick_file(variant, seed)),
-        "runtime": runtime,
-        "dataset": str(pack),
-        "predictions": str(predictions),
-        **study.benchmark.model_dump(),
-    }
-    progress.say(f"benchmark {variant}: seed {seed}, {precision}, {runtime}")
-    with machine.exclusive(f"benchmark {variant} {precision}") as watch:
-        measured = run_measure(request)
-    pruning = records.read(paths.record_file(paths.pruned(variant), seed))
-    assert isinstance(pruning, records.Pruning)
-    labels = np.load(paths.torch_labels_file(variant, seed))
-    int8 = precision == "int8"
-    record = records.Measurement(
-        **pruning.model_dump(include=_LINEAGE),
-        **{key: measured[key] for key in _MEASURED},
-        study=study.study,
-        params_digest=study.measurement_digest(variant),
-        commit=records.commit(),
-        created=records.now(),
-        device=machine.cpu(measured["threads"], measured["python"]),
-        versions={
-            **machine.versions("torch", "onnx"),
-            "numpy": measured["numpy"],
-            measured["runtime"]: measured["runtime_version"],
-        },
-        contended=watch.contended,
-        precision=precision,
-        weight_bytes=onnx_files.weight_bytes(model),
-        torch_top1_accuracy=pruning.top1_accuracy,
-        torch_agreement=float(np.mean(np.load(predictions) == labels)),
-        calibration_sha256=onnx_files.read_manifest(variant)["calibration_sha256"] if int8 else None,
-    )
+def _measure_all(study: params.Params, todo: list[Cell], scratch: Path) -> Iterator[records.Measurement]:
+    pack = scratch / "dataset.npz"
+    write_pack(study.workload_of(todo[0].variant).dataset, study.data.split, pack)
+    missing: set[str] = set()
+    for cell in todo:
+        if cell.runtime in missing:
+            continue
+        try:
+            yield _measure(study, cell, pack, scratch)
+        except UnavailableError as error:
+            progress.say(f"{cell.runtime} {cell.precision} is not measured here: {error}")
+            missing |= {cell.runtime} if cell.precision == "fp32" else set()
+
+
+def _measure(study: params.Params, cell: Cell, pack: Path, scratch: Path) -> records.Measurement:
+    path = paths.measurement_file(*cell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    asked = request(study, cell, pack, scratch, path.with_suffix(".npy"))
+    progress.say(f"benchmark {cell.variant}: seed {cell.seed}, {cell.precision}, {cell.runtime}")
+    with machine.exclusive(f"benchmark {cell.variant} {cell.precision}"):
+        record = records.Measurement.model_validate(run_measure(asked))
     records.write(record, path)
     return record
 
 
+def _lineage(study: params.Params, cell: Cell) -> dict[str, Any]:
+    pruning = records.read(paths.record_file(paths.pruned(cell.variant), cell.seed))
+    assert isinstance(pruning, records.Pruning)
+    calibrated = cell.precision in ("int8", "int8-entropy")
+    return {
+        "kind": "measurement",
+        **pruning.model_dump(include=_LINEAGE),
+        "study": study.study,
+        "params_digest": study.measurement_digest(cell.variant),
+        "commit": records.commit(),
+        "versions": machine.versions("torch", "onnx"),
+        "weight_bytes": onnx_files.weight_bytes(cell.file),
+        "torch_top1_accuracy": pruning.top1_accuracy,
+        "calibration_sha256": onnx_files.read_manifest(cell.variant)["calibration_sha256"] if calibrated else None,
+    }
+
+
+def _onnx_labels(file: Path, pack: Path, scratch: Path) -> Path:
+    """Write the labels that ONNX Runtime gives the images, once a file: an engine is compared with them."""
+    path = scratch / f"{file.stem}-labels.npy"
+    if not path.exists():
+        progress.say(f"scoring {file.name} in ONNX Runtime")
+        settings = Settings("fp32", runtimes.cores(), 64)
+        session = runtimes.open_file("onnxruntime", str(file), settings)
+        np.save(path, dataset.predict(session, dataset.load(str(pack), session.image_shape), settings.batch_size))
+    return path
+
+
 def _write_index(variant: str, measured: list[records.Measurement]) -> None:
     names = [paths.measurement_file(variant, item.seed, item.precision, item.runtime).name for item in measured]
-    index = paths.measured(variant) / "index.json"
+    index = paths.index_file(variant)
     index.parent.mkdir(parents=True, exist_ok=True)
     index.write_text(json.dumps({"variant": variant, "records": names}, indent=1) + "\n")

@@ -24,6 +24,11 @@ def yardstick_file(variant: str, seed: int) -> Path:
     return paths.onnx_file(variant, seed, "yardstick")
 
 
+def calibration_file(variant: str) -> Path:
+    """Return the `.npy` of the calibration images (N, C, H, W) float32, normalised, classes taking turns."""
+    return paths.quantized(variant) / "calibration.npy"
+
+
 def write_manifest(variant: str, manifest: Mapping[str, Any]) -> None:
     """Write what a variant's files were made from."""
     path = _manifest_file(variant)

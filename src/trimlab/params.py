@@ -6,6 +6,7 @@ Light on purpose (pydantic and YAML alone): every stage asks it before it import
 import difflib
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -23,6 +24,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 Precision = Literal["fp32", "fp16", "int8"]
 """What a variant is exported and measured in."""
 
+Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 TrainingPrecision = Literal["auto", "amp", "tf32", "fp32"]
 BuiltinSource = Literal["cifar10", "cifar100", "digits"]
 Source = Literal["cifar10", "cifar100", "digits", "folder", "npz"]
@@ -148,6 +150,8 @@ class PruningPoint(Section):
     """Weight of the unpruned model's soft labels against the true ones; 0 needs no teacher."""
     temperature: Annotated[float, Field(gt=0, le=20)] = 4.0
     """Softens the teacher's labels."""
+    round_to: Annotated[int, Field(ge=2, le=64)] | None = None
+    """Takes the place of `pruning.round_to` at this point."""
 
 
 class Pruning(Section):
@@ -196,6 +200,12 @@ class Benchmark(Section):
     """Timed runs at the large batch."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Threads of the runtime; 0 takes all cores."""
+    runtimes: Annotated[list[Runtime], Field(min_length=1)] = ["onnxruntime"]
+    """What files are measured in. One that is not to be had (TensorRT without a GPU) is said and left out."""
+    gpu_batch_size: Annotated[int, Field(ge=2, le=65536)] = 1024
+    """The large batch on a GPU."""
+    builds: Annotated[int, Field(ge=1, le=100)] = 1
+    """How often a TensorRT engine is built: no two builds need be alike, and the report gives their spread."""
 
 
 class Report(Section):
@@ -302,6 +312,11 @@ class Params(Section):
         reference = self.variants[variant].pruning
         return self.prune if reference == "prune" else self.sweep[reference.removeprefix("sweep.")]
 
+    def pruning_of(self, variant: str) -> Pruning:
+        """Return how a variant is pruned: the shared section, with what its point says otherwise."""
+        rounded = self.point(variant).round_to
+        return self.pruning.model_copy(update={"round_to": rounded}) if rounded else self.pruning
+
     def workload_of(self, variant: str) -> Workload:
         """Return the workload of a variant."""
         return self.workloads[self.variants[variant].workload]
@@ -323,8 +338,9 @@ class Params(Section):
         return digest_of(self.training_digest(workload), _values(self.point(variant)), _values(self.pruning))
 
     def measurement_digest(self, variant: str) -> str:
-        """Return the sha256 of what decides a variant's files and how they are timed."""
-        return digest_of(self.pruning_digest(variant), _values(self.quantization), _values(self.benchmark))
+        """Return the sha256 of what decides a variant's files and how they are timed, in whatever runtime."""
+        timing = {key: value for key, value in _values(self.benchmark).items() if key != "runtimes"}
+        return digest_of(self.pruning_digest(variant), _values(self.quantization), timing)
 
 
 OWN_MODELS = ("resnet18", "resnet20")
@@ -341,6 +357,21 @@ TORCHVISION_MODELS = (
 """Those of torchvision that end in a linear classifier and have one output."""
 
 MODELS = (*OWN_MODELS, *(f"torchvision/{name}" for name in TORCHVISION_MODELS))
+
+
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+
+
+def runtimes(names: Sequence[str]) -> list[Runtime]:
+    """Return runtimes by name; all without names.
+
+    Raises:
+        UserError: a name is unknown.
+    """
+    unknown = sorted(set(names) - set(RUNTIMES))
+    if unknown:
+        raise UserError(f"runtime {unknown[0]!r} is unknown: use some of {', '.join(RUNTIMES)}")
+    return [known for known in RUNTIMES if not names or known in names]
 
 
 def _values(section: BaseModel) -> dict[str, Any]:

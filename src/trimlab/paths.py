@@ -11,9 +11,6 @@ REPORTS = Path("reports")
 SCRATCH = Path(".dvc/tmp/trimlab")
 """Resumable checkpoints and locks: no DVC output, because DVC deletes those before it runs a stage."""
 
-STAGE_RUNTIMES = ("onnxruntime",)
-"""What the `benchmark` stage measures in."""
-
 NO_FILE = Path("data/none")
 """The committed file that stands for "none" (DVC has no optional dependency)."""
 
@@ -78,6 +75,11 @@ def onnx_file(variant: str, seed: int, precision: str, flavour: str = "") -> Pat
     """Return an exported file; `flavour` "symmetric" is the INT8 file for TensorRT."""
     suffix = f"-{flavour}" if flavour else ""
     return quantized(variant) / f"seed{seed}-{precision}{suffix}.onnx"
+
+
+def index_file(variant: str) -> Path:
+    """Return the list of a variant's measurements."""
+    return measured(variant) / "index.json"
 
 
 def measurement_file(variant: str, seed: int, precision: str, runtime: str) -> Path:

@@ -35,7 +35,8 @@ def prune_variant(study: schema.Params, variant: str, seed: int, on_epoch: train
     trained = records.read(paths.record_file(paths.trained(workload), seed))
     assert isinstance(trained, records.Training)
     model = checkpoint.load(baseline)
-    prune(model, point.ratio, study.pruning, dataset.image_shape, seed)
+    section = study.pruning_of(variant)
+    prune(model, point.ratio, section, dataset.image_shape, seed)
     with machine.exclusive(f"prune {variant}") as watch:
         tuned = _fine_tuned(model, study, variant, dataset, seed, on_epoch)
     path = paths.weights_file(paths.pruned(variant), seed)
@@ -48,9 +49,9 @@ def prune_variant(study: schema.Params, variant: str, seed: int, on_epoch: train
         variant=variant,
         baseline_sha256=trained.weights_sha256,
         ratio=point.ratio,
-        importance=study.pruning.importance,
-        scope=study.pruning.scope,
-        round_to=study.pruning.round_to,
+        importance=section.importance,
+        scope=section.scope,
+        round_to=section.round_to,
         epochs=point.epochs,
         learning_rate=point.learning_rate,
         schedule=point.schedule,

@@ -182,6 +182,8 @@ def _write_files(study: params.Params, variant: str, manifest: dict[str, Any]) -
     dataset = data.load(study.workload_of(variant).dataset)
     chosen = data.calibration(dataset, study.quantization.calibration_images)
     images = dataset.normalise(dataset.train_images[chosen]).numpy()
+    paths.quantized(variant).mkdir(parents=True, exist_ok=True)
+    np.save(onnx_files.calibration_file(variant), images)
     for seed in study.seeds:
         progress.say(f"quantize {variant}: seed {seed}")
         files = _write_seed(study, variant, seed, images)
@@ -205,8 +207,6 @@ def _write_seed(study: params.Params, variant: str, seed: int, images: Floats) -
         export.to_fp16(fp32, fp16)
     if "int8" in precisions:
         quantize(fp32, images, study.quantization, int8, symmetric)
-    if "fp32" not in precisions:
-        fp32.unlink()  # only the others were made from it
     return [file for file in (yardstick, fp32, fp16, int8, symmetric) if file.exists()]
 
 

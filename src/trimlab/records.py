@@ -29,6 +29,11 @@ VOLATILE = frozenset(
         "batch_latency",
         "yardstick_latency",
         "yardstick_batch_latency",
+        "clocks",
+        "layers",
+        "batch_layers",
+        "engine",
+        "builds",
         "eager_latency",
         "contended",
         "resumptions",
@@ -41,6 +46,13 @@ class Part(BaseModel):
     """A piece of a record: strict, frozen, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+Computed = Literal["fp32", "tf32", "bf16", "fp16", "int8", "int8-entropy"]
+"""What a file is computed in. `int8-entropy` is INT8 by TensorRT's own calibrator, from the FP32 file."""
+
+MADE_FROM: dict[str, Precision] = {"tf32": "fp32", "bf16": "fp32", "int8-entropy": "int8"}
+"""The precision of a variant under which a runtime also computes another one."""
 
 
 class Device(Part):
@@ -200,13 +212,70 @@ class Pruning(Record):
     curve: list[Epoch]
 
 
+class Clock(Part):
+    """Another way of timing the same file and its yardstick, in turns."""
+
+    name: Literal["gpu", "gpu_graph", "latency_graph"]
+    """GPU time by events, copies left out, without and with a CUDA graph; wall-clock time with copies and a graph."""
+    latency: Latency
+    batch_latency: Latency
+    yardstick_latency: Latency
+    yardstick_batch_latency: Latency
+
+
+class Layer(Part):
+    """A part of a compiled file, as its runtime tells it."""
+
+    name: str
+    kind: str
+    """The runtime's own word for what it does."""
+    precision: str
+    """Of its arithmetic."""
+    channels: int | None
+    """Of its output as computed, padding included; None without weights."""
+    ms: float
+    """Median of profiled runs, which are slower than timed ones."""
+
+
+class Engine(Part):
+    """A TensorRT engine and all it is bound to."""
+
+    sha256: str
+    size_bytes: int
+    build_seconds: float
+    onnx_sha256: str
+    precision: str
+    batch_size: int
+    """The large batch of its optimization profile."""
+    build: int
+    """0 is the one that was measured."""
+    calibration_sha256: str
+    """Of the calibration images, where TensorRT calibrated; else empty."""
+    tensorrt: str
+    gpu: str
+    compute_capability: str
+    driver: str
+    tactic_sources: str
+    """Those it was restricted to; empty where TensorRT chose."""
+
+
+class Build(Part):
+    """One of several builds of an engine, timed on the GPU with a CUDA graph."""
+
+    sha256: str
+    size_bytes: int
+    build_seconds: float
+    latency: Latency
+    batch_latency: Latency
+
+
 class Measurement(Record):
     """One exported file of one variant, precision and seed, in one runtime on one device."""
 
     kind: Literal["measurement"] = "measurement"
     variant: str
     ratio: float
-    precision: Precision
+    precision: Computed
     runtime: str
     """`onnxruntime`, and what else `trimlab.measure` offers."""
     runtime_version: str
@@ -224,6 +293,10 @@ class Measurement(Record):
     """Of the eager torch model with the same weights."""
     torch_agreement: float
     """Share of images to which the file and the torch model give the same label."""
+    onnx_top1_accuracy: float | None = None
+    """Of the same file in ONNX Runtime; None where that is the runtime."""
+    onnx_agreement: float | None = None
+    """Share of images to which both runtimes give the same label."""
     predictions_sha256: str
     """Of the `.npy` beside the record: the predicted label of every image, uint16."""
     calibration_sha256: str | None
@@ -237,7 +310,17 @@ class Measurement(Record):
     yardstick_latency: Latency
     yardstick_batch_latency: Latency
     peak_memory_bytes: int
-    """Resident memory of a process that ran this file alone, at the large batch."""
+    """Of running this file alone at the large batch: the process's resident memory, or on a GPU the device memory
+    that engine, contexts and buffers took."""
+    clocks: list[Clock] = []
+    """A GPU's other times; `latency` is wall-clock time with copies there."""
+    layers: list[Layer] = []
+    """At batch 1."""
+    batch_layers: list[Layer] = []
+    """At the large batch."""
+    engine: Engine | None = None
+    builds: list[Build] = []
+    """The measured engine, and the same built again."""
 
     @property
     def speedup(self) -> float:

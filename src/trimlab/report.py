@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trimlab import conclusions, figures, paths, reference, tables
+from trimlab import anatomy, conclusions, figures, paths, reference, tables
 from trimlab.params import Params
 from trimlab.records import Measurement, Record
-from trimlab.results import MIB, PRECISIONS, Bench, Results, cell, mean, millions, percent, pretty
+from trimlab.results import COMPUTED, MIB, PRECISIONS, Bench, Results, cell, mean, millions, percent, pretty
 
 Section = tuple[str, str]
 """A heading and what stands under it."""
@@ -47,6 +47,8 @@ def markdown(results: Results, drawn: Sequence[str]) -> str:
             "Pruning × precision",
             _join([_per_bench(results, "pruned", tables.combined), _speed(results, drawn)]),
         ),
+        ("Why is it not faster?", _anatomy(results)),
+        ("Runtimes beside each other", _runtimes(results)),
         ("ResNet-18 against ResNet-20", _rivals(results)),
         ("Final comparison", _final(results)),
         ("Conclusions", _bullets(conclusions.closing(results))),
@@ -137,7 +139,8 @@ def _missing(results: Results) -> list[str]:
 
 
 def _how_to_read(results: Results) -> str:
-    batch = results.study.benchmark.batch_size
+    batches = sorted({results.batch_size(bench) for bench in results.benches()})
+    batch = " or ".join(map(str, batches or [results.study.benchmark.batch_size]))
     split = {record.split for record in results.records}
     facts = [
         conclusions.ratio_explained(results),
@@ -212,6 +215,28 @@ def _speed(results: Results, drawn: Sequence[str]) -> str:
     return _join([_figure(drawn, name, "Latency and throughput by variant and precision") for name in names])
 
 
+def _anatomy(results: Results) -> str:
+    """Say for each bench what bounds the candidate's workload, and show the candidate's layers."""
+    parts = []
+    for bench in results.benches():
+        candidate = [record for record in results.candidate_cell(bench) if record.batch_layers]
+        said = anatomy.explained(results, bench)
+        if said or candidate:
+            parts += [f"### Layers{_bench_suffix(results, bench)}", _bullets(said)]
+            parts += [anatomy.layers(record) for record in candidate[:1]]
+    return _join(parts) or "The records hold no profile of layers."
+
+
+def _runtimes(results: Results) -> str:
+    parts = []
+    for bench in results.benches():
+        measured = _in_order(results, results.at(bench))
+        found = [table(measured) for table in (anatomy.clocks, anatomy.builds, anatomy.agreement)]
+        if any(found):
+            parts += [f"### Measured{_bench_suffix(results, bench)}", *found]
+    return _join(parts) or "Files were measured in ONNX Runtime alone, so there is nothing to compare."
+
+
 def _rivals(results: Results) -> str:
     def section(on: Results) -> list[str]:
         groups = conclusions.rivals(on)
@@ -243,13 +268,14 @@ def _measurements(results: Results) -> str:
     parts = []
     for bench in results.benches():
         suffix = _bench_suffix(results, bench)
-        order = {name: index for index, name in enumerate(results.study.variants)}
-        measured = sorted(
-            results.at(bench),
-            key=lambda r: (order[r.variant], PRECISIONS.index(r.precision), r.seed, r.digest),
-        )
+        measured = _in_order(results, results.at(bench))
         parts += [f"### Measured{suffix}" if suffix else "", tables.measurements(measured)]
     return _join(parts) or "The records hold no measurement."
+
+
+def _in_order(results: Results, measured: Sequence[Measurement]) -> list[Measurement]:
+    order = {name: index for index, name in enumerate(results.study.variants)}
+    return sorted(measured, key=lambda r: (order[r.variant], COMPUTED.index(r.precision), r.seed, r.digest))
 
 
 def _per_device(results: Results, has: Callable[[Results], bool], section: Callable[[Results], list[str]]) -> str:

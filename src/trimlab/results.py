@@ -10,6 +10,9 @@ from trimlab.records import Epoch, Measurement, Pruning, Record, Training
 
 MIB = 2**20
 PRECISIONS = ("fp32", "fp16", "int8")
+"""What files are made in."""
+COMPUTED = ("fp32", "tf32", "bf16", "fp16", "int8", "int8-entropy")
+"""What runtimes compute them in, in the order of rows."""
 _NAMES = {
     "resnet18": "ResNet-18",
     "resnet20": "ResNet-20",
@@ -72,6 +75,10 @@ class Results:
         """Name where files were measured, most measurements first."""
         return _by_count(Bench(record.device.name, record.runtime) for record in self.measurements)
 
+    def batch_size(self, bench: Bench) -> int:
+        """Return the large batch of a bench."""
+        return next((record.batch_latency.batch_size for record in self.at(bench)), self.study.benchmark.batch_size)
+
     def on(self, device: str) -> "Results":
         """Return what one device recorded."""
         return Results.of(self.study, [record for record in self.records if record.device.name == device])
@@ -126,7 +133,7 @@ class Results:
         """Group measurements by variant (by workload, then as `variants_of` orders them) and precision."""
         held = list(measured)
         variants = [variant for key in self.study.workloads for variant in self.variants_of(key)]
-        found = [cell(held, variant, precision) for variant in variants for precision in PRECISIONS]
+        found = [cell(held, variant, precision) for variant in variants for precision in COMPUTED]
         return [records for records in found if records]
 
     def published(self, record: Record, lookup: Callable[..., T], *key: float | str) -> T | None:
@@ -175,6 +182,11 @@ def mean(values: Sequence[float]) -> float:
 def pretty(name: str) -> str:
     """Return how a model, dataset or runtime is written."""
     return _NAMES.get(name, name)
+
+
+def precision_name(precision: str) -> str:
+    """Return how a precision is written."""
+    return "INT8, entropy" if precision == "int8-entropy" else precision.upper()
 
 
 def name_ratio(ratio: float, num_params: float, round_to: int | None) -> str:

@@ -14,8 +14,8 @@ from tabulate import tabulate
 from trimlab import reference
 from trimlab.records import Latency, Measurement, Pruning, Record, Training
 from trimlab.results import (
+    COMPUTED,
     MIB,
-    PRECISIONS,
     Bench,
     Results,
     cell,
@@ -26,6 +26,7 @@ from trimlab.results import (
     millions,
     name_ratio,
     percent,
+    precision_name,
     pretty,
     signed,
     split_name,
@@ -138,13 +139,13 @@ def pruning(results: Results, workload: str) -> str:
 def quantization(results: Results, workload: str, bench: Bench) -> str:
     """Return FP32, FP16 and INT8 of a workload's unpruned variants."""
     variants = [key for key in results.variants_of(workload) if results.study.point(key).ratio == 0]
-    return deployed(results, _grid(results, variants), bench)
+    return deployed(results, _grid(results, variants, bench), bench)
 
 
 def combined(results: Results, workload: str, bench: Bench) -> str:
     """Return pruning × precision: a workload's pruned variants in every precision."""
     variants = [key for key in results.variants_of(workload) if results.study.point(key).ratio > 0]
-    return deployed(results, _grid(results, variants), bench)
+    return deployed(results, _grid(results, variants, bench), bench)
 
 
 def final(results: Results, bench: Bench) -> str:
@@ -183,9 +184,11 @@ def deployed(
     chosen = [record for variant, precision in present for record in cell(measured, variant, precision)]
     headers = [
         "Variant", "Ratio", "Params M", "Precision", "File, runtime", "Size MiB", "Top-1 %", "Δ points",
-        "Latency ms", "Images/s", "× batch 1", f"× batch {results.study.benchmark.batch_size}", "n",
+        "Latency ms", "Images/s", "× batch 1", f"× batch {results.batch_size(bench)}", "n",
     ]  # fmt: skip
-    absent = [f"{variant} {precision.upper()}" for variant, precision in cells if (variant, precision) not in present]
+    absent = [
+        f"{variant} {precision_name(precision)}" for variant, precision in cells if (variant, precision) not in present
+    ]
     return markdown(headers, rows, _deployed_caption(chosen, absent))
 
 
@@ -373,8 +376,11 @@ def _pruning_reference_note(rows: list[Row], records: Sequence[Pruning]) -> str:
     return f"Reference latency: eager PyTorch on an unnamed GPU, batch size and warm-up not given.{other}"
 
 
-def _grid(results: Results, variants: Sequence[str]) -> list[tuple[str, str]]:
-    return [(key, p) for key in variants for p in PRECISIONS if p in results.study.variants[key].precisions]
+def _grid(results: Results, variants: Sequence[str], bench: Bench) -> list[tuple[str, str]]:
+    """Return what was asked for, and what a runtime computed besides."""
+    measured = {(record.variant, record.precision) for record in results.at(bench)}
+    asked = {(key, p) for key in variants for p in results.study.variants[key].precisions}
+    return [(key, p) for key in variants for p in COMPUTED if (key, p) in asked | measured]
 
 
 def _deployed_row(results: Results, found: Sequence[Measurement], fp32: Sequence[Measurement]) -> Row:
@@ -383,7 +389,7 @@ def _deployed_row(results: Results, found: Sequence[Measurement], fp32: Sequence
         first.variant,
         name_ratio(first.ratio, first.num_params, None),
         millions(mean([record.num_params for record in found])),
-        first.precision.upper(),
+        precision_name(first.precision),
         f"ONNX file, {pretty(first.runtime)}",
         mib(mean([record.file_bytes for record in found])),
         spread_percent([record.top1_accuracy for record in found]),
@@ -433,7 +439,7 @@ def _deployed_caption(chosen: Sequence[Measurement], absent: Sequence[str]) -> s
 def _measurement_row(record: Measurement) -> Row:
     return [
         record.variant,
-        record.precision.upper(),
+        precision_name(record.precision),
         str(record.seed),
         percent(record.top1_accuracy),
         percent(record.torch_agreement),

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trimlab import checkpoint, data, machine, models, paths, progress
 from trimlab.errors import UserError
+from trimlab.measure.device import has_native_bf16, system
 from trimlab.params import Params, PruningPoint, Recipe, TrainingPrecision, Workload, digest_of
 from trimlab.records import Device, Epoch, Training, commit, now, sha256_of, write
 
@@ -229,7 +230,7 @@ def accuracy(labels: Tensor, dataset: data.Dataset, split: str) -> float:
 def resolve(precision: TrainingPrecision) -> UsedPrecision:
     """Return what a param's precision means on this device."""
     cuda = torch.cuda.is_available()
-    native_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else machine.has_native_bf16()
+    native_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else has_native_bf16()
     if precision == "amp" or (precision == "auto" and native_bf16):
         return "bf16" if native_bf16 or not cuda else "fp16"
     return "tf32" if cuda and precision != "fp32" and torch.cuda.get_device_capability() >= (8, 0) else "fp32"
@@ -267,7 +268,7 @@ def device_record() -> Device:
         return machine.cpu(threads)
     properties = torch.cuda.get_device_properties(0)
     features = [f"{properties.total_memory >> 20} MiB", f"CUDA {torch.version.cuda}"]
-    return Device(kind="cuda", name=properties.name, features=features, threads=threads, system=machine.system())
+    return Device(kind="cuda", name=properties.name, features=features, threads=threads, system=system())
 
 
 def scratch_file(*identity: str) -> Path:

@@ -1,84 +1,165 @@
-"""`python -m trimlab.measure REQUEST.json`: one JSON line on standard output, progress on standard error.
+"""`python -m trimlab.measure REQUEST.json`: one record as a JSON line on standard output, progress on standard error.
 
-The request names `model`, `yardstick`, `runtime`, `dataset`, `predictions` (where to, `.npy`), `batch_size`,
-`warmup`, `repeats`, `batch_repeats` and `threads` (0 takes all cores).
+The request names `model`, `precision`, `yardstick`, `runtime`, `dataset`, `predictions` (where to, `.npy`), the labels
+that others give the same images (`torch_labels`; `onnx_labels` for an engine), `calibration` images and a folder for
+`engines` where a runtime wants them, `batch_size`, `warmup`, `repeats`, `batch_repeats`, `threads` (0 takes all
+cores), `builds` of an engine, and `lineage`: what the record says besides.
+
+The exit code is 0, 1 where something is wrong, or 3 where this machine can't measure that.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import sys
-from functools import partial
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Optional
 
 import numpy as np
 
-from . import dataset, memory, runtimes, timing
-from .errors import MeasureError
+from . import dataset, device, runtimes, timing
+from .errors import MeasureError, UnavailableError
+from .progress import say
+from .session import Session, Settings, line
 
-NAMES = ("model", "yardstick", "runtime", "dataset", "predictions")
+NAMES = ("model", "precision", "yardstick", "runtime", "dataset", "predictions", "torch_labels")
 """The strings of a request."""
+OPTIONAL = ("onnx_labels", "calibration", "engines")
+"""Strings, or null."""
 COUNTS = {
     "batch_size": (1, 65536),
     "warmup": (1, 1000),
     "repeats": (1, 100_000),
     "batch_repeats": (1, 100_000),
     "threads": (0, 1024),
+    "builds": (1, 100),
 }
 """Its whole numbers, with their bounds."""
-KEYS = (*NAMES, *COUNTS)
+KEYS = (*NAMES, *OPTIONAL, *COUNTS, "lineage")
 """What a request has to say."""
+UNAVAILABLE = 3
+"""The exit code where this machine can't measure that."""
 
 
 def measure(request: Dict[str, Any]) -> Dict[str, Any]:
     """Score and time one file; see the module's docstring for the request.
 
     Raises:
-        MeasureError: a file or the runtime is missing or broken, or they don't fit each other.
+        UnavailableError: the runtime or the precision is not to be had here.
+        MeasureError: a file is missing or broken, or they don't fit each other.
     """
-    threads = request["threads"] or runtimes.cores()
-    model = _open(request, "model", threads)
-    peak = memory.peak_bytes()  # before anything else is loaded
+    with device.watched() as watch:
+        measured = _measured(request)
+    versions = {**request["lineage"].get("versions", {}), **measured["versions"]}
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return {
+        **request["lineage"],
+        **measured,
+        "versions": versions,
+        "created": created,
+        "contended": watch.contended,
+    }
+
+
+def _measured(request: Dict[str, Any]) -> Dict[str, Any]:
+    model = _open(request, "model", _settings(request))
+    memory_bytes = model.memory_bytes()  # before anything else is loaded
     pack = dataset.load(request["dataset"], model.image_shape)
-    _say("scoring {} images".format(len(pack.images)))
+    say("scoring {} images".format(len(pack.images)))
     predictions = dataset.predict(model, pack, request["batch_size"])
     _save(predictions, request["predictions"])
-    yardstick = _open(request, "yardstick", threads)
+    yardstick = _open(request, "yardstick", _settings(request)._replace(precision="fp32"))
     _check_same_images(model, yardstick)
     return {
+        "precision": request["precision"],
         "runtime": request["runtime"],
         "runtime_version": model.version,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "threads": threads,
-        "num_images": len(pack.images),
+        "device": model.device,
+        "versions": {"numpy": np.__version__, request["runtime"]: model.version},
         "top1_accuracy": float(np.mean(predictions == pack.labels)),
+        **_agreement(predictions, pack, request),
         "file_bytes": Path(request["model"]).stat().st_size,
         "file_sha256": _sha256(request["model"]),
         "yardstick_sha256": _sha256(request["yardstick"]),
         "predictions_sha256": _sha256(request["predictions"]),
-        "peak_memory_bytes": peak,
+        "peak_memory_bytes": memory_bytes,
         **_latencies([model, yardstick], pack, request),
+        **_layers(model, pack, request),
+        **_engines(model, pack, request),
     }
 
 
-def _latencies(sessions: List[runtimes.Session], pack: dataset.Pack, request: Dict[str, Any]) -> Dict[str, Any]:
-    record = {}
+def _settings(request: Dict[str, Any]) -> Settings:
+    return Settings(
+        precision=request["precision"],
+        threads=request["threads"] or runtimes.cores(),
+        batch_size=request["batch_size"],
+        engines=_path(request["engines"]),
+        calibration=_path(request["calibration"]),
+    )
+
+
+def _path(name: Optional[str]) -> Optional[Path]:
+    return Path(name) if name else None
+
+
+def _agreement(predictions: np.ndarray[Any, Any], pack: dataset.Pack, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Compare with torch and, where the file is not run by ONNX Runtime, with what that makes of it."""
+    torch_labels = _labels(request["torch_labels"], len(predictions))
+    found = {"torch_agreement": float(np.mean(predictions == torch_labels))}
+    if request["onnx_labels"]:
+        onnx_labels = _labels(request["onnx_labels"], len(predictions))
+        found["onnx_top1_accuracy"] = float(np.mean(onnx_labels == pack.labels))
+        found["onnx_agreement"] = float(np.mean(predictions == onnx_labels))
+    return found
+
+
+def _latencies(sessions: List[Session], pack: dataset.Pack, request: Dict[str, Any]) -> Dict[str, Any]:
+    clocks: Dict[str, Dict[str, Any]] = {}
     for prefix, size, repeats in (("", 1, "repeats"), ("batch_", request["batch_size"], "batch_repeats")):
-        _say("timing batch {}".format(size))
+        say("timing batch {}".format(size))
         batch = pack.tiled(size)
-        calls = [partial(session.run, batch) for session in sessions]
-        own, other = timing.interleaved(calls, request[repeats], request["warmup"])
-        record[prefix + "latency"] = timing.latency(own, size)
-        record["yardstick_" + prefix + "latency"] = timing.latency(other, size)
-    return record
+        own, other = (session.stopwatches(batch) for session in sessions)
+        for name in own:
+            times = timing.interleaved([own[name], other[name]], request[repeats], request["warmup"])
+            clock = clocks.setdefault(name, {})
+            clock[prefix + "latency"], clock["yardstick_" + prefix + "latency"] = (
+                timing.latency(seconds, size) for seconds in times
+            )
+    return {**clocks.pop("latency"), "clocks": [{"name": name, **clock} for name, clock in clocks.items()]}
 
 
-def _open(request: Dict[str, Any], key: str, threads: int) -> runtimes.Session:
-    session = runtimes.open_file(request["runtime"], request[key], threads)
+def _layers(model: Session, pack: dataset.Pack, request: Dict[str, Any]) -> Dict[str, Any]:
+    say("profiling layers")
+    sizes = {"layers": 1, "batch_layers": request["batch_size"]}
+    return {key: model.layers(pack.tiled(size)) for key, size in sizes.items()}
+
+
+def _engines(model: Session, pack: dataset.Pack, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Describe the engine, and build it again: no two builds need be alike."""
+    facts = model.engine()
+    if facts is None:
+        return {}
+    builds = [_build(model, pack, request)]
+    for build in range(1, request["builds"]):
+        builds.append(_build(_open(request, "model", _settings(request)._replace(build=build)), pack, request))
+    return {"engine": facts, "builds": builds}
+
+
+def _build(model: Session, pack: dataset.Pack, request: Dict[str, Any]) -> Dict[str, Any]:
+    facts = model.engine() or {}
+    build = {key: facts[key] for key in ("sha256", "size_bytes", "build_seconds")}
+    for prefix, size, repeats in (("", 1, "repeats"), ("batch_", request["batch_size"], "batch_repeats")):
+        stopwatch = model.stopwatches(pack.tiled(size))["gpu_graph"]
+        (seconds,) = timing.interleaved([stopwatch], request[repeats], request["warmup"])
+        build[prefix + "latency"] = timing.latency(seconds, size)
+    return build
+
+
+def _open(request: Dict[str, Any], key: str, settings: Settings) -> Session:
+    session = runtimes.open_file(request["runtime"], request[key], settings)
     size = request["batch_size"]
     try:
         batch = np.zeros((size, *session.image_shape), np.float32)
@@ -86,11 +167,11 @@ def _open(request: Dict[str, Any], key: str, threads: int) -> runtimes.Session:
             session.run(batch)
     except Exception as error:  # a runtime raises whatever the graph provokes
         message = "{} does not run at batch_size {} ({}): lower that, or export the file again"
-        raise MeasureError(message.format(request[key], size, runtimes.line(error))) from None
+        raise MeasureError(message.format(request[key], size, line(error))) from None
     return session
 
 
-def _check_same_images(model: runtimes.Session, yardstick: runtimes.Session) -> None:
+def _check_same_images(model: Session, yardstick: Session) -> None:
     if yardstick.image_shape != model.image_shape:
         message = "yardstick takes images {}, model takes {}: name files of one image size"
         raise MeasureError(message.format(yardstick.image_shape, model.image_shape))
@@ -125,29 +206,43 @@ def _problems(request: Dict[str, Any]) -> Iterator[str]:
     for key in NAMES:
         if not isinstance(request[key], str):
             yield "{} {} is no string: give a name in quotes".format(key, json.dumps(request[key]))
+    for key in OPTIONAL:
+        if not isinstance(request[key], (str, type(None))):
+            yield "{} {} is no string: give a name in quotes, or null".format(key, json.dumps(request[key]))
+    if not isinstance(request["lineage"], dict):
+        yield "lineage {} is no JSON object: give one".format(json.dumps(request["lineage"]))
     for key, (low, high) in COUNTS.items():
         value = request[key]
         if type(value) is not int or not low <= value <= high:  # True is an int, too
             yield "{} {} is no whole number in [{}, {}]: give one".format(key, json.dumps(value), low, high)
 
 
+def _labels(path: str, count: int) -> np.ndarray[Any, Any]:
+    try:
+        labels: np.ndarray[Any, Any] = np.load(path)
+    except (OSError, ValueError) as error:
+        raise MeasureError("{} holds no labels ({}): name a .npy".format(path, line(error))) from None
+    if labels.shape != (count,):
+        raise MeasureError("{} holds labels {} for {} images: make it again".format(path, labels.shape, count))
+    return labels
+
+
 def _sha256(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 def main(arguments: List[str]) -> int:
     """Measure what a request asks for; return the exit code."""
     if len(arguments) != 1:
-        _say("error: one request file is needed: python -m trimlab.measure REQUEST.json")
+        say("error: one request file is needed: python -m trimlab.measure REQUEST.json")
         return 2
     try:
         print(json.dumps(measure(_read_request(arguments[0]))))
+    except UnavailableError as error:
+        say("unavailable: {}".format(" ".join(str(error).splitlines())))
+        return UNAVAILABLE
     except MeasureError as error:
-        _say("error: {}".format(" ".join(str(error).splitlines())))
+        say("error: {}".format(" ".join(str(error).splitlines())))
         return 1
     return 0
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Optional, Tuple
 import numpy as np
 
 from .errors import MeasureError
-from .runtimes import Session, line
+from .session import Session, line
 
 
 class Pack(NamedTuple):

@@ -3,3 +3,7 @@
 
 class MeasureError(Exception):
     """Something the user can mend; the message is one line."""
+
+
+class UnavailableError(MeasureError):
+    """This machine can't measure that: no GPU, a package not installed, a feature that the library lacks."""

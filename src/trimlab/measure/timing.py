@@ -1,4 +1,4 @@
-"""Wall-clock times of two functions in turn, so that both see the same machine."""
+"""Times of two functions in turn, so that both see the same machine."""
 
 from __future__ import annotations
 
@@ -8,68 +8,73 @@ from typing import Callable, Dict, List, Sequence, Union
 
 import numpy as np
 
+from .session import Stopwatch
+
 ROUNDS = 20
-"""Turns that the timed calls are spread over."""
+"""Turns that the timed runs are spread over."""
 SETTLE_SECONDS = 0.01
 """Untimed at the start of a turn: the other one's data fills the caches."""
 
 Clock = Callable[[], float]
-Call = Callable[[], object]
+
+
+def wall(call: Callable[[], object], clock: Clock = time.perf_counter) -> Stopwatch:
+    """Return what times a function by the clock."""
+
+    def stopwatch() -> float:
+        start = clock()
+        call()
+        return clock() - start
+
+    return stopwatch
 
 
 def interleaved(
-    calls: Sequence[Call], repeats: int, warmup: int, clock: Clock = time.perf_counter
+    stopwatches: Sequence[Stopwatch], repeats: int, warmup: int, clock: Clock = time.perf_counter
 ) -> List[List[float]]:
     """Time each function `repeats` times, in turns.
 
     Args:
-        calls: what to time.
-        repeats: timed calls of each.
-        warmup: untimed calls of each, before the first turn.
+        stopwatches: each runs one of the functions and returns its seconds.
+        repeats: timed runs of each.
+        warmup: untimed runs of each, before the first turn.
         clock: seconds.
 
     Returns:
-        Seconds of every timed call, a list a function.
+        Seconds of every timed run, a list a function.
     """
-    seconds: List[List[float]] = [[] for _ in calls]
-    for call in calls:
+    seconds: List[List[float]] = [[] for _ in stopwatches]
+    for stopwatch in stopwatches:
         for _ in range(warmup):
-            call()
-    pairs = [(seconds[index], call) for index, call in enumerate(calls)]
+            stopwatch()
+    pairs = list(zip(seconds, stopwatches))
     gc.collect()
     gc.disable()
     try:
         for share in shares(repeats):
-            for series, call in pairs:
-                settle(call, clock)
-                series.extend(timed(call, clock) for _ in range(share))
+            for series, stopwatch in pairs:
+                settle(stopwatch, clock)
+                series.extend(stopwatch() for _ in range(share))
     finally:
         gc.enable()
     return seconds
 
 
 def shares(repeats: int) -> List[int]:
-    """Return how many of the calls each turn takes: even, none of them empty."""
+    """Return how many of the runs each turn takes: even, none of them empty."""
     turns = min(ROUNDS, repeats)
     return [repeats // turns + (turn < repeats % turns) for turn in range(turns)]
 
 
-def settle(call: Call, clock: Clock) -> None:
-    """Call at least once, and for `SETTLE_SECONDS`."""
+def settle(stopwatch: Stopwatch, clock: Clock) -> None:
+    """Run at least once, and for `SETTLE_SECONDS`."""
     until = clock() + SETTLE_SECONDS
-    call()
+    stopwatch()
     while clock() < until:
-        call()
-
-
-def timed(call: Call, clock: Clock) -> float:
-    """Return the seconds of one call."""
-    start = clock()
-    call()
-    return clock() - start
+        stopwatch()
 
 
 def latency(seconds: Sequence[float], batch_size: int) -> Dict[str, Union[int, float]]:
-    """Return percentiles of calls with `batch_size` images each, in milliseconds."""
+    """Return percentiles of runs with `batch_size` images each, in milliseconds."""
     p50, p90, p99 = (round(1000 * float(value), 6) for value in np.percentile(seconds, [50, 90, 99]))
     return {"p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "n": len(seconds), "batch_size": batch_size}

@@ -1,0 +1,231 @@
+"""Why a file is as fast as it is: its layers, a GPU's clocks, builds of an engine, and whether runtimes agree.
+
+Tables and sentences, pure functions of results. Layers' times come from profiled runs, which are slower than
+timed ones: they are given as shares.
+"""
+
+from collections.abc import Sequence
+
+from trimlab.records import Clock, Latency, Layer, Measurement
+from trimlab.results import Bench, Results, cell, is_untouched, mean, mib, percent, precision_name, pretty
+from trimlab.tables import Cell, Row, markdown, milliseconds, where
+
+MULTIPLE = 16
+"""Channels that vector units and tensor cores take at once; other widths are filled up."""
+LAUNCH_BOUND = 1.2
+"""A GPU's time without a CUDA graph over that with one, from which on launching counts as the bound."""
+CALL_BOUND = 0.2
+"""Share of a CPU call outside of the layers, from which on the call counts as the bound."""
+_NO_ENGINE = Cell("—", "no engine is built")
+
+
+def agreement(measured: Sequence[Measurement]) -> str:
+    """Return accuracy in torch, ONNX Runtime and another runtime side by side, and on how many labels they differ."""
+    compared = [r for r in measured if r.onnx_top1_accuracy is not None and r.onnx_agreement is not None]
+    if not compared:
+        return ""
+    runtime = pretty(compared[0].runtime)
+    headers = [
+        "Variant", "Precision", "Seed", "torch %", "ONNX Runtime %", f"{runtime} %",
+        "Labels unlike torch %", "Labels unlike ONNX Runtime %",
+    ]  # fmt: skip
+    rows: list[Row] = [
+        [
+            r.variant, precision_name(r.precision), str(r.seed), percent(r.torch_top1_accuracy),
+            percent(r.onnx_top1_accuracy or 0), percent(r.top1_accuracy), percent(1 - r.torch_agreement),
+            percent(1 - (r.onnx_agreement or 0)),
+        ]
+        for r in compared
+    ]  # fmt: skip
+    caption = f"{where(compared)}. ONNX Runtime: the same file on the CPU. torch: the eager FP32 model."
+    return markdown(headers, rows, caption)
+
+
+def clocks(measured: Sequence[Measurement]) -> str:
+    """Return a GPU's times: its own and end to end, without and with a CUDA graph; sizes of file and engine."""
+    timed = [r for r in measured if r.clocks]
+    if not timed:
+        return ""
+    batch = timed[0].batch_latency.batch_size
+    headers = [
+        "Variant", "Precision", "Top-1 %", "ONNX MiB", "Weights MiB", "Engine MiB",
+        "GPU ms, batch 1", "GPU ms, batch 1, graph", "Wall ms, batch 1", "Wall ms, batch 1, graph",
+        f"GPU images/s, batch {batch}", f"Wall images/s, batch {batch}", "Device memory MiB",
+    ]  # fmt: skip
+    caption = (
+        f"{where(timed)}. ms: p50 / p90 / p99 of {timed[0].latency.n} runs at batch 1; images/s at the median of "
+        f"{timed[0].batch_latency.n} runs with a CUDA graph. GPU: by events, copies left out; wall: copies from and to "
+        "page-locked memory included."
+    )
+    return markdown(headers, [_clock_row(r) for r in timed], caption)
+
+
+def builds(measured: Sequence[Measurement]) -> str:
+    """Return how far several builds of the same engines lie apart."""
+    built = [r for r in measured if len(r.builds) > 1]
+    if not built:
+        return ""
+    headers = [
+        "Variant", "Precision", "Builds", "Different engines", "Engine MiB", "Build s", "GPU ms, batch 1",
+        f"GPU ms, batch {built[0].batch_latency.batch_size}",
+    ]  # fmt: skip
+    rows = [_build_row(record) for record in built]
+    caption = f"{where(built)}. Smallest to largest; GPU ms: medians with a CUDA graph. Builds share one timing cache."
+    return markdown(headers, rows, caption)
+
+
+def layers(record: Measurement) -> str:
+    """Return a file's layers at the large batch, with their share of the time."""
+    total = _total(record.batch_layers)
+    headers = ["Layer", "Kind", "Precision", "Channels", "% of the time"]
+    rows: list[Row] = [
+        [
+            f"`{layer.name}`",
+            layer.kind,
+            layer.precision,
+            Cell("—", "has no weights") if layer.channels is None else str(layer.channels),
+            f"{100 * layer.ms / total:.1f}",
+        ]
+        for layer in record.batch_layers
+    ]
+    caption = (
+        f"{record.variant}, {precision_name(record.precision)}, at batch {record.batch_latency.batch_size}, as "
+        f"{pretty(record.runtime)} {record.runtime_version} compiled and profiled it on {record.device.name}. Channels "
+        "of the output as computed, padding included."
+    )
+    return markdown(headers, rows, caption)
+
+
+def explained(results: Results, bench: Bench) -> list[str]:
+    """Return a sentence or some for the unpruned and every pruned variant of the candidate's workload in INT8."""
+    workload = results.study.variants[results.study.report.candidate].workload
+    measured = [r for r in results.at(bench) if r.batch_layers]
+    found = [cell(measured, variant, "int8") for variant in results.variants_of(workload)]
+    return [explanation(results, records[0]) for records in found if records]
+
+
+def explanation(results: Results, record: Measurement) -> str:
+    """Say what bounds a file's speed: precision really used, the rest of the work, widths, launches."""
+    parts = [_gain(results, record), _precisions(record), _rest(record), _widths(results, record), _batch_one(record)]
+    return f"**{record.variant}, {precision_name(record.precision)}.** " + " ".join(part for part in parts if part)
+
+
+def _clock_row(record: Measurement) -> Row:
+    gpu, graph, whole = (_clock(record, name) for name in ("gpu", "gpu_graph", "latency_graph"))
+    return [
+        record.variant,
+        precision_name(record.precision),
+        percent(record.top1_accuracy),
+        mib(record.file_bytes),
+        mib(record.weight_bytes),
+        mib(record.engine.size_bytes) if record.engine else _NO_ENGINE,
+        *(_percentiles(latency) for latency in (gpu.latency, graph.latency, record.latency, whole.latency)),
+        *(f"{clock.batch_latency.images_per_second:,.0f}" for clock in (graph, whole)),
+        mib(record.peak_memory_bytes),
+    ]
+
+
+def _clock(record: Measurement, name: str) -> Clock:
+    return next(clock for clock in record.clocks if clock.name == name)
+
+
+def _build_row(record: Measurement) -> Row:
+    found = record.builds
+    return [
+        record.variant,
+        precision_name(record.precision),
+        str(len(found)),
+        str(len({build.sha256 for build in found})),
+        _range([build.size_bytes / 2**20 for build in found]),
+        _range([build.build_seconds for build in found]),
+        _range([build.latency.p50_ms for build in found]),
+        _range([build.batch_latency.p50_ms for build in found]),
+    ]
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{milliseconds(min(values))} – {milliseconds(max(values))}"
+
+
+def _percentiles(latency: Latency) -> str:
+    return " / ".join(f"{value:.4f}" for value in (latency.p50_ms, latency.p90_ms, latency.p99_ms))
+
+
+def _gain(results: Results, record: Measurement) -> str:
+    """Set the speed-up beside the arithmetic that was saved."""
+    if is_untouched(results.study, record.variant):
+        return ""
+    unpruned = results.unpruned(record.workload)
+    base = results.pruned(unpruned) if unpruned else []
+    if not base:
+        return ""
+    saved = mean([r.macs for r in base]) / record.macs
+    return (
+        f"{saved:.1f} times fewer multiply-accumulates than unpruned; {record.batch_speedup:.1f} times as fast as "
+        f"unpruned FP32 at batch {record.batch_latency.batch_size}, {record.speedup:.1f} times at batch 1."
+    )
+
+
+def _precisions(record: Measurement) -> str:
+    """Say in which precision the layers with weights were computed, and name those that were not in the file's."""
+    weighted = [layer for layer in record.batch_layers if layer.channels is not None]
+    wanted = record.precision.split("-")[0].upper()
+    other = [layer for layer in weighted if layer.precision != wanted]
+    share = 100 * _total([layer for layer in weighted if layer not in other]) / _total(record.batch_layers)
+    text = (
+        f"{len(weighted) - len(other)} of {len(weighted)} convolutions and linear layers ran in {wanted}, "
+        f"in {share:.0f} % of the time"
+    )
+    if not other:
+        return f"{text}."
+    kinds = sorted({layer.precision for layer in other})
+    return f"{text}; {_listed([layer.name for layer in other])} stayed in {' and '.join(kinds)}."
+
+
+def _rest(record: Measurement) -> str:
+    """Say what else took time."""
+    rest = [layer for layer in record.batch_layers if layer.channels is None]
+    total = _total(record.batch_layers)
+    kinds = {layer.kind: 0.0 for layer in rest}
+    for layer in rest:
+        kinds[layer.kind] += layer.ms / total
+    largest = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:3]
+    named = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in largest if share >= 0.005)
+    return f"{100 * _total(rest) / total:.0f} % went into other work ({named})." if named else ""
+
+
+def _widths(results: Results, record: Measurement) -> str:
+    """Say which widths the hardware fills up."""
+    pruned = results.pruned(record.variant)
+    if not pruned:
+        return ""
+    widths = list(pruned[0].widths.values())[:-1]  # the last are the classes
+    odd = sorted({width for width in widths if width % MULTIPLE})
+    if not odd:
+        return f"All widths are multiples of {MULTIPLE}."
+    count = sum(width % MULTIPLE > 0 for width in widths)
+    filled = ", ".join(str(-(-width // MULTIPLE) * MULTIPLE) for width in odd)
+    return (
+        f"{count} of {len(widths)} widths ({', '.join(map(str, odd))}) are no multiples of {MULTIPLE}: kernels that "
+        f"take {MULTIPLE} channels at once compute {filled}."
+    )
+
+
+def _batch_one(record: Measurement) -> str:
+    if record.clocks:
+        plain, graph = (_clock(record, name).latency.p50_ms for name in ("gpu", "gpu_graph"))
+        bound = "launch-bound" if plain > LAUNCH_BOUND * graph else "not launch-bound"
+        return f"Batch 1 is {bound}: {plain:.4f} ms on the GPU, {graph:.4f} ms as a CUDA graph."
+    inside, call = _total(record.layers), record.latency.p50_ms
+    outside = max(0.0, 1 - inside / call)
+    bound = "bound by the call" if outside > CALL_BOUND else "bound by its layers"
+    return f"Batch 1 is {bound}: {100 * outside:.0f} % of {milliseconds(call)} ms lie outside of them."
+
+
+def _total(found: Sequence[Layer]) -> float:
+    return sum(layer.ms for layer in found)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:4])
+    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown

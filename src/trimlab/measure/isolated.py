@@ -1,0 +1,67 @@
+"""A measurement in a clean process: peak memory and times are that file's alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+from .__main__ import UNAVAILABLE
+from .errors import MeasureError, UnavailableError
+from .progress import say
+
+# Not `-m` and PYTHONPATH: an interpreter that comes with a runtime may ignore that.
+_PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from trimlab.measure import __main__ as measure; "
+    "sys.exit(measure.main(sys.argv[1:]))"
+)
+
+
+def run(interpreter: str, source: Path, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the record of a request; what it says meanwhile is shown, indented.
+
+    Args:
+        interpreter: a Python with numpy and the runtime.
+        source: the folder that holds the package `trimlab`.
+        request: see `trimlab.measure.__main__`.
+
+    Raises:
+        UnavailableError: this machine can't measure that.
+        MeasureError: it failed, and the message has its exit code and last line; or the interpreter is none.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        file, printed = Path(scratch) / "request.json", Path(scratch) / "record.json"
+        file.write_text(json.dumps(request), encoding="utf-8")
+        code, last = _finished([interpreter, "-c", _PROGRAM, str(source), str(file)], printed)
+        if code == UNAVAILABLE:
+            raise UnavailableError(last.replace("unavailable: ", "", 1))
+        if code:
+            said = last.replace("error: ", "", 1)
+            raise MeasureError("measuring {} failed with exit code {}: {}".format(request["model"], code, said))
+        try:
+            record: Dict[str, Any] = json.loads(printed.read_bytes())
+        except ValueError:
+            raise MeasureError(
+                "interpreter {!r} printed no JSON: set TRIMLAB_PYTHON to a Python".format(interpreter)
+            ) from None
+    return record
+
+
+def _finished(command: List[str], printed: Path) -> Tuple[int, str]:
+    """Run a command with its output in a file; return its exit code and the last line that it said."""
+    last = "nothing said"
+    try:
+        with printed.open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True)
+    except OSError as error:
+        raise MeasureError(
+            "interpreter {!r} does not run ({}): set TRIMLAB_PYTHON to a Python".format(command[0], error)
+        ) from None
+    with process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            last = line.strip() or last
+            say("  " + line.rstrip())
+    return process.returncode, last

@@ -1,0 +1,66 @@
+"""What a runtime offers: an open file, and how to open one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Protocol, Tuple
+
+import numpy as np
+
+Stopwatch = Callable[[], float]
+"""Runs once and returns the seconds of it."""
+
+
+class Settings(NamedTuple):
+    """How a file is opened."""
+
+    precision: str
+    """One of the runtime's, see `PRECISIONS`."""
+    threads: int
+    """CPU threads, at least 1."""
+    batch_size: int
+    """The largest batch."""
+    engines: Optional[Path] = None
+    """Folder in which built engines are kept; None keeps none."""
+    build: int = 0
+    """Which of several builds of the same engine."""
+    calibration: Optional[Path] = None
+    """`.npy` of normalised images (N, C, H, W) float32, for what a runtime calibrates itself."""
+
+
+class Session(Protocol):
+    """An open file."""
+
+    version: str
+    """Of the runtime."""
+    image_shape: Tuple[int, ...]
+    """(C, H, W)."""
+    device: Dict[str, Any]
+    """What computes, as records say it."""
+
+    def run(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return logits (N, classes) of a batch (N, C, H, W) float32, normalised."""
+
+    def stopwatches(self, batch: np.ndarray[Any, Any]) -> Dict[str, Stopwatch]:
+        """Return the ways of timing a batch, by name.
+
+        `latency`, which all have, is wall-clock time with copies. A GPU has `gpu` and `gpu_graph`, its own time by
+        events, copies left out, without and with a CUDA graph, and `latency_graph`, wall-clock time with one.
+        """
+
+    def layers(self, batch: np.ndarray[Any, Any]) -> List[Dict[str, Any]]:
+        """Return what the file was compiled to and how long each part takes, in a run of its own.
+
+        A layer has `name`, `kind`, `precision` (of its arithmetic), `channels` (of its output) and `ms`.
+        """
+
+    def memory_bytes(self) -> int:
+        """Return the memory that the file takes where it runs."""
+
+    def engine(self) -> Optional[Dict[str, Any]]:
+        """Return what is known of a built engine; None where the runtime builds none."""
+
+
+def line(error: BaseException) -> str:
+    """Return what an error says, on one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200]

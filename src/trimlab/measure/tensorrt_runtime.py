@@ -1,0 +1,176 @@
+"""TensorRT on an NVIDIA GPU: an engine built here, run through `cuda-python`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import numpy as np
+
+from . import device, tensorrt_engine, timing
+from .cuda import Buffer, Cuda
+from .errors import MeasureError, UnavailableError
+from .layers import RUNS, WARMUP, from_tensorrt
+from .session import Settings, Stopwatch, line
+
+
+class TensorRt:
+    """An engine with an execution for batch 1 and one for the large batch; smaller batches are filled up."""
+
+    def __init__(self, path: str, settings: Settings) -> None:
+        # The GPU first: without one TensorRT's own calls may end the process.
+        self._cuda = Cuda()
+        try:
+            import tensorrt
+        except ImportError as error:
+            raise UnavailableError(f"tensorrt cannot be imported ({line(error)}): install it") from None
+        self._trt = tensorrt
+        self._logger = _logger(tensorrt)
+        self._built = tensorrt_engine.get(tensorrt, self._cuda, path, settings, self._logger)
+        free = self._cuda.free_bytes()
+        self._engine = self._deserialized()
+        self._executions = {
+            size: Execution(self._cuda, self._context(self._engine, profile), size, self._tensors(self._engine))
+            for profile, size in enumerate((1, settings.batch_size))
+        }
+        self._memory_bytes = free - self._cuda.free_bytes()
+        self.version = str(tensorrt.__version__)
+        self.image_shape = self._executions[1].image_shape
+        self.device = self._cuda.device(settings.threads, device.system())
+
+    def run(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return logits of a batch."""
+        return self._execution(len(batch)).run(batch)
+
+    def stopwatches(self, batch: np.ndarray[Any, Any]) -> Dict[str, Stopwatch]:
+        """Return wall-clock time with copies and GPU time without, each without and with a CUDA graph."""
+        execution = self._execution(len(batch))
+        execution.run(batch)
+        plain, graph = execution.enqueue, execution.captured()
+        return {
+            "latency": timing.wall(execution.with_copies(plain)),
+            "latency_graph": timing.wall(execution.with_copies(graph)),
+            "gpu": self._cuda.timed(plain),
+            "gpu_graph": self._cuda.timed(graph),
+        }
+
+    def layers(self, batch: np.ndarray[Any, Any]) -> List[Dict[str, Any]]:
+        """Return the engine's layers, profiled in an engine and a context of their own."""
+        engine = self._deserialized()
+        context = self._context(engine, list(self._executions).index(len(batch)))
+        execution = Execution(self._cuda, context, len(batch), self._tensors(engine))
+        execution.run(batch)
+        inspector = engine.create_engine_inspector()
+        inspector.execution_context = context
+        information = json.loads(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+        profiler = _profiler(self._trt)
+        context.profiler = profiler
+        for _ in range(WARMUP + RUNS):
+            execution.run(batch)
+        return from_tensorrt(information, {name: times[WARMUP:] for name, times in profiler.times.items()})
+
+    def memory_bytes(self) -> int:
+        """Return the device memory that engine, contexts and buffers took."""
+        return self._memory_bytes
+
+    def engine(self) -> Optional[Dict[str, Any]]:
+        """Return the engine's size, digest, build time, and what it is bound to."""
+        return self._built.facts
+
+    def _execution(self, size: int) -> "Execution":
+        fitting = [known for known in self._executions if known >= size]
+        if not fitting:
+            raise MeasureError(f"batch of {size}: the engine takes at most {max(self._executions)} images")
+        return self._executions[min(fitting)]
+
+    def _deserialized(self) -> Any:
+        engine = self._trt.Runtime(self._logger).deserialize_cuda_engine(self._built.plan)
+        if engine is None:
+            raise MeasureError(f"the engine does not load ({self._logger.said()}): delete it, to have it built again")
+        return engine
+
+    def _context(self, engine: Any, profile: int) -> Any:
+        context = engine.create_execution_context()
+        if profile:
+            context.set_optimization_profile_async(profile, int(self._cuda.stream))
+            self._cuda.synchronize()
+        return context
+
+    def _tensors(self, engine: Any) -> Tuple[str, str]:
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        modes = [engine.get_tensor_mode(name) for name in names]
+        return names[modes.index(self._trt.TensorIOMode.INPUT)], names[modes.index(self._trt.TensorIOMode.OUTPUT)]
+
+
+class Execution:
+    """A context with a fixed batch size, its memory, and what it enqueues."""
+
+    def __init__(self, cuda: Cuda, context: Any, batch_size: int, tensors: Tuple[str, str]) -> None:
+        self._cuda, self._context = cuda, context
+        source, target = tensors
+        self.image_shape = tuple(int(size) for size in tuple(context.engine.get_tensor_shape(source))[1:])
+        context.set_input_shape(source, (batch_size, *self.image_shape))
+        self._input = Buffer(cuda, (batch_size, *self.image_shape))
+        self._output = Buffer(cuda, tuple(int(size) for size in tuple(context.get_tensor_shape(target))))
+        context.set_tensor_address(source, self._input.pointer)
+        context.set_tensor_address(target, self._output.pointer)
+
+    def run(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return logits of a batch of at most the batch size."""
+        self._input.host[: len(batch)] = batch
+        self.with_copies(self.enqueue)()
+        logits: np.ndarray[Any, Any] = self._output.host[: len(batch)].copy()
+        return logits
+
+    def enqueue(self) -> None:
+        """Start the inference in the stream."""
+        if not self._context.execute_async_v3(int(self._cuda.stream)):
+            raise MeasureError("TensorRT did not start the inference: see its messages above")
+
+    def captured(self) -> Callable[[], None]:
+        """Return what launches the inference as a CUDA graph."""
+        return self._cuda.captured(self.enqueue)
+
+    def with_copies(self, start: Callable[[], None]) -> Callable[[], None]:
+        """Return what copies the images over, starts, and waits for the logits to be back."""
+
+        def whole() -> None:
+            self._input.upload()
+            start()
+            self._output.download()
+            self._cuda.synchronize()
+
+        return whole
+
+
+def _logger(trt: Any) -> Any:
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        """Keeps errors: TensorRT returns None and says why here alone."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self._errors: List[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+                self._errors.append(" ".join(message.split()))
+
+        def said(self) -> str:
+            """Return the last error."""
+            return self._errors[-1] if self._errors else ""
+
+    return Logger()
+
+
+def _profiler(trt: Any) -> Any:
+    class Profiler(trt.IProfiler):  # type: ignore[misc]
+        """Collects every layer's milliseconds."""
+
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.times: Dict[str, List[float]] = {}
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.times.setdefault(layer_name, []).append(ms)
+
+    return Profiler()
