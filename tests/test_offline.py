@@ -103,7 +103,7 @@ def running(run_dir):
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.environ().get("TRIMLAB_RUN_DIR") == str(run_dir):
+            if process.environ().get("_TRIMLAB_SLICE_OF") == str(run_dir):
                 found.append(process)
     return found
 

@@ -56,8 +56,8 @@ _SOURCE = _OWN / "source.json"
 _UNDER_WAY = _OWN / "under-way"
 """There while DVC runs; still there when it may have been killed while it wrote dvc.lock."""
 _LOCKFILE = Path("dvc.lock")
-_MARK = "TRIMLAB_RUN_DIR"
-"""Variable by which the processes of a run directory are found."""
+_MARK = "_TRIMLAB_SLICE_OF"
+"""Variable by which the processes of a run directory are found; nobody's shell has it, for it would be ended too."""
 _CODE = ("src", "stages", "tests")
 """Replaced as a whole: a module that is gone must not be imported."""
 
@@ -249,7 +249,7 @@ def _start(commit: str, log: BinaryIO) -> "subprocess.Popen[bytes]":
         "TRIMLAB_COMMIT": commit,
         _MARK: str(root),
     }
-    # One broken cell must not cost the others their turn: a slice is rare, a cell's failure stays in its log.
+    # One broken cell must not cost the others their turn: nobody is there to mend it between two slices.
     command = [sys.executable, "-m", "dvc", "repro", "--keep-going"]
     return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 
@@ -271,12 +271,11 @@ def _stream(printed: BinaryIO) -> None:
 
 def _stop(dvc: "subprocess.Popen[bytes]") -> bool:
     """End DVC while it waits for a stage, when it writes nothing; return whether dvc.lock can be trusted."""
-    deadline = time.monotonic() + STOP_SECONDS
-    while dvc.poll() is None and not (waits := bool(psutil.Process(dvc.pid).children())):
-        if time.monotonic() > deadline:
-            break
+    deadline, waits = time.monotonic() + STOP_SECONDS, False
+    while dvc.poll() is None and not waits and time.monotonic() < deadline:
         time.sleep(0.02)
-    if dvc.poll() is not None:
+        waits = bool(psutil.Process(dvc.pid).children())
+    if dvc.returncode is not None:
         return dvc.returncode >= 0
     dvc.kill()
     dvc.wait()
