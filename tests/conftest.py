@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipelines import TINY, Project, copy_source
+
 PROJECT = Path(__file__).parent.parent
 
 
@@ -36,3 +38,17 @@ def in_tmp(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory):
+    """The tiny study, reproduced once."""
+    tiny = Project(copy_source(tmp_path_factory.mktemp("pipeline") / "project"))
+    tiny.params.write_text(TINY)
+    tiny.run("git", "init", "-q", "-b", "main")
+    tiny.run("git", "config", "user.name", "Test")
+    tiny.run("git", "config", "user.email", "test@example.org")
+    tiny.commit("start")
+    tiny.repro()
+    tiny.commit("reproduced")
+    return tiny

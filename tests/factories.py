@@ -4,12 +4,13 @@ Whatever a test cares about is a keyword argument; the rest follows from the stu
 """
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trimlab import records
+from trimlab import paths, records
 from trimlab.params import Params
 from trimlab.records import Build, Clock, Device, Engine, Epoch, Latency, Layer, Measurement, Pruning, Record, Training
 
@@ -225,6 +226,27 @@ def write(record: Record, path: Path) -> Path:
     if isinstance(record, Measurement):
         path.with_suffix(".npy").write_bytes(predictions(record.variant, record.precision, record.seed))
     return path
+
+
+def run_stages(of: Params, root: Path = Path()) -> list[Record]:
+    """Write every record where its stage would, below a project's root, and the indexes of measurements."""
+    made = everything(of)
+    for record in made:
+        write(record, root / stage_file(record))
+    for variant in of.variants:
+        own = [record for record in made if isinstance(record, Measurement) and record.variant == variant]
+        index = root / paths.index_file(variant)
+        index.parent.mkdir(parents=True, exist_ok=True)
+        index.write_text(json.dumps({"records": [stage_file(record).name for record in own]}))
+    return made
+
+
+def stage_file(record: Record) -> Path:
+    """Return where a stage writes a record."""
+    if isinstance(record, Measurement):
+        return paths.measurement_file(record.variant, record.seed, record.precision, record.runtime)
+    folder = paths.pruned(record.variant) if isinstance(record, Pruning) else paths.trained(record.workload)
+    return paths.record_file(folder, record.seed)
 
 
 def latency(p50_ms: float, n: int = 200, batch_size: int = 1) -> Latency:

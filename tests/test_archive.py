@@ -1,12 +1,14 @@
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
 
 import factories
+from factories import run_stages
 from trimlab import archive, paths, records
 from trimlab.errors import UserError
-from trimlab.params import Params
 from trimlab.records import Measurement, Pruning, Record
 
 
@@ -16,26 +18,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     paths.PARAMS.write_text(json.dumps(factories.study().model_dump()))
     return tmp_path
-
-
-def run_stages(study: Params) -> list[Record]:
-    """Write every record where its stage would, and the indexes of measurements."""
-    made = factories.everything(study)
-    for record in made:
-        factories.write(record, path_of(record))
-    for variant in study.variants:
-        own = [record for record in made if isinstance(record, Measurement) and record.variant == variant]
-        index = paths.index_file(variant)
-        index.parent.mkdir(parents=True, exist_ok=True)
-        index.write_text(json.dumps({"records": [path_of(record).name for record in own]}))
-    return made
-
-
-def path_of(record: Record) -> Path:
-    if isinstance(record, Measurement):
-        return paths.measurement_file(record.variant, record.seed, record.precision, record.runtime)
-    folder = paths.pruned(record.variant) if isinstance(record, Pruning) else paths.trained(record.workload)
-    return paths.record_file(folder, record.seed)
 
 
 def bundle(folder: Path, *made: Record) -> Path:
@@ -172,6 +154,55 @@ def test_the_stages_folders_are_imported_by_name() -> None:
 def test_a_folder_is_walked_whatever_its_name(tmp_path: Path) -> None:
     folder = bundle(tmp_path / "bundle.json" / "inner.json", factories.training(factories.study(), "large"))
     assert archive.import_records([folder.parent]) == 1
+
+
+def pack(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as packed:
+        for member, content in members:
+            member.size = len(content)
+            packed.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_an_archive_of_a_folder_is_imported_as_the_folder_is(tmp_path: Path) -> None:
+    study = factories.study()
+    made = factories.everything(study)
+    packed = tmp_path / "records.tar.gz"
+    with tarfile.open(packed, "w:gz") as archived:
+        archived.add(bundle(tmp_path / "bundle", *made), "bundle")
+    assert archive.import_records([packed]) == len(made)
+    assert archive.import_records([packed, tmp_path / "bundle"]) == 0
+    assert archive.select(study, archive.committed_records("synthetic")) == archive.select(study, made)
+
+
+def test_an_archive_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    link = tarfile.TarInfo("link")
+    link.type, link.linkname = tarfile.SYMTYPE, str(outside)
+    for member in (tarfile.TarInfo("../escaped.json"), link):
+        with pytest.raises(UserError, match=r"^.*bad.tar.gz is no archive of records \(.*\): copy it again$"):
+            archive.import_records([pack(tmp_path / "bad.tar.gz", (member, b""))])
+    assert not list(tmp_path.rglob("escaped.json")) and not list(outside.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"", b"poem", b"half"])
+def test_a_damaged_archive_is_one_line(tmp_path: Path, content: bytes) -> None:
+    packed = tmp_path / "records.tar.gz"
+    if content == b"half":
+        whole = json.dumps(factories.training(factories.study(), "large").model_dump()).encode()
+        content = pack(packed, (tarfile.TarInfo("a.json"), whole)).read_bytes()[:200]
+    packed.write_bytes(content)
+    with pytest.raises(UserError, match=r"^.*records.tar.gz is no archive of records \(.*\): copy it again$"):
+        archive.import_records([packed])
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "ARCHIVE_BYTES", 1 << 20)
+    for members in ([bytes(2 << 20)], [b""] * 3000):
+        packed = pack(tmp_path / "bomb.tar.gz", *((tarfile.TarInfo(f"{n}.json"), m) for n, m in enumerate(members)))
+        with pytest.raises(UserError, match=r"bomb.tar.gz unpacks to more than 1 MiB"):
+            archive.import_records([packed])
 
 
 def test_a_source_that_does_not_exist_is_one_line() -> None:

@@ -15,7 +15,7 @@ EXEMPT = {"errors", "params", "paths", "progress", "records", "tracking"}
 
 LAYERS = [
     {"cli"},
-    {"report", "tracking"},
+    {"report", "tracking", "offline"},
     {"figures"},
     {"anatomy", "conclusions"},
     {"tables"},

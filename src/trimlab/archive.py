@@ -3,8 +3,11 @@
 import json
 import re
 import shutil
+import tarfile
+import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from trimlab import params, paths, records
@@ -14,6 +17,9 @@ from trimlab.records import MADE_FROM, Measurement, Pruning, Record, Training
 
 _NO_RECORDS = {"index.json", "manifest.json", "dataset.json"}
 """What else the stages write into their folders."""
+
+ARCHIVE_BYTES = 256 << 20
+"""Most that an archive may unpack to."""
 
 _SAFE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 R = TypeVar("R", Training, Pruning, Measurement)
@@ -37,7 +43,8 @@ def load_study(name: str) -> Params:
 def stage_files(study: Params) -> Iterator[tuple[str, Path]]:
     """Yield the DVC cell and the path of every record that the stages write.
 
-    What a machine could measure stands in the cell's index; where that is missing, it is what is yielded.
+    What a machine could measure stands in the cell's index; where that is missing, or half written, it is what is
+    yielded.
     """
     for seed in study.seeds:
         for workload in study.workloads:
@@ -51,9 +58,11 @@ def stage_files(study: Params) -> Iterator[tuple[str, Path]]:
 
 def _indexed(variant: str) -> list[Path]:
     index = paths.index_file(variant)
-    if not index.exists():
+    try:
+        names = json.loads(index.read_text())["records"]
+    except (FileNotFoundError, ValueError):
         return [index]
-    return [index.with_name(name) for name in json.loads(index.read_text())["records"]]
+    return [index.with_name(name) for name in names]
 
 
 def stage_records(study: Params) -> list[Record]:
@@ -108,7 +117,8 @@ def import_records(sources: Sequence[Path] = ()) -> int:
     """Put records, and measurements' predicted labels, into `records/`, each once by digest.
 
     Args:
-        sources: files or folders; without any, what the stages of params.yaml's study wrote.
+        sources: files, folders, or `.tar.gz` archives of folders; without any, what the stages of params.yaml's
+            study wrote.
 
     Returns:
         How many were new.
@@ -118,20 +128,42 @@ def import_records(sources: Sequence[Path] = ()) -> int:
             measured weights of which the study knows nothing. Nothing is written then.
     """
     if sources:
-        given = [(path, records.read(path)) for path in _json_files(sources)]
-        homes = [(path, record, record.study) for path, record in given]
-    else:
-        study = params.load()
-        # A cell shared by two studies is restored from the run cache with the first one's name.
-        homes = [(path, records.read(path), study.study) for path in _present(study)]
+        with TemporaryDirectory() as scratch:
+            unpacked = [_unpacked(source, Path(scratch) / str(number)) for number, source in enumerate(sources)]
+            given = [(path, records.read(path)) for path in _json_files(unpacked)]
+            return _import([(path, record, record.study) for path, record in given])
+    study = params.load()
+    # A cell shared by two studies is restored from the run cache with the first one's name.
+    return _import([(path, records.read(path), study.study) for path in _present(study)])
+
+
+Homed = tuple[Path, Training | Pruning | Measurement, str]
+"""Where a record was found, the record, and the study to which it goes."""
+
+
+def _import(homes: list[Homed]) -> int:
     problems = [*_unsafe(homes), *_wrong_predictions(homes)] or _unknown_weights(homes)
     if problems:
         raise UserError("\n".join(problems))
     return sum(_store(path, record, home) for path, record, home in homes)
 
 
-Homed = tuple[Path, Training | Pruning | Measurement, str]
-"""Where a record was found, the record, and the study to which it goes."""
+def _unpacked(source: Path, folder: Path) -> Path:
+    """Unpack an archive of records into a folder below `folder` and return that; return any other source as it is."""
+    if not (source.name.endswith(".tar.gz") and source.is_file()):
+        return source
+    target, left = folder / source.name, ARCHIVE_BYTES
+    target.mkdir(parents=True)
+    try:
+        with tarfile.open(source, "r:gz") as packed:
+            for member in packed:
+                left -= member.size + tarfile.BLOCKSIZE
+                if left < 0:
+                    raise UserError(f"{source} unpacks to more than {ARCHIVE_BYTES >> 20} MiB: import a folder")
+                packed.extract(member, target, filter="data")
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{source} is no archive of records ({error}): copy it again") from None
+    return target
 
 
 def _present(study: Params) -> list[Path]:

@@ -33,7 +33,8 @@ def schema() -> None:
 @app.command("import")
 def import_(
     sources: Annotated[
-        list[Path] | None, typer.Argument(metavar="RECORDS", help="Files or folders. Default: the stages' own.")
+        list[Path] | None,
+        typer.Argument(metavar="RECORDS", help="Files, folders, or a slice's .tar.gz. Default: the stages' own."),
     ] = None,
 ) -> None:
     """Copy records into records/STUDY/, each once by digest."""
@@ -64,6 +65,22 @@ def track(study: Annotated[str, typer.Argument(help="A study with committed reco
     print(f"{added} runs logged to MLflow")
 
 
+@app.command("slice")
+def slice_(
+    study: Annotated[str, typer.Argument(help="A study of the source tree this is called in.")],
+    run_dir: Annotated[Path, typer.Option(help="Where everything is kept between slices.")],
+    out: Annotated[Path, typer.Option(help="Where records, status and log go.")],
+    seconds: Annotated[float, typer.Option(help="Stop after so many.")] = 540,
+    fresh_source: Annotated[
+        bool, typer.Option("--fresh-source", help="Go on with the source here instead of RUN_DIR's.")
+    ] = False,
+) -> None:
+    """Go on with a study for a while, where commands are cut short: exit code 75 says to call again."""
+    from trimlab import offline
+
+    raise typer.Exit(offline.run(study, run_dir, out, seconds, fresh_source))
+
+
 @app.command()
 def bundle(
     variants: Annotated[list[str], typer.Argument(metavar="VARIANT...", help="Variants that `dvc repro` exported.")],
@@ -85,3 +102,7 @@ def main() -> None:
     """Run the command; what the user can mend is one line."""
     with errors.one_line_errors():
         app()
+
+
+if __name__ == "__main__":
+    main()
