@@ -356,4 +356,4 @@ def _mean_top1(found: Sequence[Measurement]) -> float:
 
 
 def _mean_bytes(found: Sequence[Measurement]) -> float:
-    return mean([record.file_bytes for record in found])
+    return mean([record.deployed_bytes for record in found])

@@ -264,7 +264,7 @@ def _points(results: Results, workload: str) -> list[list[Pruning]]:
 
 
 def _size(records: Sequence[Measurement]) -> float:
-    return mean([record.file_bytes for record in records]) / MIB
+    return mean([record.deployed_bytes for record in records]) / MIB
 
 
 def _top1(records: Sequence[Measurement]) -> float:

@@ -102,26 +102,22 @@ class _Editor:
         """Return the name of a tensor's Q/DQ copy."""
         if name not in self._done:
             scale = _scale(np.float32(max(map(abs, self._ranges[name]))))
-            constants = self._constants(name, scale, np.int8(0))
-            quantize = helper.make_node("QuantizeLinear", [name, *constants], [f"{name}_q"], name=f"{name}_q")
-            self._nodes.append(quantize)
-            self._done[name] = self._dequantize(name, constants)
+            self._done[name] = self._pair(name, scale, np.int8(0))
         return self._done[name]
 
     def quantized_weight(self, node: NodeProto) -> str:
-        """Store a layer's weight as int8, one scale an output channel; return its float copy's name."""
+        """Return the name of a weight's Q/DQ copy, one scale an output channel.
+
+        The file keeps the weight in float32: TensorRT 8 takes no int8 constants, and stores int8 in the engine.
+        """
         name = node.input[1]
         if name not in self._done:
             axis = _output_axis(node)
             weight = numpy_helper.to_array(self.weights[name])
             others = tuple(index for index in range(weight.ndim) if index != axis)
             peak = np.abs(weight).max(axis=others, keepdims=True)
-            scale = _scale(peak)
-            integers = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
-            self._proto.graph.initializer.remove(self.weights[name])
-            self._add(f"{name}_q", integers)
-            constants = self._constants(name, scale.ravel(), np.zeros(scale.size, np.int8))
-            self._done[name] = self._dequantize(name, constants, axis=axis)
+            scale = _scale(peak).ravel()
+            self._done[name] = self._pair(name, scale, np.zeros(scale.size, np.int8), axis=axis)
         return self._done[name]
 
     def finish(self) -> ModelProto:
@@ -129,14 +125,16 @@ class _Editor:
         self._proto.graph.node.extend(self._nodes)
         return self._proto
 
-    def _dequantize(self, name: str, constants: list[str], **attributes: Any) -> str:
-        output = f"{name}_dq"
-        node = helper.make_node("DequantizeLinear", [f"{name}_q", *constants], [output], name=output, **attributes)
-        self._nodes.append(node)
+    def _pair(self, name: str, scale: Any, zero_point: Any, **attributes: int) -> str:
+        constants = [self._add(f"{name}_scale", scale), self._add(f"{name}_zero_point", zero_point)]
+        quantized, output = f"{name}_q", f"{name}_dq"
+        for operator, source, target in (
+            ("QuantizeLinear", name, quantized),
+            ("DequantizeLinear", quantized, output),
+        ):
+            node = helper.make_node(operator, [source, *constants], [target], name=target, **attributes)
+            self._nodes.append(node)
         return output
-
-    def _constants(self, name: str, scale: Any, zero_point: Any) -> list[str]:
-        return [self._add(f"{name}_scale", scale), self._add(f"{name}_zero_point", zero_point)]
 
     def _add(self, name: str, value: Any) -> str:
         self._proto.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))

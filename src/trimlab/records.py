@@ -323,6 +323,11 @@ class Measurement(Record):
     """The measured engine, and the same built again."""
 
     @property
+    def deployed_bytes(self) -> int:
+        """Size of what is deployed: the engine where one is built, or else the ONNX file."""
+        return self.engine.size_bytes if self.engine else self.file_bytes
+
+    @property
     def speedup(self) -> float:
         """How much faster than the yardstick at batch 1, by medians of one process."""
         return self.yardstick_latency.p50_ms / self.latency.p50_ms

@@ -77,7 +77,7 @@ def metrics(results: Results) -> dict[str, dict[str, float]]:
     def common(found: Sequence[Measurement]) -> dict[str, float]:
         return {
             "top1_percent": round(100 * mean([r.top1_accuracy for r in found]), 2),
-            "size_mib": round(mean([r.file_bytes for r in found]) / MIB, 3),
+            "size_mib": round(mean([r.deployed_bytes for r in found]) / MIB, 3),
             "latency_ms": round(mean([r.latency.p50_ms for r in found]), 3),
             "images_per_second": round(mean([r.batch_latency.images_per_second for r in found]), 1),
         }
@@ -145,8 +145,8 @@ def _how_to_read(results: Results) -> str:
     facts = [
         conclusions.ratio_explained(results),
         "**Sizes** are in MiB (2^20 bytes): of the torch model (parameters and buffers) in the pruning "
-        "tables, of the ONNX file elsewhere. **Accuracy** is top-1, in the tables of files that of the "
-        "deployed file.",
+        "tables, of the ONNX file, or of the engine that TensorRT built of it, elsewhere. **Accuracy** is "
+        "top-1, in the tables of files that of the deployed file.",
         "**Δ points** is against the FP32 file of the same weights. **× batch 1** and **× batch "
         f"{batch}** say how much faster a file is than its workload's unpruned FP32 file, timed in turn with "
         "it in the same process.",
@@ -315,7 +315,7 @@ def _accuracy_by_size(results: Results) -> str:
         [
             found[0].variant,
             found[0].precision,
-            f"{mean([r.file_bytes for r in found]) / MIB:.3f}",
+            f"{mean([r.deployed_bytes for r in found]) / MIB:.3f}",
             percent(mean([r.top1_accuracy for r in found])),
         ]
         for found in results.cells(record for record in measured if record.dataset == dataset)
