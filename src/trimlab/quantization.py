@@ -125,7 +125,7 @@ class _Editor:
         self._proto.graph.node.extend(self._nodes)
         return self._proto
 
-    def _pair(self, name: str, scale: Any, zero_point: Any, **attributes: int) -> str:
+    def _pair(self, name: str, scale: Any, zero_point: Any, **attributes: Any) -> str:
         constants = [self._add(f"{name}_scale", scale), self._add(f"{name}_zero_point", zero_point)]
         quantized, output = f"{name}_q", f"{name}_dq"
         for operator, source, target in (
