@@ -257,5 +257,5 @@ def test_precisions_on_a_cpu(param, meaning, monkeypatch):
 @pytest.mark.parametrize(("native", "meaning"), [(True, "bf16"), (False, "fp32")])
 def test_auto_is_bf16_only_where_the_processor_has_it(native, meaning, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(training.machine, "has_native_bf16", lambda: native)
+    monkeypatch.setattr(training, "has_native_bf16", lambda: native)
     assert training.resolve("auto") == meaning
