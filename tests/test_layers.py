@@ -89,6 +89,14 @@ def test_tf32_shows_in_the_kernels_name_alone():
     assert found == ["FP32", "TF32"]
 
 
+@pytest.mark.parametrize("described", ["conv1", "conv1 [profile 1]"])
+@pytest.mark.parametrize("timed", ["conv1", "conv1 [profile 1]"])
+def test_a_profiles_layers_are_found_by_either_name(described, timed):
+    known = {**CONVOLUTION, "Name": described}
+    (found,) = layers.from_tensorrt({"Layers": [known]}, {timed: [1.0]})
+    assert (found["name"], found["precision"]) == (timed, "INT8")
+
+
 def test_an_engine_without_details_has_its_times_at_least():
     (found,) = layers.from_tensorrt({"Layers": ["conv1"]}, {"conv1": [1.0]})
     assert (found["name"], found["kind"], found["channels"], found["ms"]) == ("conv1", "unknown", None, 1.0)

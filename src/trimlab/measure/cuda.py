@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import re
+from pathlib import Path
 from typing import Any, Callable, Dict, Tuple
 
 import numpy as np
@@ -39,7 +41,7 @@ class Cuda:
         self.name = properties.name.decode()
         self.compute_capability = f"{properties.major}.{properties.minor}"
         self.total_bytes = int(properties.totalGlobalMem)
-        self.driver = _version(self.call("cudaDriverGetVersion"))
+        self.driver = _driver(_version(self.call("cudaDriverGetVersion")))
         self.runtime = _version(self.call("cudaRuntimeGetVersion"))
         self.stream = self.call("cudaStreamCreate")
         self._events = (self.call("cudaEventCreate"), self.call("cudaEventCreate"))
@@ -60,7 +62,7 @@ class Cuda:
         features = [
             f"compute capability {self.compute_capability}",
             f"{self.total_bytes / 2**30:.0f} GiB",
-            f"driver for CUDA {self.driver}",
+            f"driver {self.driver}",
             f"CUDA runtime {self.runtime}",
         ]
         return {"kind": "cuda", "name": self.name, "features": features, "threads": threads, "system": system}
@@ -121,6 +123,16 @@ class Buffer:
     def _copy(self, target: int, source: int, kind: str) -> None:
         kinds = self._cuda._runtime.cudaMemcpyKind
         self._cuda.call("cudaMemcpyAsync", target, source, self._bytes, getattr(kinds, kind), self._cuda.stream)
+
+
+def _driver(cuda: str) -> str:
+    """Name the driver: its own version, where the system tells it, and the CUDA that it is for."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    own = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", text)
+    return f"{own.group(1)} for CUDA {cuda}" if own else f"for CUDA {cuda}"
 
 
 def _version(number: int) -> str:

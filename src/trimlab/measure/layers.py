@@ -27,6 +27,9 @@ _SPELLINGS = (
 )
 
 
+_PROFILE = re.compile(r" \[profile \d+\]$")
+
+
 def precision_of(text: str) -> str:
     """Return the precision that a runtime's own words name; those words where none is known."""
     for name, spelling in _SPELLINGS:
@@ -99,7 +102,12 @@ def from_tensorrt(information: Mapping[str, Any], times: Mapping[str, Sequence[f
         times: milliseconds of every run, by layer.
     """
     described = {known["Name"]: known for known in information["Layers"] if isinstance(known, dict)}
-    return [_tensorrt_layer(name, described.get(name, {}), ms) for name, ms in times.items()]
+    # The inspector and the profiler need not both say which profile a layer is of.
+    plain = {_PROFILE.sub("", name): known for name, known in described.items()}
+    return [
+        _tensorrt_layer(name, described.get(name) or plain.get(_PROFILE.sub("", name), {}), ms)
+        for name, ms in times.items()
+    ]
 
 
 def _tensorrt_layer(name: str, known: Mapping[str, Any], ms: Sequence[float]) -> Dict[str, Any]:
