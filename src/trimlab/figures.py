@@ -116,7 +116,7 @@ def _size_axis(axes: Axes, published: Sequence[str]) -> None:
     axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     others = f"; published: {' or '.join(f'{kind}s' for kind in published)}" if published else ""
-    axes.set_xlabel(f"Size of the ONNX file in MiB, log scale{others}")
+    axes.set_xlabel(f"Size of the ONNX file or engine in MiB, log scale{others}")
 
 
 def _pruning(results: Results, workload: str) -> Figure | None:

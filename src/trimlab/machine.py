@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -44,13 +45,24 @@ def one_at_a_time(cell: str) -> Iterator[None]:
         UserError: the cell is being computed already.
     """
     # The work tree's own, not the project's: experiments side by side may each compute the cell.
-    folder = paths.SCRATCH / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{cell.replace('/', '-')}.lock")
+    file = paths.SCRATCH / "locks" / f"{cell.replace('/', '-')}.lock"
+    with alone(file, f"{cell} is being computed by another process: wait for it, or end it"):
+        yield
+
+
+@contextmanager
+def alone(file: Path, otherwise: str) -> Iterator[None]:
+    """Hold a lock file; its folder is made.
+
+    Raises:
+        UserError: another process holds it; the message is `otherwise`.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"{cell} is being computed by another process: wait for it, or end it") from None
+        raise UserError(otherwise) from None
     try:
         yield
     finally:

@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import psutil
-from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from trimlab import archive, params, paths, records
+from trimlab import archive, machine, params, paths, records
 from trimlab.errors import UserError
 from trimlab.progress import say
 
@@ -81,7 +80,8 @@ def run(study: str, run_dir: Path, out: Path, seconds: float, fresh_source: bool
     deadline = time.monotonic() + seconds
     root, out = run_dir.resolve(), out.resolve()
     _check_places(root)
-    with _alone(root), _signals_noted() as told:
+    at_work = f"another slice is at work in {root}: wait for it, or end it"
+    with machine.alone(root / _OWN / "lock", at_work), _signals_noted() as told:
         _end_processes(root)
         commit = _settle_source(root, study, fresh_source)
         out.mkdir(parents=True, exist_ok=True)
@@ -103,20 +103,6 @@ def _check_places(root: Path) -> None:
         raise UserError(f"{root} is in the source tree, which does not last: name a folder outside of it")
     if root.exists() and not (root / _OWN).is_dir() and any(root.iterdir()):
         raise UserError(f"{root} is no run directory, and not empty: name a new folder")
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    (root / _OWN).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / _OWN / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"another slice is at work in {root}: wait for it, or end it") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager
