@@ -165,6 +165,11 @@ def test_a_broken_file_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def scored_in_onnxruntime(lines):
+    """The files that ONNX Runtime was asked to label so that another runtime can be compared with it."""
+    return [line.split()[1] for line in lines if line.endswith(" in ONNX Runtime")]
+
+
 def test_what_a_machine_cannot_measure_is_said_and_left_out(project, study, monkeypatch, capsys):
     monkeypatch.chdir(project)
     path = paths.index_file("small-r50")
@@ -173,7 +178,9 @@ def test_what_a_machine_cannot_measure_is_said_and_left_out(project, study, monk
     measured = benchmarking.benchmark_variant(study.model_copy(update={"benchmark": asked}), "small-r50")
     path.write_bytes(before)
     assert [record.runtime for record in measured] == ["onnxruntime"]
-    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tensorrt ")]
+    lines = capsys.readouterr().err.splitlines()
+    assert not scored_in_onnxruntime(lines), "ONNX Runtime scored a file for a runtime that is not here"
+    (said,) = [line for line in lines if line.startswith("tensorrt ")]
     assert said.startswith("tensorrt is not to be had here: no NVIDIA GPU to be used here (cudaGetDeviceCount: cuda")
 
 
@@ -182,6 +189,18 @@ def test_nothing_measured_is_an_error(project, study, monkeypatch):
     asked = study.benchmark.model_copy(update={"runtimes": ["tensorrt"]})
     with pytest.raises(UserError, match="small-r50: no runtime of tensorrt is to be had here: add one"):
         benchmarking.benchmark_variant(study.model_copy(update={"benchmark": asked}), "small-r50")
+
+
+@pytest.mark.parametrize(("wanted", "scored"), [(["openvino"], 1), (["onnxruntime", "openvino"], 0)])
+def test_onnxruntime_labels_a_file_once(wanted, scored, project, study, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    path = paths.index_file("small-r50")
+    before = path.read_bytes()
+    asked = study.benchmark.model_copy(update={"runtimes": wanted})
+    measured = benchmarking.benchmark_variant(study.model_copy(update={"benchmark": asked}), "small-r50")
+    path.write_bytes(before)
+    assert len(scored_in_onnxruntime(capsys.readouterr().err.splitlines())) == scored
+    assert measured[-1].runtime == "openvino" and measured[-1].onnx_agreement > 0.9
 
 
 def test_openvino_computes_the_same_files_in_its_own_precisions(project, study, monkeypatch):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import trimlab.measure
 from onnx_examples import SHAPE, exported
 from trimlab import onnx_files
-from trimlab.measure import dataset, memory, runtimes, timing
+from trimlab.measure import dataset, isolated, memory, runtimes, timing
 from trimlab.measure.__main__ import main
 from trimlab.measure.errors import MeasureError, NoRuntimeError
 from trimlab.measure.session import Settings
@@ -272,6 +272,18 @@ def test_a_name_is_a_string(request_file, key, value, tmp_path, capsys):
     file.write_text(json.dumps({**request_file, key: value}))
     assert main([str(file)]) == 1
     assert f"{key} {json.dumps(value)} is no string: give a name in quotes" in one_line(capsys)
+
+
+@pytest.mark.parametrize(("name", "code"), [("onnxruntime", 0), ("tensorrt", 4), ("abacus", 1)])
+def test_the_exit_code_says_whether_a_runtime_is_here(name, code, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    assert main(["--runtime", name]) == code
+
+
+def test_looking_for_an_unknown_runtime_is_one_line():
+    source = Path(trimlab.measure.__file__).parents[2]
+    with pytest.raises(MeasureError, match="looking for abacus failed with exit code 1: runtime 'abacus' is unknown"):
+        isolated.available(sys.executable, source, "abacus")
 
 
 def one_line(capsys):

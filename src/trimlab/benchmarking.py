@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from trimlab import machine, measure, onnx_files, params, paths, progress, records
 from trimlab.errors import UserError
 from trimlab.measure import dataset, isolated, runtimes
-from trimlab.measure.errors import MeasureError, NoRuntimeError, UnavailableError
+from trimlab.measure.errors import MeasureError, UnavailableError
 from trimlab.measure.session import Settings
 from trimlab.records import MADE_FROM, Computed
 
@@ -23,6 +24,10 @@ _LINEAGE = {
     "weights_sha256", "variant", "ratio", "num_params", "macs",
 }  # fmt: skip
 """What a measurement has from its variant's pruning record."""
+
+
+_SOURCE = Path(measure.__file__).parents[2]
+"""The folder that holds the package `trimlab`, for the interpreter that measures."""
 
 
 class Cell(NamedTuple):
@@ -60,12 +65,14 @@ def benchmark_variant(study: params.Params, variant: str) -> list[records.Measur
         UserError: a file cannot be measured, or not by the interpreter that TRIMLAB_PYTHON names; or nothing can.
     """
     measured: list[records.Measurement] = []
-    todo = list(cells(study, variant, study.benchmark.runtimes))
-    if todo:
+    if study.variants[variant].precisions:
+        here = [runtime for runtime in study.benchmark.runtimes if _available(runtime)]
         with tempfile.TemporaryDirectory() as scratch:
-            measured = list(_measure_all(study, todo, Path(scratch)))
-    if todo and not measured:
-        raise UserError(f"{variant}: no runtime of {', '.join(study.benchmark.runtimes)} is to be had here: add one")
+            measured = list(_measure_all(study, list(cells(study, variant, here)), Path(scratch)))
+        if not measured:
+            raise UserError(
+                f"{variant}: no runtime of {', '.join(study.benchmark.runtimes)} is to be had here: add one"
+            )
     _write_index(variant, measured)
     return measured
 
@@ -123,28 +130,34 @@ def run_measure(request: dict[str, Any]) -> dict[str, Any]:
         UnavailableError: this machine can't measure that.
         UserError: it failed, or the interpreter is none.
     """
-    own = os.environ.get(f"TRIMLAB_PYTHON_{request['runtime'].upper()}")
-    interpreter = own or os.environ.get("TRIMLAB_PYTHON") or sys.executable
     try:
-        return isolated.run(interpreter, Path(measure.__file__).parents[2], request)
+        return isolated.run(_interpreter(request["runtime"]), _SOURCE, request)
     except UnavailableError:
         raise
     except MeasureError as error:
         raise UserError(str(error)) from None
 
 
+def _available(runtime: str) -> bool:
+    """Ask before anything is loaded or scored: that takes long."""
+    try:
+        return isolated.available(_interpreter(runtime), _SOURCE, runtime)
+    except MeasureError as error:
+        raise UserError(str(error)) from None
+
+
+def _interpreter(runtime: str) -> str:
+    own = os.environ.get(f"TRIMLAB_PYTHON_{runtime.upper()}")
+    return own or os.environ.get("TRIMLAB_PYTHON") or sys.executable
+
+
 def _measure_all(study: params.Params, todo: list[Cell], scratch: Path) -> Iterator[records.Measurement]:
     pack = scratch / "dataset.npz"
-    write_pack(study.workload_of(todo[0].variant).dataset, study.data.split, pack)
-    missing: set[str] = set()
+    if todo:
+        write_pack(study.workload_of(todo[0].variant).dataset, study.data.split, pack)
     for cell in todo:
-        if cell.runtime in missing:
-            continue
         try:
             yield _measure(study, cell, pack, scratch)
-        except NoRuntimeError as error:
-            progress.say(f"{cell.runtime} is not to be had here: {error}")
-            missing.add(cell.runtime)
         except UnavailableError as error:
             progress.say(f"{cell.runtime} {cell.precision} is not measured here: {error}")
 
@@ -152,10 +165,13 @@ def _measure_all(study: params.Params, todo: list[Cell], scratch: Path) -> Itera
 def _measure(study: params.Params, cell: Cell, pack: Path, scratch: Path) -> records.Measurement:
     path = paths.measurement_file(*cell)
     path.parent.mkdir(parents=True, exist_ok=True)
-    asked = request(study, cell, pack, scratch, path.with_suffix(".npy"))
+    predictions = path.with_suffix(".npy")
     progress.say(f"benchmark {cell.variant}: seed {cell.seed}, {cell.precision}, {cell.runtime}")
     with machine.exclusive(f"benchmark {cell.variant} {cell.precision}"):
+        asked = request(study, cell, pack, scratch, predictions)
         record = records.Measurement.model_validate(run_measure(asked))
+    if cell.runtime == "onnxruntime":
+        shutil.copyfile(predictions, _onnx_labels_file(cell.file, scratch))
     records.write(record, path)
     return record
 
@@ -177,9 +193,13 @@ def _lineage(study: params.Params, cell: Cell) -> dict[str, Any]:
     }
 
 
+def _onnx_labels_file(file: Path, scratch: Path) -> Path:
+    return scratch / f"{file.stem}-labels.npy"
+
+
 def _onnx_labels(file: Path, pack: Path, scratch: Path) -> Path:
-    """Write the labels that ONNX Runtime gives the images, once a file: an engine is compared with them."""
-    path = scratch / f"{file.stem}-labels.npy"
+    """Return the labels that ONNX Runtime gives the images, scored once a file: an engine is compared with them."""
+    path = _onnx_labels_file(file, scratch)
     if not path.exists():
         progress.say(f"scoring {file.name} in ONNX Runtime")
         settings = Settings("fp32", runtimes.cores(), 64)

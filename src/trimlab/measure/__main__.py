@@ -1,5 +1,7 @@
 """`python -m trimlab.measure REQUEST.json`: one record as a JSON line on standard output, progress on standard error.
 
+`python -m trimlab.measure --runtime NAME` asks whether a runtime is to be had here, by the exit code alone.
+
 The request names `model`, `precision`, `yardstick`, `runtime`, `dataset`, `predictions` (where to, `.npy`), the labels
 that others give the same images (`torch_labels`; `onnx_labels` for an engine), `calibration` images and a folder for
 `engines` where a runtime wants them, `batch_size`, `warmup`, `repeats`, `batch_repeats`, `threads` (0 takes all
@@ -233,12 +235,16 @@ def _sha256(path: str) -> str:
 
 
 def main(arguments: List[str]) -> int:
-    """Measure what a request asks for; return the exit code."""
-    if len(arguments) != 1:
+    """Measure what a request asks for, or look for a runtime; return the exit code."""
+    asks = arguments[:-1] == ["--runtime"]
+    if len(arguments) != 1 and not asks:
         say("error: one request file is needed: python -m trimlab.measure REQUEST.json")
         return 2
     try:
-        print(json.dumps(measure(_read_request(arguments[0]))))
+        if asks:
+            runtimes.require(arguments[1])
+        else:
+            print(json.dumps(measure(_read_request(arguments[0]))))
     except UnavailableError as error:
         say("unavailable: {}".format(" ".join(str(error).splitlines())))
         return next(code for code, kind in UNAVAILABLE.items() if type(error) is kind)

@@ -11,10 +11,10 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Set
+from typing import Any, Dict, List, Optional
 
 from . import isolated
-from .errors import MeasureError, NoRuntimeError, UnavailableError
+from .errors import MeasureError, UnavailableError
 from .progress import say
 
 INDEX = "bundle.json"
@@ -36,7 +36,7 @@ def main(bundle: str, arguments: List[str]) -> int:
             archive.extractall(scratch)
         requests = json.loads((Path(scratch) / INDEX).read_text(encoding="utf-8"))
         chosen = [request for request in requests if request["runtime"] in (options.runtime or [request["runtime"]])]
-        failed = _measure_all(chosen, Path(scratch), options)
+        failed = _measure_all(_measurable(chosen, Path(scratch)), Path(scratch), options)
     written = len(list(options.records.glob("*.json")))
     say("{} of {} records lie in {}: take that folder home, `trimlab import` it".format(
         written, len(chosen), options.records
@@ -52,21 +52,24 @@ def _options(arguments: List[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _measurable(requests: List[Dict[str, Any]], source: Path) -> List[Dict[str, Any]]:
+    """Return those whose runtime is to be had here; say which isn't."""
+    asked = dict.fromkeys(request["runtime"] for request in requests)
+    here = [runtime for runtime in asked if isolated.available(sys.executable, source, runtime)]
+    return [request for request in requests if request["runtime"] in here]
+
+
 def _measure_all(requests: List[Dict[str, Any]], source: Path, options: argparse.Namespace) -> bool:
     """Measure what has no record yet; return whether something went wrong."""
     failed = False
-    missing: Set[str] = set()
     for number, request in enumerate(requests, 1):
-        name, runtime = _name(request), request["runtime"]
+        name = _name(request)
         path = options.records / (name + ".json")
-        if path.exists() or runtime in missing:
+        if path.exists():
             continue
         say("{}/{} {}".format(number, len(requests), name))
         try:
             _write(isolated.run(sys.executable, source, _placed(request, source, path, options.threads)), path)
-        except NoRuntimeError as error:
-            say("{} is not to be had here: {}".format(runtime, error))
-            missing.add(runtime)
         except UnavailableError as error:
             say("{} is not measured here: {}".format(name, error))
         except MeasureError as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 from .__main__ import UNAVAILABLE
-from .errors import MeasureError
+from .errors import MeasureError, NoRuntimeError
 from .progress import say
 
 # Not `-m` and PYTHONPATH: an interpreter that comes with a runtime may ignore that.
@@ -17,6 +18,21 @@ _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); from trimlab.measure import __main__ as measure; "
     "sys.exit(measure.main(sys.argv[1:]))"
 )
+
+
+def available(interpreter: str, source: Path, runtime: str) -> bool:
+    """Return whether an interpreter has a runtime, and say so where it hasn't.
+
+    Raises:
+        MeasureError: the runtime is unknown, or the interpreter is none.
+    """
+    code, last = _finished(_command(interpreter, source, "--runtime", runtime), Path(os.devnull), show=False)
+    if code == 0:
+        return True
+    if UNAVAILABLE.get(code) is not NoRuntimeError:
+        raise MeasureError("looking for {} failed with exit code {}: {}".format(runtime, code, _said(last)))
+    say("{} is not to be had here: {}".format(runtime, _said(last)))
+    return False
 
 
 def run(interpreter: str, source: Path, request: Dict[str, Any]) -> Dict[str, Any]:
@@ -34,12 +50,11 @@ def run(interpreter: str, source: Path, request: Dict[str, Any]) -> Dict[str, An
     with tempfile.TemporaryDirectory() as scratch:
         file, printed = Path(scratch) / "request.json", Path(scratch) / "record.json"
         file.write_text(json.dumps(request), encoding="utf-8")
-        code, last = _finished([interpreter, "-c", _PROGRAM, str(source), str(file)], printed)
+        code, last = _finished(_command(interpreter, source, str(file)), printed, show=True)
         if code in UNAVAILABLE:
-            raise UNAVAILABLE[code](last.replace("unavailable: ", "", 1))
+            raise UNAVAILABLE[code](_said(last))
         if code:
-            said = last.replace("error: ", "", 1)
-            raise MeasureError("measuring {} failed with exit code {}: {}".format(request["model"], code, said))
+            raise MeasureError("measuring {} failed with exit code {}: {}".format(request["model"], code, _said(last)))
         try:
             record: Dict[str, Any] = json.loads(printed.read_bytes())
         except ValueError:
@@ -49,7 +64,18 @@ def run(interpreter: str, source: Path, request: Dict[str, Any]) -> Dict[str, An
     return record
 
 
-def _finished(command: List[str], printed: Path) -> Tuple[int, str]:
+def _command(interpreter: str, source: Path, *arguments: str) -> List[str]:
+    return [interpreter, "-c", _PROGRAM, str(source), *arguments]
+
+
+def _said(line: str) -> str:
+    for prefix in ("unavailable: ", "error: "):
+        if line.startswith(prefix):
+            return line[len(prefix) :]
+    return line
+
+
+def _finished(command: List[str], printed: Path, show: bool) -> Tuple[int, str]:
     """Run a command with its output in a file; return its exit code and the last line that it said."""
     last = "nothing said"
     try:
@@ -63,5 +89,6 @@ def _finished(command: List[str], printed: Path) -> Tuple[int, str]:
         assert process.stderr is not None
         for line in process.stderr:
             last = line.strip() or last
-            say("  " + line.rstrip())
+            if show:
+                say("  " + line.rstrip())
     return process.returncode, last

@@ -15,21 +15,30 @@ from .layers import RUNS, WARMUP, from_onnxruntime
 from .session import Settings, Stopwatch, line
 
 
+def library() -> Any:
+    """Return the library.
+
+    Raises:
+        NoRuntimeError: it is not to be had here.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise NoRuntimeError(f"onnxruntime cannot be imported ({line(error)}): install it") from None
+    return onnxruntime
+
+
 class OnnxRuntime:
     """A session of ONNX Runtime."""
 
     def __init__(self, path: str, settings: Settings) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise NoRuntimeError(f"onnxruntime cannot be imported ({line(error)}): install it") from None
+        self._library = library()
         self._path = path
         self._threads = settings.threads
-        self._library = onnxruntime
         self._session = self._opened(self._options())
         source = self._session.get_inputs()[0]
         self._name = source.name
-        self.version = str(onnxruntime.__version__)
+        self.version = str(self._library.__version__)
         self.image_shape = tuple(int(size) for size in source.shape[1:])
         self.device = device.cpu(settings.threads)
 

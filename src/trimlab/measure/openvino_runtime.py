@@ -12,14 +12,24 @@ from .layers import RUNS, WARMUP, from_openvino
 from .session import Settings, Stopwatch, line
 
 
+def library() -> Any:
+    """Return the library.
+
+    Raises:
+        NoRuntimeError: it is not to be had here.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise NoRuntimeError(f"openvino cannot be imported ({line(error)}): install it") from None
+    return openvino
+
+
 class OpenVino:
     """A file compiled for each shape of batch when it first comes: OpenVINO is faster with fixed shapes."""
 
     def __init__(self, path: str, settings: Settings) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise NoRuntimeError(f"openvino cannot be imported ({line(error)}): install it") from None
+        openvino = library()
         if settings.precision == "bf16" and not device.has_native_bf16():
             raise UnavailableError(f"bf16: {device.processor_name()} does not multiply it: measure it on one that does")
         self._path = path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Callable, Dict, Tuple
+from typing import Any, Callable, Dict, Tuple
 
 from . import onnx_runtime, openvino_runtime, tensorrt_runtime
 from .errors import MeasureError
@@ -17,12 +17,33 @@ RUNTIMES: Dict[str, Callable[[str, Settings], Session]] = {
 }
 """What opens a file."""
 
+LIBRARIES: Dict[str, Callable[[], Any]] = {
+    "onnxruntime": onnx_runtime.library,
+    "openvino": openvino_runtime.library,
+    "tensorrt": tensorrt_runtime.libraries,
+}
+"""What each stands on."""
+
 PRECISIONS: Dict[str, Tuple[str, ...]] = {
     "onnxruntime": ("fp32", "fp16", "int8"),
     "openvino": ("fp32", "bf16", "fp16", "int8"),
     "tensorrt": ("fp32", "tf32", "fp16", "int8", "int8-entropy"),
 }
 """What each computes in; `bf16`, `tf32` and `int8-entropy` (calibrated by the runtime) take the FP32 file."""
+
+
+def require(runtime: str) -> None:
+    """Make sure that a runtime is to be had here.
+
+    Args:
+        runtime: a key of `RUNTIMES`.
+
+    Raises:
+        NoRuntimeError: it isn't; the message says what is missing.
+        MeasureError: it is unknown.
+    """
+    _known(runtime)
+    LIBRARIES[runtime]()
 
 
 def open_file(runtime: str, path: str, settings: Settings) -> Session:
@@ -37,8 +58,7 @@ def open_file(runtime: str, path: str, settings: Settings) -> Session:
         UnavailableError: the runtime or the precision is not to be had here.
         MeasureError: the runtime is unknown, the file is missing or not one it reads.
     """
-    if runtime not in RUNTIMES:
-        raise MeasureError(f"runtime {runtime!r} is unknown: use one of {', '.join(RUNTIMES)}")
+    _known(runtime)
     if settings.precision not in PRECISIONS[runtime]:
         known = ", ".join(PRECISIONS[runtime])
         raise MeasureError(f"precision {settings.precision!r} is none of {runtime}'s: use one of {known}")
@@ -50,6 +70,11 @@ def open_file(runtime: str, path: str, settings: Settings) -> Session:
         raise
     except Exception as error:  # a runtime raises whatever the bytes provoke
         raise MeasureError(f"{path} is no file that {runtime} opens ({line(error)}): export it again") from None
+
+
+def _known(runtime: str) -> None:
+    if runtime not in RUNTIMES:
+        raise MeasureError(f"runtime {runtime!r} is unknown: use one of {', '.join(RUNTIMES)}")
 
 
 def cores() -> int:

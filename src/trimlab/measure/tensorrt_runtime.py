@@ -14,16 +14,25 @@ from .layers import RUNS, WARMUP, from_tensorrt
 from .session import Settings, Stopwatch, line
 
 
+def libraries() -> Tuple[Cuda, Any]:
+    """Return a GPU by CUDA, and the library.
+
+    Raises:
+        NoRuntimeError: one of them is not to be had here.
+    """
+    cuda = Cuda()  # first: without a GPU TensorRT's own calls may end the process
+    try:
+        import tensorrt
+    except ImportError as error:
+        raise NoRuntimeError(f"tensorrt cannot be imported ({line(error)}): install it") from None
+    return cuda, tensorrt
+
+
 class TensorRt:
     """An engine with an execution for batch 1 and one for the large batch; smaller batches are filled up."""
 
     def __init__(self, path: str, settings: Settings) -> None:
-        # The GPU first: without one TensorRT's own calls may end the process.
-        self._cuda = Cuda()
-        try:
-            import tensorrt
-        except ImportError as error:
-            raise NoRuntimeError(f"tensorrt cannot be imported ({line(error)}): install it") from None
+        self._cuda, tensorrt = libraries()
         self._trt = tensorrt
         self._logger = _logger(tensorrt)
         self._built = tensorrt_engine.get(tensorrt, self._cuda, path, settings, self._logger)
