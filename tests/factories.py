@@ -56,6 +56,16 @@ def study(**changes: Any) -> Params:
     return Params.model_validate(sections | changes)
 
 
+def rounded_study() -> Params:
+    """Return the study with a second point at 50 %, whose widths are multiples of 16."""
+    base = study().model_dump()
+    point = base["sweep"]["r50"] | {"round_to": 16}
+    return study(
+        sweep=base["sweep"] | {"r50-16": point},
+        variants={"large-r50-16": {"workload": "large", "pruning": "sweep.r50-16"}} | base["variants"],
+    )
+
+
 def everything(of: Params, device: Device = CPU) -> list[Record]:
     """Return every record that the study's stages would write."""
     made: list[Record] = []
@@ -98,7 +108,7 @@ def pruning(of: Params, variant: str, seed: int = 0, device: Device = CPU, **cha
     """Return a variant's pruning record."""
     workload, point = of.variants[variant].workload, of.point(variant)
     base = training(of, workload, seed, device)
-    left = (1 - point.ratio) ** 2
+    left = (1 - point.ratio) ** 2 * (0.8 if point.round_to else 1.0)
     top1 = base.top1_accuracy - 0.05 * point.ratio**2
     fields = _common(of, workload, seed, device) | {
         "params_digest": of.pruning_digest(variant),
@@ -108,7 +118,7 @@ def pruning(of: Params, variant: str, seed: int = 0, device: Device = CPU, **cha
         "ratio": point.ratio,
         "importance": of.pruning.importance,
         "scope": of.pruning.scope,
-        "round_to": of.pruning.round_to,
+        "round_to": of.pruning_of(variant).round_to,
         "epochs": point.epochs,
         "learning_rate": point.learning_rate,
         "schedule": point.schedule,

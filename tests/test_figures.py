@@ -70,6 +70,15 @@ def test_the_drawn_accuracy_is_that_of_the_records() -> None:
     )
 
 
+def test_a_point_with_rounded_widths_lies_beside_the_line() -> None:
+    study = factories.rounded_study()
+    of = Results.of(study, factories.everything(study))
+    lines = {str(line.get_label()): line for line in figures.draw(of)["pruning-large"].axes[0].get_lines()}
+    assert list(map(float, lines["after fine-tuning"].get_xdata())) == [0, 50, 60, 80]
+    assert list(map(float, lines["rounded widths, after"].get_xdata())) == [50]
+    assert list(map(float, lines["published, after"].get_xdata())) == [0, 50, 60, 80]
+
+
 def test_an_unpruned_study_has_no_pruning_figure() -> None:
     study = factories.study()
     unpruned = [r for r in factories.everything(study) if not isinstance(r, Pruning) or r.ratio == 0]

@@ -8,6 +8,7 @@ import pytest
 import factories
 from trimlab import conclusions, reference, tables
 from trimlab.params import Params
+from trimlab.records import Measurement
 from trimlab.results import Bench, Results
 from trimlab.tables import Cell
 
@@ -261,6 +262,53 @@ def test_published_trainings_of_other_length_are_told_apart() -> None:
         training = factories.training(study, "large", epochs=epochs)
         table = tables.baselines(Results.of(study, [training]))
         assert ("large: 3 epochs here, 100 published." in table) is said
+
+
+def test_a_point_with_rounded_widths_follows_its_ratio_and_no_published_row_is_its_own() -> None:
+    study = factories.rounded_study()
+    of = Results.of(study, factories.everything(study))
+    assert of.variants_of("large") == ["large", "large-r50", "large-r50-16", "candidate", "large-r80"]
+    for table in (tables.pruning(of, "large"), tables.combined(of, "large", of.benches()[0])):
+        own = [line for line in table.splitlines() if "large-r50 " in line][-1]
+        rounded = [line for line in table.splitlines() if "large-r50-16 " in line][-1]
+        lines = table.splitlines()
+        assert f"{tables.REFERENCE} " in lines[lines.index(own) + 1]
+        assert tables.REFERENCE not in lines[lines.index(rounded) + 1]
+        assert "50 % (2.23 M params)" in rounded
+
+
+def test_rounded_widths_are_compared_with_those_that_fall() -> None:
+    study = factories.rounded_study()
+    of = Results.of(study, factories.everything(study))
+    bench = of.benches()[0]
+    assert conclusions.rounding(of, bench, "large") == (
+        "ResNet-18 on CIFAR-10 at 50 % with widths rounded to multiples of 16, INT8: 12.1× at batch 1, 12.1× at batch "
+        "64, 2.23 M parameters, 111.7 M multiply-accumulates, 90.68 % top-1; as the widths fall: 10.1× at batch 1, "
+        "10.1× at batch 64, 2.79 M, 139.7 M, 90.68 %."
+    )
+    assert conclusions.rounding(of, bench, "small") == ""
+    assert conclusions.rounding(of, bench, "large") in conclusions.closing(of)
+
+
+def test_how_far_the_yardstick_moves_is_said() -> None:
+    study = factories.study()
+    times = (4.0, 6.0, 5.0)
+    measured = [
+        factories.measurement(study, "large", precision, yardstick_latency=factories.latency(p50))
+        for precision, p50 in zip(("fp32", "fp16", "int8"), times, strict=True)
+    ]
+    said = "anew in each of these 3 processes: p50 4.00 to 6.00 ms at batch 1, 240.00 to 240.00 ms at batch 64"
+    assert said in conclusions.yardstick(measured)
+    assert conclusions.yardstick(measured[:1]) == ""
+
+
+def test_runtimes_of_a_device_come_as_the_study_lists_them() -> None:
+    study = factories.study(benchmark={"runtimes": ["onnxruntime", "openvino"]})
+    made = factories.everything(study)
+    other = [r.model_copy(update={"runtime": "openvino"}) for r in made if isinstance(r, Measurement)]
+    extra = factories.measurement(study, "large", "bf16", runtime="openvino")
+    of = Results.of(study, [*made, *other, extra])
+    assert [bench.runtime for bench in of.benches()] == ["onnxruntime", "openvino"]
 
 
 def test_the_front_holds_what_nothing_beats() -> None:

@@ -9,6 +9,7 @@ from trimlab import reference
 from trimlab.records import Measurement, Pruning, Record
 from trimlab.results import (
     MIB,
+    PRECISIONS,
     Bench,
     Results,
     cell,
@@ -181,6 +182,37 @@ def fastest(measured: Sequence[Measurement]) -> str:
     )
 
 
+def rounding(results: Results, bench: Bench, workload: str) -> str:
+    """Say what rounded widths change against the same ratio with widths as they fall, in the smallest precision."""
+    measured, said = results.at(bench), []
+    for variant in results.variants_of(workload):
+        twin = _unrounded(results, variant)
+        pairs = [(cell(measured, variant, p), cell(measured, twin, p)) for p in reversed(PRECISIONS)] if twin else []
+        rounded, plain = next((pair for pair in pairs if all(pair)), ([], []))
+        if rounded:
+            first = rounded[0]
+            said.append(
+                f"{_name(first)} at {ratio_percent(first.ratio)} with widths rounded to multiples of "
+                f"{results.study.point(variant).round_to}, {precision_name(first.precision)}: {_speeds(rounded)}, "
+                f"{millions(first.num_params)} M parameters, {first.macs / 1e6:.1f} M multiply-accumulates, "
+                f"{percent(_mean_top1(rounded))} % top-1; as the widths fall: {_speeds(plain)}, "
+                f"{millions(plain[0].num_params)} M, {plain[0].macs / 1e6:.1f} M, {percent(_mean_top1(plain))} %."
+            )
+    return " ".join(said)
+
+
+def yardstick(measured: Sequence[Measurement]) -> str:
+    """Say how far the times of a workload's unpruned FP32 file lie apart: it is timed again beside every file."""
+    if len(measured) < 2:
+        return ""
+    single = _range([record.yardstick_latency.p50_ms for record in measured])
+    batch = _range([record.yardstick_batch_latency.p50_ms for record in measured])
+    return (
+        f"The unpruned FP32 file, timed anew in each of these {len(measured)} processes: p50 {single} ms at batch 1, "
+        f"{batch} ms at batch {measured[0].batch_latency.batch_size}. That is how far the machine itself moves."
+    )
+
+
 def large_against_small(results: Results, workloads: Sequence[str]) -> str:
     """Compare how many points each model pays per MiB, at the highest ratio that all pruned by the same recipe.
 
@@ -260,6 +292,7 @@ def closing(results: Results) -> list[str]:
         measured = results.at(bench)
         said += [precision_cost(measured, "fp16"), precision_cost(measured, "int8"), fastest(measured)]
         said += [front(results, bench, dataset) for dataset in results.study.datasets]
+        said += [rounding(results, bench, key) for key in results.study.workloads]
         said.append(against_reference(results, bench))
     said.append(amp(device))
     return [sentence for sentence in said if sentence]
@@ -280,6 +313,26 @@ def points(lost: float) -> str:
     if abs(lost) < 0.005:
         return "no points lost"
     return f"{abs(lost):.2f} points {'lost' if lost > 0 else 'gained'}"
+
+
+def _unrounded(results: Results, variant: str) -> str | None:
+    """Return the variant that differs in rounded widths alone."""
+    own = results.study.point(variant)
+    plain = own.model_copy(update={"round_to": None})
+    keys = results.variants_of(results.study.variants[variant].workload)
+    return next((key for key in keys if own.round_to and results.study.point(key) == plain), None)
+
+
+def _speeds(found: Sequence[Measurement]) -> str:
+    batch = found[0].batch_latency.batch_size
+    return (
+        f"{mean([r.speedup for r in found]):.1f}× at batch 1, "
+        f"{mean([r.batch_speedup for r in found]):.1f}× at batch {batch}"
+    )
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{milliseconds(min(values))} to {milliseconds(max(values))}"
 
 
 def _speed(candidate: Sequence[Measurement], bench: Bench) -> str:

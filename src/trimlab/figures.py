@@ -135,21 +135,28 @@ def _pruning(results: Results, workload: str) -> Figure | None:
 def _pruning_panel(axes: Axes, results: Results, sweep: Sequence[Sequence[Pruning]]) -> None:
     candidate = results.study.report.candidate
     others = {records[0].ratio for records in sweep if records[0].variant != candidate}
-    curve = [r for r in sweep if r[0].variant != candidate or r[0].ratio not in others]
+    rounded = [r for r in sweep if results.study.point(r[0].variant).round_to and r[0].variant != candidate]
+    curve = [r for r in sweep if r not in rounded and (r[0].variant != candidate or r[0].ratio not in others)]
     ratios = [100 * records[0].ratio for records in curve]
     before = [100 * mean([r.top1_before for r in records]) for records in curve]
     after = [100 * mean([r.top1_accuracy for r in records]) for records in curve]
     axes.plot(ratios, after, "o-", color=LINES[0], label="after fine-tuning")
     axes.plot(ratios, before, "s--", color=LINES[1], label="before fine-tuning")
-    for records in sweep:
-        if records[0].variant == candidate:
-            top1 = 100 * mean([r.top1_accuracy for r in records])
-            axes.plot(100 * records[0].ratio, top1, "k*", markersize=13, label="candidate, after", zorder=4)
+    _single_points(axes, rounded, "D", color=LINES[2], label="rounded widths, after")
+    chosen = [records for records in sweep if records[0].variant == candidate]
+    _single_points(axes, chosen, "*", color="black", markersize=13, label="candidate, after")
     _published_sweep(axes, results, curve)
     axes.set_xlabel("Pruning ratio: % of the channels removed")
     axes.set_ylabel("Top-1 in %")
     axes.set_ylim(0, 104)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _single_points(axes: Axes, points: Sequence[Sequence[Pruning]], marker: str, **style: Any) -> None:
+    ratios = [100 * records[0].ratio for records in points]
+    after = [100 * mean([r.top1_accuracy for r in records]) for records in points]
+    if points:
+        axes.plot(ratios, after, marker, linestyle="", zorder=4, **style)
 
 
 def _published_sweep(axes: Axes, results: Results, curve: Sequence[Sequence[Pruning]]) -> None:

@@ -206,7 +206,8 @@ def _per_bench(results: Results, which: str, table: Callable[[Results, str, Benc
                 parts.append(title + _bench_suffix(results, bench))
                 parts.append(table(results, workload, bench))
                 read = [conclusions.precision_cost(measured, precision) for precision in ("fp16", "int8")]
-                parts.append(" ".join(text for text in (*read, conclusions.fastest(measured)) if text))
+                read += [conclusions.fastest(measured), conclusions.yardstick(measured)]
+                parts.append(" ".join(text for text in read if text))
     return _join(parts) or f"The records hold no measurement of {which} variants."
 
 

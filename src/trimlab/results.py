@@ -72,8 +72,15 @@ class Results:
         return (worked or self.devices())[0]
 
     def benches(self) -> list[Bench]:
-        """Name where files were measured, most measurements first."""
-        return _by_count(Bench(record.device.name, record.runtime) for record in self.measurements)
+        """Name where files were measured: the device with most measurements first, runtimes as the study lists them."""
+        devices = _by_count(record.device.name for record in self.measurements)
+        listed: list[str] = list(self.study.benchmark.runtimes)
+
+        def order(bench: Bench) -> tuple[int, int, str]:
+            known = bench.runtime in listed
+            return devices.index(bench.device), listed.index(bench.runtime) if known else len(listed), bench.runtime
+
+        return sorted({Bench(record.device.name, record.runtime) for record in self.measurements}, key=order)
 
     def batch_size(self, bench: Bench) -> int:
         """Return the large batch of a bench."""
@@ -96,10 +103,21 @@ class Results:
         return [record for record in self.prunings if record.variant == variant]
 
     def variants_of(self, workload: str) -> list[str]:
-        """Return a workload's variants: by ratio, plain before distilled, by epochs of fine-tuning, as listed."""
+        """Return a workload's variants: by ratio, rounded widths last, plain before distilled, by epochs, as listed."""
         own = [key for key, variant in self.study.variants.items() if variant.workload == workload]
         points = {key: self.study.point(key) for key in own}
-        return sorted(own, key=lambda key: (points[key].ratio, points[key].distillation, points[key].epochs))
+
+        def order(key: str) -> tuple[float, ...]:
+            point = points[key]
+            return point.ratio, point.round_to or 0, point.distillation, point.epochs
+
+        return sorted(own, key=order)
+
+    def alike(self, variant: str, other: str) -> bool:
+        """Say whether two variants remove the same from the same workload: they differ in fine-tuning alone."""
+        a, b = (self.study.point(key) for key in (variant, other))
+        same_workload = self.study.variants[variant].workload == self.study.variants[other].workload
+        return same_workload and (a.ratio, a.round_to) == (b.ratio, b.round_to)
 
     def unpruned(self, workload: str) -> str | None:
         """Return a workload's untouched variant."""
@@ -137,9 +155,14 @@ class Results:
         return [records for records in found if records]
 
     def published(self, record: Record, lookup: Callable[..., T], *key: float | str) -> T | None:
-        """Look up what was published of a record's model and dataset; that was scored on the test set alone."""
+        """Look up what was published of a record's model and dataset.
+
+        That was scored on the test set alone; and a point with rounded widths beside one of the same ratio is not
+        what was published of that ratio.
+        """
         source = self.study.datasets[record.dataset].source
-        return lookup(record.model, source, *key) if record.split == "test" else None
+        rounded = isinstance(record, Pruning | Measurement) and self.study.point(record.variant).round_to
+        return None if record.split != "test" or (key and rounded) else lookup(record.model, source, *key)
 
     def missing(self) -> dict[str, list[str]]:
         """Name the cells of the study that have no record: a study in progress has some."""

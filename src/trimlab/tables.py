@@ -120,9 +120,9 @@ def pruning(results: Results, workload: str) -> str:
     rows: list[Row] = []
     for index, records in enumerate(groups):
         rows.append(_pruning_row(records, full))
-        ratio = records[0].ratio
-        last_of_ratio = index + 1 == len(groups) or groups[index + 1][0].ratio != ratio
-        published = results.published(records[0], reference.pruning, ratio) if last_of_ratio else None
+        first = records[0]
+        last = index + 1 == len(groups) or not results.alike(first.variant, groups[index + 1][0].variant)
+        published = results.published(first, reference.pruning, first.ratio) if last else None
         if published:
             rows.append(_published_pruning(published))
     headers = [
@@ -177,10 +177,9 @@ def deployed(
         rows.append(_deployed_row(results, found, cell(measured, variant, "fp32")))
         published = results.published(found[0], lookup, found[0].ratio, precision)
         last = not any(
-            other_precision == precision and results.study.point(other).ratio == found[0].ratio
-            and results.study.variants[other].workload == found[0].workload
+            other_precision == precision and results.alike(variant, other)
             for other, other_precision in present[present.index((variant, precision)) + 1 :]
-        )  # fmt: skip
+        )
         if published and last:
             rows.append(_published_deployed(published))
     chosen = [record for variant, precision in present for record in cell(measured, variant, precision)]
