@@ -32,15 +32,15 @@ def test_many_layers_are_counted_not_listed():
 
 def test_work_without_weights_has_its_share():
     text = explained(batch_layers=[layer("INT8", ms=3.0), layer("INT8", channels=None, ms=1.0)])
-    assert "25 % went into other work (Conv 25 %)." in text
+    assert "25 % of the time went into other operators (Conv 25 %)." in text
 
 
 @pytest.mark.parametrize(
     ("widths", "said"),
     [
         ([16, 48, 10], "All widths are multiples of 16."),
-        ([25, 51, 64, 10], "2 of 3 widths (25, 51) are no multiples of 16: kernels that take 16 channels at once"),
-        ([25, 51, 64, 10], "compute 32, 64."),
+        ([25, 51, 64, 10], "2 of 3 widths (25, 51) are not multiples of 16: kernels that take 16 channels at once"),
+        ([25, 51, 64, 10], "pad them to 32, 64."),
     ],
 )
 def test_widths_that_the_hardware_fills_up_are_named(widths, said):
@@ -49,10 +49,41 @@ def test_widths_that_the_hardware_fills_up_are_named(widths, said):
     assert said in anatomy.explanation(results, factories.measurement(STUDY, "candidate", "int8"))
 
 
-@pytest.mark.parametrize(("share", "said"), [(0.5, "bound by the call: 50 %"), (0.95, "bound by its layers: 5 %")])
-def test_a_cpus_batch_1_is_bound_by_what_takes_the_time(share, said):
-    text = explained(layers=[layer("INT8", ms=share * 4)], latency=factories.latency(4.0))
-    assert f"Batch 1 is {said} of 4.00 ms lie outside of them." in text
+@pytest.mark.parametrize(("batch_ms", "share", "bound"), [(64.0, 75, True), (192.0, 25, False), (300.0, 0, False)])
+def test_a_cpus_batch_1_is_bound_by_overhead_where_a_batch_saves_most_of_it(batch_ms, share, bound):
+    batch = factories.latency(batch_ms, n=20, batch_size=64)
+    text = explained(latency=factories.latency(4.0), batch_latency=batch)
+    assert f"{share} % of the 4.00 ms at batch 1 are saved for each image of a batch of 64." in text
+    assert ("Batch 1 is bound by overhead: " in text) is bound
+
+
+def test_what_fp16_files_are_computed_in_is_said():
+    bench = RESULTS.benches()[0]
+    measured = [
+        factories.measurement(STUDY, variant, "fp16", batch_layers=[layer("FP32"), layer("FP32", channels=None)])
+        for variant in ("large", "small")
+    ]
+    said = "**FP16.** 0 of the 2 convolutions and linear layers of 2 files were computed in FP16; all in FP32: "
+    assert anatomy.explained(Results.of(STUDY, measured), bench)[0].startswith(said)
+    half = factories.measurement(STUDY, "large", "fp16", batch_layers=[layer("FP16"), layer("FP32")])
+    (only,) = anatomy.explained(Results.of(STUDY, [half]), bench)
+    assert only.endswith("of 1 files were computed in FP16; the rest in FP32.")
+
+
+def test_a_speed_up_stands_beside_what_would_be_in_proportion():
+    unpruned = factories.measurement(STUDY, "large", "int8")
+    pruned = factories.measurement(STUDY, "candidate", "int8")
+    saved = factories.pruning(STUDY, "large").macs / pruned.macs
+    said = f"is {unpruned.batch_speedup:.1f} times as fast, so {unpruned.batch_speedup * saved:.0f} times would be in"
+    assert said in anatomy.explanation(RESULTS, pruned)
+
+
+def test_layers_have_their_share_of_both_batches():
+    alone, batch = [layer("INT8", name="a")], [layer("INT8", ms=3.0, name="a"), layer("INT8", name="b")]
+    table = anatomy.layers(factories.measurement(STUDY, "candidate", "int8", layers=alone, batch_layers=batch))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| `")]
+    assert [row[-2:] for row in rows] == [["75.0", "100.0"], ["25.0", "—¹"]]
+    assert "¹ is not there at batch 1." in table
 
 
 @pytest.mark.parametrize(("graph", "said"), [(0.05, "launch-bound"), (0.1, "not launch-bound")])

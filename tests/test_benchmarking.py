@@ -215,6 +215,8 @@ def test_openvino_computes_the_same_files_in_its_own_precisions(project, study, 
     assert found["fp32"].onnx_agreement > 0.995
     for record in measured:
         own = "FP32" if record.precision == "fp16" else record.precision.upper()
+        (linear,) = [layer for layer in record.batch_layers if layer.kind.startswith("FullyConnected")]
+        assert (linear.precision, linear.channels) == (own, 10)
         convolutions = [layer for layer in record.batch_layers if layer.kind == "Convolution"]
         assert len(convolutions) >= 19
         assert {layer.precision for layer in convolutions} == {own}

@@ -142,7 +142,7 @@ def test_speedups_are_those_of_the_measurement_alone() -> None:
     )
     found = rows(tables.quantization(Results.of(study, [*made, file]), "large", BENCH))
     int8 = next(row for row in found if row[3] == "INT8")
-    assert int8[found[0].index("× batch 1")] == "11.00"
+    assert int8[found[0].index("× batch 1")].rstrip("¹²³") == "11.00"
 
 
 def test_delta_is_against_the_same_weights_alone() -> None:
@@ -283,8 +283,8 @@ def test_rounded_widths_are_compared_with_those_that_fall() -> None:
     bench = of.benches()[0]
     assert conclusions.rounding(of, bench, "large") == (
         "ResNet-18 on CIFAR-10 at 50 % with widths rounded to multiples of 16, INT8: 12.1× at batch 1, 12.1× at batch "
-        "64, 2.23 M parameters, 111.7 M multiply-accumulates, 90.68 % top-1; as the widths fall: 10.1× at batch 1, "
-        "10.1× at batch 64, 2.79 M, 139.7 M, 90.68 %."
+        "64, 2.23 M parameters, 111.7 M multiply-accumulates, 90.68 % top-1; without rounding (large-r50): 10.1× at "
+        "batch 1, 10.1× at batch 64, 2.79 M, 139.7 M, 90.68 %."
     )
     assert conclusions.rounding(of, bench, "small") == ""
     assert conclusions.rounding(of, bench, "large") in conclusions.closing(of)
@@ -300,6 +300,25 @@ def test_how_far_the_yardstick_moves_is_said() -> None:
     said = "anew in each of these 3 processes: p50 4.00 to 6.00 ms at batch 1, 240.00 to 240.00 ms at batch 64"
     assert said in conclusions.yardstick(measured)
     assert conclusions.yardstick(measured[:1]) == ""
+
+
+def test_a_speed_up_beside_an_unusual_yardstick_is_marked() -> None:
+    study = factories.study()
+    slow = factories.measurement(study, "candidate", "int8", yardstick_latency=factories.latency(6.1))
+    made = [slow if (r.variant, r.precision) == ("candidate", "int8") else r for r in results().measurements]
+    row = next(
+        r for r in rows(tables.combined(Results.of(study, made), "large", BENCH)) if r[:4:3] == ["candidate", "INT8"]
+    )
+    assert [cell[-1] in "¹²³" for cell in row[-3:-1]] == [True, False]
+    assert tables.DRIFTED in tables.combined(Results.of(study, made), "large", BENCH)
+    assert tables.DRIFTED not in tables.combined(results(), "large", BENCH)
+
+
+def test_the_final_table_is_against_the_baseline() -> None:
+    table = rows(tables.final(results(), BENCH))
+    points = {(row[0], row[3]): row[7] for row in table[1:] if row[0] != tables.REFERENCE}
+    assert points == {("large", "FP32"): "0¹", ("candidate", "INT8"): "−1.87", ("small", "FP32"): "−2.00"}
+    assert "¹ large in FP32 is what Δ is against." in tables.final(results(), BENCH)
 
 
 def test_runtimes_of_a_device_come_as_the_study_lists_them() -> None:

@@ -14,9 +14,11 @@ MULTIPLE = 16
 """Channels that vector units and tensor cores take at once; other widths are filled up."""
 LAUNCH_BOUND = 1.2
 """A GPU's time without a CUDA graph over that with one, from which on launching counts as the bound."""
-CALL_BOUND = 0.2
-"""Share of a CPU call outside of the layers, from which on the call counts as the bound."""
+OVERHEAD = 0.5
+"""Share of a CPU's batch 1 that a large batch saves each image, from which on overhead counts as the bound."""
 _NO_ENGINE = Cell("—", "no engine is built")
+_NO_WEIGHTS = Cell("—", "has no weights")
+_NOT_ALONE = Cell("—", "is not there at batch 1")
 
 
 def agreement(measured: Sequence[Measurement]) -> str:
@@ -75,39 +77,58 @@ def builds(measured: Sequence[Measurement]) -> str:
 
 
 def layers(record: Measurement) -> str:
-    """Return a file's layers at the large batch, with their share of the time."""
-    total = _total(record.batch_layers)
-    headers = ["Layer", "Kind", "Precision", "Channels", "% of the time"]
+    """Return a file's layers as compiled for the large batch, with their share of the time there and at batch 1."""
+    size = record.batch_latency.batch_size
+    alone, batch = (_shares(found) for found in (record.layers, record.batch_layers))
+    headers = ["Layer", "Kind", "Precision", "Channels", f"% of the time at batch {size}", "at batch 1"]
     rows: list[Row] = [
         [
             f"`{layer.name}`",
             layer.kind,
             layer.precision,
-            Cell("—", "has no weights") if layer.channels is None else str(layer.channels),
-            f"{100 * layer.ms / total:.1f}",
+            _NO_WEIGHTS if layer.channels is None else str(layer.channels),
+            batch[layer.name],
+            alone.get(layer.name, _NOT_ALONE),
         ]
         for layer in record.batch_layers
     ]
     caption = (
-        f"{record.variant}, {precision_name(record.precision)}, at batch {record.batch_latency.batch_size}, as "
-        f"{pretty(record.runtime)} {record.runtime_version} compiled and profiled it on {record.device.name}. Channels "
-        "of the output as computed, padding included."
+        f"{record.variant}, {precision_name(record.precision)}, as {pretty(record.runtime)} {record.runtime_version} "
+        f"compiled and profiled it on {record.device.name} with {record.device.threads} threads; medians of "
+        "profiled runs. Channels of the output as the runtime reports them."
     )
     return markdown(headers, rows, caption)
 
 
 def explained(results: Results, bench: Bench) -> list[str]:
-    """Return a sentence or some for the unpruned and every pruned variant of the candidate's workload in INT8."""
-    workload = results.study.variants[results.study.report.candidate].workload
+    """Return what FP16 and BF16 were computed in, and a sentence or some for every variant in INT8."""
     measured = [r for r in results.at(bench) if r.batch_layers]
-    found = [cell(measured, variant, "int8") for variant in results.variants_of(workload)]
-    return [explanation(results, records[0]) for records in found if records]
+    variants = [variant for workload in results.study.workloads for variant in results.variants_of(workload)]
+    found = [cell(measured, variant, "int8") for variant in variants]
+    said = [_computed(measured, precision) for precision in ("fp16", "bf16")]
+    return [text for text in said if text] + [explanation(results, records[0]) for records in found if records]
 
 
 def explanation(results: Results, record: Measurement) -> str:
     """Say what bounds a file's speed: precision really used, the rest of the work, widths, launches."""
     parts = [_gain(results, record), _precisions(record), _rest(record), _widths(results, record), _batch_one(record)]
     return f"**{record.variant}, {precision_name(record.precision)}.** " + " ".join(part for part in parts if part)
+
+
+def _computed(measured: Sequence[Measurement], precision: str) -> str:
+    """Say in what the layers with weights of all files of a precision were computed."""
+    records = [record for record in measured if record.precision == precision]
+    weighted = [layer for record in records for layer in record.batch_layers if layer.channels is not None]
+    if not weighted:
+        return ""
+    name = precision_name(precision)
+    own = sum(layer.precision == name for layer in weighted)
+    others = " and ".join(sorted({layer.precision for layer in weighted} - {name}))
+    rest = f"; the rest in {others}" if others and own else f"; all in {others}: files are smaller, not faster"
+    return (
+        f"**{name}.** {own} of the {len(weighted)} convolutions and linear layers of {len(records)} files were "
+        f"computed in {name}{rest if others else ''}."
+    )
 
 
 def _clock_row(record: Measurement) -> Row:
@@ -154,7 +175,7 @@ def _percentiles(latency: Latency) -> str:
 
 
 def _gain(results: Results, record: Measurement) -> str:
-    """Set the speed-up beside the arithmetic that was saved."""
+    """Set the speed-up beside the arithmetic that was saved, and beside what the precision gains unpruned."""
     if is_untouched(results.study, record.variant):
         return ""
     unpruned = results.unpruned(record.workload)
@@ -162,9 +183,16 @@ def _gain(results: Results, record: Measurement) -> str:
     if not base:
         return ""
     saved = mean([r.macs for r in base]) / record.macs
+    same = cell(results.at(Bench(record.device.name, record.runtime)), unpruned or "", record.precision)
+    alone = mean([r.batch_speedup for r in same]) if same else 0.0
+    expected = (
+        f" Unpruned {precision_name(record.precision)} is {alone:.1f} times as fast, so {alone * saved:.0f} times "
+        "would be in proportion."
+    )
     return (
         f"{saved:.1f} times fewer multiply-accumulates than unpruned; {record.batch_speedup:.1f} times as fast as "
         f"unpruned FP32 at batch {record.batch_latency.batch_size}, {record.speedup:.1f} times at batch 1."
+        f"{expected if same else ''}"
     )
 
 
@@ -193,7 +221,7 @@ def _rest(record: Measurement) -> str:
         kinds[layer.kind] += layer.ms / total
     largest = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:3]
     named = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in largest if share >= 0.005)
-    return f"{100 * _total(rest) / total:.0f} % went into other work ({named})." if named else ""
+    return f"{100 * _total(rest) / total:.0f} % of the time went into other operators ({named})." if named else ""
 
 
 def _widths(results: Results, record: Measurement) -> str:
@@ -208,8 +236,8 @@ def _widths(results: Results, record: Measurement) -> str:
     count = sum(width % MULTIPLE > 0 for width in widths)
     filled = ", ".join(str(-(-width // MULTIPLE) * MULTIPLE) for width in odd)
     return (
-        f"{count} of {len(widths)} widths ({', '.join(map(str, odd))}) are no multiples of {MULTIPLE}: kernels that "
-        f"take {MULTIPLE} channels at once compute {filled}."
+        f"{count} of {len(widths)} widths ({', '.join(map(str, odd))}) are not multiples of {MULTIPLE}: kernels that "
+        f"take {MULTIPLE} channels at once pad them to {filled}."
     )
 
 
@@ -218,10 +246,19 @@ def _batch_one(record: Measurement) -> str:
         plain, graph = (_clock(record, name).latency.p50_ms for name in ("gpu", "gpu_graph"))
         bound = "launch-bound" if plain > LAUNCH_BOUND * graph else "not launch-bound"
         return f"Batch 1 is {bound}: {plain:.4f} ms on the GPU, {graph:.4f} ms as a CUDA graph."
-    inside, call = _total(record.layers), record.latency.p50_ms
-    outside = max(0.0, 1 - inside / call)
-    bound = "bound by the call" if outside > CALL_BOUND else "bound by its layers"
-    return f"Batch 1 is {bound}: {100 * outside:.0f} % of {milliseconds(call)} ms lie outside of them."
+    size = record.batch_latency.batch_size
+    alone, shared = record.latency.p50_ms, record.batch_latency.p50_ms / size
+    overhead = max(0.0, 1 - shared / alone)
+    bound = "Batch 1 is bound by overhead: " if overhead > OVERHEAD else ""
+    return (
+        f"{bound}{100 * overhead:.0f} % of the {milliseconds(alone)} ms at batch 1 are saved for each image of a batch "
+        f"of {size}."
+    )
+
+
+def _shares(found: Sequence[Layer]) -> dict[str, str]:
+    total = _total(found)
+    return {layer.name: f"{100 * layer.ms / total:.1f}" for layer in found}
 
 
 def _total(found: Sequence[Layer]) -> float:

@@ -176,7 +176,7 @@ def fastest(measured: Sequence[Measurement]) -> str:
         return ""
     (variant, precision), best = max(cells.items(), key=lambda item: mean([r.batch_speedup for r in item[1]]))
     return (
-        f"Most throughput against its unpruned FP32 file: {variant} {precision_name(precision)}, "
+        f"Largest gain in throughput over its unpruned FP32 file: {variant} {precision_name(precision)}, "
         f"{mean([r.batch_speedup for r in best]):.1f}× at batch {best[0].batch_latency.batch_size} and "
         f"{mean([r.speedup for r in best]):.1f}× at batch 1, with {percent(_mean_top1(best))} % top-1."
     )
@@ -195,7 +195,7 @@ def rounding(results: Results, bench: Bench, workload: str) -> str:
                 f"{_name(first)} at {ratio_percent(first.ratio)} with widths rounded to multiples of "
                 f"{results.study.point(variant).round_to}, {precision_name(first.precision)}: {_speeds(rounded)}, "
                 f"{millions(first.num_params)} M parameters, {first.macs / 1e6:.1f} M multiply-accumulates, "
-                f"{percent(_mean_top1(rounded))} % top-1; as the widths fall: {_speeds(plain)}, "
+                f"{percent(_mean_top1(rounded))} % top-1; without rounding ({plain[0].variant}): {_speeds(plain)}, "
                 f"{millions(plain[0].num_params)} M, {plain[0].macs / 1e6:.1f} M, {percent(_mean_top1(plain))} %."
             )
     return " ".join(said)
@@ -209,7 +209,7 @@ def yardstick(measured: Sequence[Measurement]) -> str:
     batch = _range([record.yardstick_batch_latency.p50_ms for record in measured])
     return (
         f"The unpruned FP32 file, timed anew in each of these {len(measured)} processes: p50 {single} ms at batch 1, "
-        f"{batch} ms at batch {measured[0].batch_latency.batch_size}. That is how far the machine itself moves."
+        f"{batch} ms at batch {measured[0].batch_latency.batch_size}. That is the machine's own variation."
     )
 
 
@@ -252,7 +252,7 @@ def front(results: Results, bench: Bench, dataset: str) -> str:
         f"({mib(_mean_bytes(found[i]))} MiB, {percent(_mean_top1(found[i]))} %)"
         for i in best
     )
-    return f"On {pretty(dataset)} no file is both smaller and more accurate than: {listed}."
+    return f"Pareto-optimal files on {pretty(dataset)} (size, top-1), smallest first: {listed}."
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -274,10 +274,12 @@ def against_reference(results: Results, bench: Bench) -> str:
     if published is None:
         return ""
     gain = 100 * _mean_top1(found) - float(published["top1_percent"])
+    distilled = any(record.distillation for record in results.pruned(first.variant))
+    own = "; ours is distilled from the unpruned model, which the published one is not" if distilled else ""
     return (
         f"The candidate reaches {percent(_mean_top1(found))} %; the published study "
         f"{published['top1_percent']} % with the same model, dataset, ratio and precision ({signed(gain)} "
-        "points)."
+        f"points{own})."
     )
 
 
@@ -289,13 +291,38 @@ def closing(results: Results) -> list[str]:
     said = [headroom(device, key) for key in workloads]
     said += [large_against_small(device, group) for group in rivals(device)]
     if bench is not None:
-        measured = results.at(bench)
-        said += [precision_cost(measured, "fp16"), precision_cost(measured, "int8"), fastest(measured)]
         said += [front(results, bench, dataset) for dataset in results.study.datasets]
-        said += [rounding(results, bench, key) for key in results.study.workloads]
         said.append(against_reference(results, bench))
-    said.append(amp(device))
+    said += [_named(results, each, sentence) for each in results.benches() for sentence in _of_bench(results, each)]
+    said += [runtimes(results), amp(device)]
     return [sentence for sentence in said if sentence]
+
+
+def _of_bench(results: Results, bench: Bench) -> list[str]:
+    measured = results.at(bench)
+    said = [precision_cost(measured, "fp16"), precision_cost(measured, "int8"), fastest(measured)]
+    said += [rounding(results, bench, key) for key in results.study.workloads]
+    return [sentence for sentence in said if sentence]
+
+
+def _named(results: Results, bench: Bench, sentence: str) -> str:
+    return f"{bench.device}, {pretty(bench.runtime)}: {sentence}" if len(results.benches()) > 1 else sentence
+
+
+def runtimes(results: Results) -> str:
+    """Set the candidate's own times in each runtime beside each other: no ratio crosses runtimes."""
+    found = [(bench, results.candidate_cell(bench)) for bench in results.benches()]
+    said = [f"{_own_times(records)} in {pretty(b.runtime)} on {b.device}" for b, records in found if records]
+    return f"The candidate takes {'; '.join(said)}." if len(said) > 1 else ""
+
+
+def _own_times(found: Sequence[Measurement]) -> str:
+    batch = found[0].batch_latency
+    return (
+        f"{milliseconds(mean([r.latency.p50_ms for r in found]))} ms at batch 1 and "
+        f"{mean([r.batch_latency.p50_ms for r in found]):.2f} ms at batch {batch.batch_size} "
+        f"({precision_name(found[0].precision)})"
+    )
 
 
 def rivals(results: Results) -> list[list[str]]:
@@ -339,8 +366,8 @@ def _speed(candidate: Sequence[Measurement], bench: Bench) -> str:
     batch = candidate[0].batch_latency.batch_size
     return (
         f"On {bench.device} ({pretty(bench.runtime)}) it is {mean([r.speedup for r in candidate]):.1f}× as "
-        f"fast at batch 1 and {mean([r.batch_speedup for r in candidate]):.1f}× at batch {batch}: against "
-        "the unpruned FP32 file, timed in turn with it in the same process."
+        f"fast at batch 1 and {mean([r.batch_speedup for r in candidate]):.1f}× at batch {batch} as the unpruned "
+        "FP32 file, timed alternately with it in the same process."
     )
 
 

@@ -11,6 +11,7 @@ from trimlab.params import Params
 from trimlab.records import Measurement, Record
 from trimlab.results import COMPUTED, MIB, PRECISIONS, Bench, Results, cell, mean, millions, percent, pretty
 
+_METHODS = {"minmax": "their minimum and maximum", "entropy": "least entropy loss", "percentile": "percentile"}
 Section = tuple[str, str]
 """A heading and what stands under it."""
 
@@ -150,13 +151,19 @@ def _how_to_read(results: Results) -> str:
         "**Δ points** is against the FP32 file of the same weights. **× batch 1** and **× batch "
         f"{batch}** say how much faster a file is than its workload's unpruned FP32 file, timed in turn with "
         "it in the same process.",
-        "**Times** are wall clock, warm-up left out; under each table of latencies stands whether copies are in.",
+        "**Times** are wall clock, warm-up left out; the caption of each table of latencies says whether copies are "
+        "included.",
         "**n** is the number of seeds: mean ± standard deviation (n − 1) where there are several.",
-        f"Rows marked {tables.REFERENCE} are the published ResNet-18 compression study's, under ours of the "
-        "same model, dataset, ratio and precision alone, with what their size is of and their runtime. Its "
-        "GPU and batch size are not given: its sizes and times are no comparison with those of other files "
-        "and devices.",
+        f"Rows marked {tables.REFERENCE} are the published ResNet-18 compression study's. Each stands directly under "
+        "our row of the same model, dataset, ratio and precision, and says what its size is of and in which runtime "
+        "it was timed. Its GPU and batch size were not published, so its sizes and times cannot be compared with ours.",
     ]
+    if any("int8" in variant.precisions for variant in results.study.variants.values()):
+        settings = results.study.quantization
+        facts.append(
+            "**INT8** is post-training quantization of weights and activations (Q/DQ), with ranges from "
+            f"{settings.calibration_images} training images by {_METHODS[settings.method]}."
+        )
     if split != {"test"}:
         facts.append("Scored on the hold-out: no published figure, all of the test set, stands beside such rows.")
     return _bullets(facts)
@@ -246,7 +253,7 @@ def _rivals(results: Results) -> str:
     text = _per_device(results, lambda on: bool(conclusions.rivals(on)), section)
     models = " and ".join(sorted({pretty(workload.model) for workload in results.study.workloads.values()}))
     return text or (
-        f"The records hold unpruned variants of one model a dataset at most ({models}), so there is nothing to "
+        f"The records hold unpruned variants of only one model per dataset ({models}), so there is nothing to "
         "compare. Cited by the published study, not measured: "
         + "; ".join(
             f"{pretty(row['model'])} on {pretty(row['dataset'])} {row['top1_percent']} % ({row['source']})"

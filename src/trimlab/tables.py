@@ -45,6 +45,9 @@ NOT_PUBLISHED = Cell("—", "not given by the published study")
 GIVEN_WEIGHTS = Cell("—", "the weights were given, not trained here")
 NOT_TUNED = Cell("—", "not fine-tuned")
 CONTENDED = "timed while other processes took more than a tenth of the machine"
+DRIFTED = "timed while the unpruned FP32 file beside it was off its usual time by more than a fifth"
+DRIFT = 1.2
+"""How far the yardstick's median may be from what is usual on that bench, either way."""
 RESUMED = "interrupted and resumed, so timed in several processes"
 REFERENCE = "*reference*"
 _MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
@@ -159,22 +162,29 @@ def final(results: Results, bench: Bench) -> str:
         variant = results.unpruned(workload)
         if settings.dataset == dataset and variant and cell(results.at(bench), variant, "fp32"):
             chosen.append((variant, "fp32"))
-    return deployed(results, list(dict.fromkeys(chosen)), bench, reference.final)
+    return deployed(results, list(dict.fromkeys(chosen)), bench, reference.final, against=report.baseline)
 
 
 Lookup = Callable[[str, str, float, str], reference.Row | None]
 
 
 def deployed(
-    results: Results, cells: Sequence[tuple[str, str]], bench: Bench, lookup: Lookup = reference.deployed
+    results: Results,
+    cells: Sequence[tuple[str, str]],
+    bench: Bench,
+    lookup: Lookup = reference.deployed,
+    against: str = "",
 ) -> str:
-    """Return deployed files, each (variant, precision) of `cells`, with the published row under it."""
+    """Return deployed files, each (variant, precision) of `cells`, with the published row under it.
+
+    Points are gained against the FP32 file of the same weights, or against that of the variant `against`.
+    """
     measured = results.at(bench)
     present = [(variant, precision) for variant, precision in cells if cell(measured, variant, precision)]
     rows: list[Row] = []
     for variant, precision in present:
         found = cell(measured, variant, precision)
-        rows.append(_deployed_row(results, found, cell(measured, variant, "fp32")))
+        rows.append(_deployed_row(results, found, _delta(found, cell(measured, against or variant, "fp32"), against)))
         published = results.published(found[0], lookup, found[0].ratio, precision)
         last = not any(
             other_precision == precision and results.alike(variant, other)
@@ -321,7 +331,9 @@ def _other_epochs(record: Training, published: reference.Row) -> list[str]:
     """Say that the published training took another number of epochs; given weights have none of ours."""
     if record.origin != "trained" or record.epochs == int(published["epochs"]):
         return []
-    return [f"{record.workload}: {record.epochs} epochs here, {published['epochs']} published."]
+    small = len(record.curve) - len(full_size(record.curve))
+    sizes = f" ({small} of them on smaller images)" if small else ""
+    return [f"{record.workload}: {record.epochs} epochs here{sizes}, {published['epochs']} published."]
 
 
 def _pruning_row(records: Sequence[Pruning], full: int) -> Row:
@@ -384,8 +396,9 @@ def _grid(results: Results, variants: Sequence[str], bench: Bench) -> list[tuple
     return [(key, p) for key in variants for p in COMPUTED if (key, p) in asked | measured]
 
 
-def _deployed_row(results: Results, found: Sequence[Measurement], fp32: Sequence[Measurement]) -> Row:
+def _deployed_row(results: Results, found: Sequence[Measurement], delta: str | Cell) -> Row:
     first = found[0]
+    beside = [r for r in results.measurements if _bench(r) == _bench(first) and r.workload == first.workload]
     return [
         first.variant,
         name_ratio(first.ratio, first.num_params, results.study.pruning_of(first.variant).round_to),
@@ -394,13 +407,31 @@ def _deployed_row(results: Results, found: Sequence[Measurement], fp32: Sequence
         f"{'engine' if first.engine else 'ONNX file'}, {pretty(first.runtime)}",
         mib(mean([record.deployed_bytes for record in found])),
         spread_percent([record.top1_accuracy for record in found]),
-        _delta(found, fp32),
+        delta,
         _timed(spread([record.latency.p50_ms for record in found], milliseconds), found),
         _timed(spread([record.batch_latency.images_per_second for record in found], _whole), found),
-        _timed(spread([record.speedup for record in found], _hundredths), found),
-        _timed(spread([record.batch_speedup for record in found], _hundredths), found),
+        _compared(found, beside, lambda r: r.speedup, lambda r: r.yardstick_latency),
+        _compared(found, beside, lambda r: r.batch_speedup, lambda r: r.yardstick_batch_latency),
         str(len(found)),
     ]
+
+
+def _bench(record: Measurement) -> Bench:
+    return Bench(record.device.name, record.runtime)
+
+
+def _compared(
+    found: Sequence[Measurement],
+    beside: Sequence[Measurement],
+    speedup: Callable[[Measurement], float],
+    yardstick: Callable[[Measurement], Latency],
+) -> str | Cell:
+    """Write a speed-up; a note says where the yardstick was not as fast as in the bench's other processes."""
+    text = _timed(spread([speedup(record) for record in found], _hundredths), found)
+    usual = statistics.median(yardstick(record).p50_ms for record in beside)
+    off = [yardstick(record).p50_ms / usual for record in found]
+    steady = all(1 / DRIFT <= ratio <= DRIFT for ratio in off)
+    return text if steady or isinstance(text, Cell) else Cell(text, DRIFTED)
 
 
 def _precision(record: Measurement) -> str | Cell:
@@ -409,13 +440,15 @@ def _precision(record: Measurement) -> str | Cell:
     return Cell(name, "the FP32 file, which TensorRT calibrated itself") if calibrated else name
 
 
-def _delta(found: Sequence[Measurement], fp32: Sequence[Measurement]) -> str | Cell:
-    """Write the points gained against the FP32 file of the same weights, seed by seed."""
-    if found[0].precision == "fp32":
-        return Cell("0", "FP32 is what Δ is against")
-    pairs = [(a, b) for a in found for b in fp32 if a.weights_sha256 == b.weights_sha256 and a.seed == b.seed]
+def _delta(found: Sequence[Measurement], fp32: Sequence[Measurement], against: str) -> str | Cell:
+    """Write the points gained against an FP32 file, seed by seed: of the same weights, or of the variant `against`."""
+    if found == fp32:
+        return Cell("0", f"{f'{against} in FP32' if against else 'FP32'} is what Δ is against")
+    pairs = [
+        (a, b) for a in found for b in fp32 if a.seed == b.seed and (against or a.weights_sha256 == b.weights_sha256)
+    ]
     if not pairs:
-        return Cell("—", "no FP32 file of the same weights was measured")
+        return Cell("—", f"no FP32 file of {against or 'the same weights'} was measured")
     return spread([100 * (a.top1_accuracy - b.top1_accuracy) for a, b in pairs], signed)
 
 

@@ -81,7 +81,8 @@ def from_openvino(runs: Sequence[Sequence[Any]], model: Any) -> List[Dict[str, A
     found = []
     for infos in zip(*(_executed(run) for run in runs)):
         first = infos[0]
-        weighted = first.node_type in ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
+        # Not by equality: a quantized linear layer is a FullyConnectedQuantizedLegacy.
+        weighted = any(word in first.node_type for word in ("Convolution", "FullyConnected", "MatMul"))
         shape = shapes.get(first.node_name)
         channels = shape[1].get_length() if weighted and shape is not None else None
         precision = precision_of(first.exec_type.rsplit("_", 1)[-1])
@@ -120,4 +121,5 @@ def _tensorrt_layer(name: str, known: Mapping[str, Any], ms: Sequence[float]) ->
         precision = "TF32"
     shapes = [tensor.get("Dimensions", []) for tensor in known.get("Outputs", [])]
     channels = known.get("OutMaps") or (shapes[0][1] if stored and shapes and len(shapes[0]) > 1 else None)
-    return layer(name, kind, precision, channels, ms)
+    # Without the profile a layer has one name in both batches.
+    return layer(_PROFILE.sub("", name), kind, precision, channels, ms)

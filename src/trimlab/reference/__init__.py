@@ -56,8 +56,10 @@ def deployed(model: str, dataset: str, ratio: float, precision: str) -> Row | No
 
 
 def final(model: str, dataset: str, ratio: float, precision: str) -> Row | None:
-    """Return the row of the study's closing comparison."""
-    return _find("final", model=model, dataset=dataset, ratio_percent=_percent(ratio), precision=precision)
+    """Return the row of the study's closing comparison, with the parameters that its other tables give that model."""
+    row = _find("final", model=model, dataset=dataset, ratio_percent=_percent(ratio), precision=precision)
+    same = deployed(model, dataset, ratio, precision)
+    return {"params_m": same["params_m"], **row} if row and same else row
 
 
 def cited() -> list[Row]:
