@@ -203,6 +203,41 @@ def test_onnxruntime_labels_a_file_once(wanted, scored, project, study, monkeypa
     assert measured[-1].runtime == "openvino" and measured[-1].onnx_agreement > 0.9
 
 
+def test_a_file_that_fails_costs_no_other_its_measurement(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    before = paths.index_file("small").read_bytes()
+    measure, asked = benchmarking.run_measure, []
+
+    def failing(request):
+        asked.append(request["precision"])
+        if request["precision"] == "fp16" and asked.count("fp16") == 1:
+            raise UserError("measuring it failed with exit code -11")
+        return measure(request)
+
+    monkeypatch.setattr(benchmarking, "run_measure", failing)
+    with pytest.raises(UserError, match="exit code -11; what was measured is kept for the next call"):
+        benchmarking.benchmark_variant(study, "small")
+    assert asked == ["fp32", "fp16", "int8"]
+    kept = {path.stem: records.read(path).created for path in paths.kept_measurements("small")}
+    assert len(kept) == 2
+    found = benchmarking.benchmark_variant(study, "small")
+    paths.index_file("small").write_bytes(before)
+    assert asked == ["fp32", "fp16", "int8", "fp16"]
+    assert set(kept.values()) <= {record.created for record in found}
+    assert [record.precision for record in found] == ["fp32", "fp16", "int8"]
+    assert paths.kept_measurements() == []
+
+
+def test_a_kept_measurement_of_another_file_is_not_taken(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    cell = benchmarking.Cell("small", 0, "int8", "onnxruntime")
+    asked = benchmarking.request(study, cell, project / "pack.npz", project)
+    digest = benchmarking._digest(asked)
+    assert benchmarking._digest({**asked, "dataset": "elsewhere.npz", "engines": "elsewhere"}) == digest
+    for change in ({"repeats": 1}, {"model": str(project / paths.onnx_file("small", 0, "fp32"))}, {"lineage": {}}):
+        assert benchmarking._digest(asked | change) != digest
+
+
 def test_openvino_computes_the_same_files_in_its_own_precisions(project, study, monkeypatch):
     monkeypatch.chdir(project)
     path = paths.index_file("small")

@@ -263,6 +263,22 @@ def test_records_come_home_while_dvc_runs(source, run_dir, tmp_path, monkeypatch
     assert json.loads((tmp_path / "out/status.json").read_text())["exit_code"] is None
 
 
+def test_what_an_unfinished_cell_has_measured_comes_home(source, run_dir, tmp_path, monkeypatch):
+    go(run_dir)
+    made = factories.run_stages(STUDY, run_dir)
+    kept = run_dir / ".dvc/tmp/trimlab/measured/large"
+    shutil.copytree(run_dir / "benchmark/large", kept, ignore=shutil.ignore_patterns("index.json"))
+    unfinished = [cell for cell in CELLS if cell not in ("benchmark@large", "report")]
+    (run_dir / "dvc.lock").write_text(json.dumps({"stages": {cell: {} for cell in unfinished}}))
+    monkeypatch.setenv("FAKE_DONE", " ".join(unfinished))
+    monkeypatch.setenv("FAKE_END", "1")
+    assert go(run_dir)[0] == 1
+    names = names_in(tmp_path / "out/records.tar.gz")
+    assert len([name for name in names if name.startswith(".dvc/") and name.endswith(".json")]) == 3
+    monkeypatch.chdir(tmp_path)
+    assert archive.import_records([tmp_path / "out/records.tar.gz"]) == len(made)
+
+
 def test_the_archive_depends_on_the_records_alone(source, run_dir, tmp_path):
     go(run_dir)
     factories.run_stages(STUDY, run_dir)

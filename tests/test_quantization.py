@@ -121,7 +121,14 @@ def test_symmetric_weights_stay_float_and_use_all_of_int8_in_every_channel(quant
             peaks = np.abs(before[name]).max(axis=others)
             np.testing.assert_allclose(peaks / after[node.input[1]], np.where(peaks > 0, 127, 0), rtol=1e-5)
             checked += 1
-    assert checked == 22
+    assert checked == 21
+
+
+def test_the_symmetric_files_classifier_stays_float(quantized):
+    proto, before = onnx.load(quantized["minmax"][1]), constants(exported("resnet20"))
+    (classifier,) = [node for node in proto.graph.node if node.op_type == "Gemm"]
+    assert classifier.output[0] == proto.graph.output[0].name
+    assert classifier.input[1] in before
 
 
 def test_both_flavours_work_for_a_model_with_clips_and_depthwise_convolutions(tmp_path):

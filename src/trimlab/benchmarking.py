@@ -1,5 +1,6 @@
 """Measurements of exported files, each by `trimlab.measure` in a clean process of its own."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -25,6 +26,9 @@ _LINEAGE = {
 }  # fmt: skip
 """What a measurement has from its variant's pruning record."""
 
+
+_FILES = ("model", "yardstick", "torch_labels", "calibration")
+"""What of a request decides a measurement by its content; the dataset's is in the lineage."""
 
 _SOURCE = Path(measure.__file__).parents[2]
 """The folder that holds the package `trimlab`, for the interpreter that measures."""
@@ -59,7 +63,8 @@ def benchmark_variant(study: params.Params, variant: str) -> list[records.Measur
     """Measure a variant's file of each seed and precision; write records and, beside them, predicted labels.
 
     A variant without precisions gets an empty list of records, which is what DVC finds as its output. What this
-    machine can't measure is said and left out.
+    machine can't measure is said and left out. Where one file fails, the others are measured all the same, and kept
+    for the next call; so they are where this one is killed.
 
     Raises:
         UserError: a file cannot be measured, or not by the interpreter that TRIMLAB_PYTHON names; or nothing can.
@@ -74,18 +79,20 @@ def benchmark_variant(study: params.Params, variant: str) -> list[records.Measur
                 f"{variant}: no runtime of {', '.join(study.benchmark.runtimes)} is to be had here: add one"
             )
     _write_index(variant, measured)
+    for kept in paths.kept_measurements(variant):
+        kept.unlink()
+        kept.with_suffix(".npy").unlink()
     return measured
 
 
-def request(study: params.Params, cell: Cell, pack: Path, scratch: Path, predictions: Path) -> dict[str, Any]:
-    """Return what `trimlab.measure` is asked of a cell.
+def request(study: params.Params, cell: Cell, pack: Path, scratch: Path) -> dict[str, Any]:
+    """Return what `trimlab.measure` is asked of a cell, but for where the predicted labels go (`predictions`).
 
     Args:
         study: the whole params.
         cell: what to measure.
         pack: what `write_pack` wrote.
         scratch: folder for the labels that ONNX Runtime gives, where it isn't the one that is measured.
-        predictions: where the predicted labels go.
     """
     timing = study.benchmark
     on_gpu = cell.runtime == "tensorrt"
@@ -95,7 +102,6 @@ def request(study: params.Params, cell: Cell, pack: Path, scratch: Path, predict
         "yardstick": str(onnx_files.yardstick_file(cell.variant, cell.seed)),
         "runtime": cell.runtime,
         "dataset": str(pack),
-        "predictions": str(predictions),
         "torch_labels": str(paths.torch_labels_file(cell.variant, cell.seed)),
         "onnx_labels": None if cell.runtime == "onnxruntime" else str(_onnx_labels(cell.file, pack, scratch)),
         "calibration": str(onnx_files.calibration_file(cell.variant)) if cell.precision == "int8-entropy" else None,
@@ -155,25 +161,46 @@ def _measure_all(study: params.Params, todo: list[Cell], scratch: Path) -> Itera
     pack = scratch / "dataset.npz"
     if todo:
         write_pack(study.workload_of(todo[0].variant).dataset, study.data.split, pack)
+    failed: list[str] = []
     for cell in todo:
         try:
             yield _measure(study, cell, pack, scratch)
+        except UserError as error:
+            progress.say(f"error: {error}")
+            failed.append(str(error))
         except UnavailableError as error:
             progress.say(f"{cell.runtime} {cell.precision} is not measured here: {error}")
+    if failed:
+        more = f", and {len(failed) - 1} more failed" if len(failed) > 1 else ""
+        raise UserError(f"{failed[0]}{more}; what was measured is kept for the next call")
 
 
 def _measure(study: params.Params, cell: Cell, pack: Path, scratch: Path) -> records.Measurement:
     path = paths.measurement_file(*cell)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    predictions = path.with_suffix(".npy")
     progress.say(f"benchmark {cell.variant}: seed {cell.seed}, {cell.precision}, {cell.runtime}")
     with machine.exclusive(f"benchmark {cell.variant} {cell.precision}"):
-        asked = request(study, cell, pack, scratch, predictions)
-        record = records.Measurement.model_validate(run_measure(asked))
+        asked = request(study, cell, pack, scratch)
+        kept = paths.kept_measurement(cell.variant, _digest(asked))
+        labels = kept.with_suffix(".npy")
+        if not kept.exists():
+            measured = run_measure({**asked, "predictions": str(labels)})
+            records.write(records.Measurement.model_validate(measured), kept)
     if cell.runtime == "onnxruntime":
-        shutil.copyfile(predictions, _onnx_labels_file(cell.file, scratch))
-    records.write(record, path)
+        shutil.copyfile(labels, _onnx_labels_file(cell.file, scratch))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for source, target in ((labels, path.with_suffix(".npy")), (kept, path)):
+        shutil.copyfile(source, target)
+    record = records.read(path)
+    assert isinstance(record, records.Measurement)
     return record
+
+
+def _digest(asked: dict[str, Any]) -> str:
+    """Return the sha256 of what decides a measurement: files by their content, for some lie elsewhere each time."""
+    files = {key: asked[key] and records.sha256_of(Path(asked[key])) for key in _FILES}
+    folders = ("dataset", "onnx_labels", "engines")
+    values = {key: value for key, value in asked.items() if key not in folders} | files
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _lineage(study: params.Params, cell: Cell) -> dict[str, Any]:

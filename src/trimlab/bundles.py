@@ -68,7 +68,7 @@ def _requests(
         labels.mkdir()
         for cell in benchmarking.cells(study, variant, wanted):
             progress.say(f"bundle {variant}: seed {cell.seed}, {cell.precision}, {cell.runtime}")
-            found.append(benchmarking.request(study, cell, pack, labels, Path()))
+            found.append(benchmarking.request(study, cell, pack, labels))
     return found
 
 

@@ -192,8 +192,8 @@ def rounding(results: Results, bench: Bench, workload: str) -> str:
         if rounded:
             first = rounded[0]
             said.append(
-                f"{_name(first)} at {ratio_percent(first.ratio)} with widths rounded to multiples of "
-                f"{results.study.point(variant).round_to}, {precision_name(first.precision)}: {_speeds(rounded)}, "
+                f"{variant} ({_name(first)}, {ratio_percent(first.ratio)}, widths rounded to multiples of "
+                f"{results.study.point(variant).round_to}), {precision_name(first.precision)}: {_speeds(rounded)}, "
                 f"{millions(first.num_params)} M parameters, {first.macs / 1e6:.1f} M multiply-accumulates, "
                 f"{percent(_mean_top1(rounded))} % top-1; without rounding ({plain[0].variant}): {_speeds(plain)}, "
                 f"{millions(plain[0].num_params)} M, {plain[0].macs / 1e6:.1f} M, {percent(_mean_top1(plain))} %."

@@ -161,6 +161,8 @@ def _copy_source(root: Path) -> None:
     shutil.copytree(".", root, ignore=_not_source, symlinks=True, dirs_exist_ok=True)
     (root / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
     (root / _LOCKFILE).unlink(missing_ok=True)
+    for kept in paths.kept_measurements(root=root):
+        kept.unlink()  # of another source
     _write_whole(root / _SOURCE, json.dumps({"commit": commit}).encode())
 
 
@@ -279,14 +281,15 @@ class _Home:
     began: float = field(default_factory=time.monotonic)
     done: set[str] = field(default_factory=set)
     """DVC's cells that are finished; only grows within a slice, so that reading half a dvc.lock loses none."""
-    packed: set[str] | None = None
+    packed: list[Path] | None = None
 
     def bring(self, code: int | None = None) -> None:
-        """Write the records of finished cells if there are new ones, the log's end, and the status."""
+        """Write the records if there are new ones, the log's end, and the status."""
         self.done |= _finished_cells()
-        if self.packed != self.done:
-            self._pack()
-            self.packed = set(self.done)
+        with suppress(FileNotFoundError):  # a cell has just finished, and its records lie elsewhere now
+            if self.packed != (found := self._records()):
+                _pack(found, self.out)
+                self.packed = found
         _write_whole(self.out / LOG, _end_of(_OWN / LOG))
         status = {
             "study": self.study.study,
@@ -312,14 +315,19 @@ class _Home:
         then = "call again" if code == UNFINISHED else f"some failed, and {LOG} says why"
         return f"{said}, not {_some(left)}: {then}"
 
-    def _pack(self) -> None:
-        files = [path for cell, path in archive.stage_files(self.study) if cell in self.done and path.exists()]
-        parts = _parts(files)
-        for number, part in enumerate(parts, 1):
-            name = ARCHIVE if number == 1 else ARCHIVE.replace(".", f"-{number}.", 1)
-            _write_whole(self.out / name, tar(part))
-        if len(parts) > 1:
-            say(f"the records are more than {PART_BYTES >> 20} MiB: import all {len(parts)} archives in one call")
+    def _records(self) -> list[Path]:
+        """Return the records of finished cells, and of unfinished ones what they have measured."""
+        finished = [path for cell, path in archive.stage_files(self.study) if cell in self.done and path.exists()]
+        return finished + paths.kept_measurements(root=Path())
+
+
+def _pack(files: list[Path], out: Path) -> None:
+    parts = _parts(files)
+    for number, part in enumerate(parts, 1):
+        name = ARCHIVE if number == 1 else ARCHIVE.replace(".", f"-{number}.", 1)
+        _write_whole(out / name, tar(part))
+    if len(parts) > 1:
+        say(f"the records are more than {PART_BYTES >> 20} MiB: import all {len(parts)} archives in one call")
 
 
 def tar(files: list[Path]) -> bytes:

@@ -20,6 +20,16 @@ def project_root() -> Path:
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 
+def kept_measurements(variant: str = "*", root: Path | None = None) -> list[Path]:
+    """Return the records of a `benchmark` that was interrupted, or lacks others; labels lie beside them as `.npy`."""
+    return sorted(((root or project_root()) / SCRATCH / "measured").glob(f"{variant}/*.json"))
+
+
+def kept_measurement(variant: str, request_digest: str) -> Path:
+    """Return where the record of a request is kept until all of its variant's are there."""
+    return project_root() / SCRATCH / "measured" / variant / f"{request_digest}.json"
+
+
 def finished(scratch: Path) -> Path:
     """Return where the resumable checkpoint of a training on record is put aside."""
     return scratch.with_suffix(".done")

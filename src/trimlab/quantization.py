@@ -66,10 +66,15 @@ def u8s8_model(proto: ModelProto, ranges: Ranges) -> ModelProto:
 
 
 def symmetric_model(proto: ModelProto, ranges: Ranges) -> ModelProto:
-    """Return `proto` with symmetric int8 inputs of weighted layers and of Adds' skips; biases stay float."""
+    """Return `proto` with symmetric int8 inputs of weighted layers and of Adds' skips; biases stay float.
+
+    So does the classifier: it is a thousandth of the work, and not every host has an INT8 matrix product of its shape
+    (TensorRT 8 takes some from cuBLAS).
+    """
     editor = _Editor(proto, ranges)
+    logits = {output.name for output in proto.graph.output}
     for node in list(proto.graph.node):
-        if node.op_type in _WEIGHTED and node.input[1] in editor.weights:
+        if node.op_type in _WEIGHTED and node.input[1] in editor.weights and not logits & set(node.output):
             node.input[0] = editor.quantized(node.input[0])
             node.input[1] = editor.quantized_weight(node)
         elif node.op_type == "Add" and not editor.weights.keys() & set(node.input):

@@ -76,10 +76,14 @@ class Cuda:
         self.call("cudaStreamSynchronize", self.stream)
 
     def timed(self, enqueue: Callable[[], None]) -> Stopwatch:
-        """Return what times the stream's work by events, in seconds."""
+        """Return what times the stream's work by events, in seconds.
+
+        The same work goes before it, untimed: while that runs the host gets ahead, so that its own time does not count.
+        """
         start, end = self._events
 
         def stopwatch() -> float:
+            enqueue()
             self.call("cudaEventRecord", start, self.stream)
             enqueue()
             self.call("cudaEventRecord", end, self.stream)

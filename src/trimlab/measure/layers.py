@@ -102,7 +102,7 @@ def from_tensorrt(information: Mapping[str, Any], times: Mapping[str, Sequence[f
         information: the engine inspector's JSON; layers are bare names unless the engine was built in detail.
         times: milliseconds of every run, by layer.
     """
-    described = {known["Name"]: known for known in information["Layers"] if isinstance(known, dict)}
+    described = {known.get("Name", ""): known for known in information["Layers"] if isinstance(known, dict)}
     # The inspector and the profiler need not both say which profile a layer is of.
     plain = {_PROFILE.sub("", name): known for name, known in described.items()}
     return [

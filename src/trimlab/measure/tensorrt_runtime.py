@@ -11,6 +11,7 @@ from . import device, tensorrt_engine, timing
 from .cuda import Buffer, Cuda
 from .errors import MeasureError, NoRuntimeError
 from .layers import RUNS, WARMUP, from_tensorrt
+from .progress import say
 from .session import Settings, Stopwatch, line
 
 
@@ -36,13 +37,12 @@ class TensorRt:
         self._trt = tensorrt
         self._logger = _logger(tensorrt)
         self._built = tensorrt_engine.get(tensorrt, self._cuda, path, settings, self._logger)
+        self._deserialized()  # what TensorRT loads once is not the engine's memory
         free = self._cuda.free_bytes()
         self._engine = self._deserialized()
-        self._executions = {
-            size: Execution(self._cuda, self._context(self._engine, profile), size, self._tensors(self._engine))
-            for profile, size in enumerate((1, settings.batch_size))
-        }
+        large = self._execution_of(self._engine, settings.batch_size, 1)
         self._memory_bytes = free - self._cuda.free_bytes()
+        self._executions = {1: self._execution_of(self._engine, 1, 0), settings.batch_size: large}
         self.version = str(tensorrt.__version__)
         self.image_shape = self._executions[1].image_shape
         self.device = self._cuda.device(settings.threads, device.system())
@@ -66,20 +66,17 @@ class TensorRt:
     def layers(self, batch: np.ndarray[Any, Any]) -> List[Dict[str, Any]]:
         """Return the engine's layers, profiled in an engine and a context of their own."""
         engine = self._deserialized()
-        context = self._context(engine, list(self._executions).index(len(batch)))
-        execution = Execution(self._cuda, context, len(batch), self._tensors(engine))
+        execution = self._execution_of(engine, len(batch), list(self._executions).index(len(batch)))
         execution.run(batch)
-        inspector = engine.create_engine_inspector()
-        inspector.execution_context = context
-        information = json.loads(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+        information = self._inspected(engine, execution.context)
         profiler = _profiler(self._trt)
-        context.profiler = profiler
+        execution.context.profiler = profiler
         for _ in range(WARMUP + RUNS):
             execution.run(batch)
-        return from_tensorrt(information, {name: times[WARMUP:] for name, times in profiler.times.items()})
+        return from_tensorrt(information, {name: _by_run(times)[WARMUP:] for name, times in profiler.times.items()})
 
     def memory_bytes(self) -> int:
-        """Return the device memory that engine, contexts and buffers took."""
+        """Return the device memory that the engine took, with context and buffers of the large batch."""
         return self._memory_bytes
 
     def engine(self) -> Optional[Dict[str, Any]]:
@@ -98,12 +95,24 @@ class TensorRt:
             raise MeasureError(f"the engine does not load ({self._logger.said()}): delete it, to have it built again")
         return engine
 
-    def _context(self, engine: Any, profile: int) -> Any:
+    def _execution_of(self, engine: Any, size: int, profile: int) -> "Execution":
         context = engine.create_execution_context()
-        if profile:
-            context.set_optimization_profile_async(profile, int(self._cuda.stream))
-            self._cuda.synchronize()
-        return context
+        # Profile 0 as well: TensorRT chooses it by itself for an engine's first context alone.
+        context.set_optimization_profile_async(profile, int(self._cuda.stream))
+        self._cuda.synchronize()
+        return Execution(self._cuda, context, size, self._tensors(engine), self._logger)
+
+    def _inspected(self, engine: Any, context: Any) -> Dict[str, Any]:
+        """Return what the engine says of its layers; nothing where that is no JSON: times need not be lost for it."""
+        inspector = engine.create_engine_inspector()
+        inspector.execution_context = context
+        text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
+        try:
+            information: Dict[str, Any] = json.loads(text, strict=False)
+        except ValueError as error:
+            say(f"TensorRT's inspector gives no JSON ({line(error)}): layers have times alone")
+            return {"Layers": []}
+        return information
 
     def _tensors(self, engine: Any) -> Tuple[str, str]:
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -114,8 +123,8 @@ class TensorRt:
 class Execution:
     """A context with a fixed batch size, its memory, and what it enqueues."""
 
-    def __init__(self, cuda: Cuda, context: Any, batch_size: int, tensors: Tuple[str, str]) -> None:
-        self._cuda, self._context = cuda, context
+    def __init__(self, cuda: Cuda, context: Any, batch_size: int, tensors: Tuple[str, str], logger: Any) -> None:
+        self._cuda, self.context, self._logger = cuda, context, logger
         source, target = tensors
         self.image_shape = tuple(int(size) for size in tuple(context.engine.get_tensor_shape(source))[1:])
         context.set_input_shape(source, (batch_size, *self.image_shape))
@@ -133,8 +142,8 @@ class Execution:
 
     def enqueue(self) -> None:
         """Start the inference in the stream."""
-        if not self._context.execute_async_v3(int(self._cuda.stream)):
-            raise MeasureError("TensorRT did not start the inference: see its messages above")
+        if not self.context.execute_async_v3(int(self._cuda.stream)):
+            raise MeasureError(f"TensorRT did not start the inference ({self._logger.said()}): use a smaller batch")
 
     def captured(self) -> Callable[[], None]:
         """Return what launches the inference as a CUDA graph."""
@@ -154,21 +163,30 @@ class Execution:
 
 def _logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]
-        """Keeps errors: TensorRT returns None and says why here alone."""
+        """Shows warnings and keeps errors: TensorRT returns None and says why here alone."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self._errors: List[str] = []
 
         def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
-                self._errors.append(" ".join(message.split()))
+            level, said = trt.ILogger.Severity, " ".join(message.split())
+            if severity in (level.INTERNAL_ERROR, level.ERROR, level.WARNING):
+                say(f"TensorRT: {said}")
+            if severity in (level.INTERNAL_ERROR, level.ERROR):
+                self._errors.append(said)
 
         def said(self) -> str:
             """Return the last error."""
             return self._errors[-1] if self._errors else ""
 
     return Logger()
+
+
+def _by_run(times: List[float]) -> List[float]:
+    """Return one time a run: layers of one name are added up."""
+    runs = WARMUP + RUNS
+    return times if len(times) % runs else [float(sum(run)) for run in np.reshape(times, (runs, -1))]
 
 
 def _profiler(trt: Any) -> Any:
