@@ -276,7 +276,7 @@ def test_a_name_is_a_string(request_file, key, value, tmp_path, capsys):
 
 @pytest.mark.parametrize(("name", "code"), [("onnxruntime", 0), ("tensorrt", 4), ("abacus", 1)])
 def test_the_exit_code_says_whether_a_runtime_is_here(name, code, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     assert main(["--runtime", name]) == code
 
 

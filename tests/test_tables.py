@@ -297,7 +297,7 @@ def test_how_far_the_yardstick_moves_is_said() -> None:
         factories.measurement(study, "large", precision, yardstick_latency=factories.latency(p50))
         for precision, p50 in zip(("fp32", "fp16", "int8"), times, strict=True)
     ]
-    said = "anew in each of these 3 processes: p50 4.00 to 6.00 ms at batch 1, 240.00 to 240.00 ms at batch 64"
+    said = "anew in each of these 3 processes: p50 4.00 – 6.00 ms at batch 1, 240.00 – 240.00 ms at batch 64"
     assert said in conclusions.yardstick(measured)
     assert conclusions.yardstick(measured[:1]) == ""
 

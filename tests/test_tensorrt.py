@@ -221,7 +221,7 @@ def test_without_tensorrt_it_says_so(gpu, model, monkeypatch):
 
 
 def test_without_cuda_python_it_says_so(model, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     with pytest.raises(NoRuntimeError, match="cuda-python cannot be imported"):
         opened(model)
 

@@ -7,8 +7,8 @@ timed ones: they are given as shares.
 from collections.abc import Sequence
 
 from trimlab.records import Clock, Latency, Layer, Measurement
-from trimlab.results import Bench, Results, cell, is_untouched, mean, mib, percent, precision_name, pretty
-from trimlab.tables import Cell, Row, markdown, milliseconds, where
+from trimlab.results import Bench, Results, bench_of, cell, is_untouched, mean, mib, percent, precision_name, pretty
+from trimlab.tables import Cell, Row, least_to_most, markdown, milliseconds, where
 
 MULTIPLE = 16
 """Channels that vector units and tensor cores take at once; other widths are filled up."""
@@ -159,15 +159,11 @@ def _build_row(record: Measurement) -> Row:
         str(record.seed),
         str(len(found)),
         str(len({build.sha256 for build in found})),
-        _range([build.size_bytes / 2**20 for build in found]),
-        _range([build.build_seconds for build in found]),
-        _range([build.latency.p50_ms for build in found]),
-        _range([build.batch_latency.p50_ms for build in found]),
+        least_to_most([build.size_bytes / 2**20 for build in found]),
+        least_to_most([build.build_seconds for build in found]),
+        least_to_most([build.latency.p50_ms for build in found]),
+        least_to_most([build.batch_latency.p50_ms for build in found]),
     ]
-
-
-def _range(values: Sequence[float]) -> str:
-    return f"{milliseconds(min(values))} – {milliseconds(max(values))}"
 
 
 def _percentiles(latency: Latency) -> str:
@@ -183,7 +179,7 @@ def _gain(results: Results, record: Measurement) -> str:
     if not base:
         return ""
     saved = mean([r.macs for r in base]) / record.macs
-    same = cell(results.at(Bench(record.device.name, record.runtime)), unpruned or "", record.precision)
+    same = cell(results.at(bench_of(record)), unpruned or "", record.precision)
     alone = mean([r.batch_speedup for r in same]) if same else 0.0
     expected = (
         f" Unpruned {precision_name(record.precision)} is {alone:.1f} times as fast, so {alone * saved:.0f} times "

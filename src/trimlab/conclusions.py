@@ -24,7 +24,7 @@ from trimlab.results import (
     ratio_percent,
     signed,
 )
-from trimlab.tables import CONTENDED, lost_and_saved, milliseconds
+from trimlab.tables import CONTENDED, least_to_most, lost_and_saved, milliseconds
 
 TOLERATED_POINTS = 1.0
 """What a pruned model may lose and still count as kept."""
@@ -205,8 +205,8 @@ def yardstick(measured: Sequence[Measurement]) -> str:
     """Say how far the times of a workload's unpruned FP32 file lie apart: it is timed again beside every file."""
     if len(measured) < 2:
         return ""
-    single = _range([record.yardstick_latency.p50_ms for record in measured])
-    batch = _range([record.yardstick_batch_latency.p50_ms for record in measured])
+    single = least_to_most([record.yardstick_latency.p50_ms for record in measured])
+    batch = least_to_most([record.yardstick_batch_latency.p50_ms for record in measured])
     return (
         f"The unpruned FP32 file, timed anew in each of these {len(measured)} processes: p50 {single} ms at batch 1, "
         f"{batch} ms at batch {measured[0].batch_latency.batch_size}. That is the machine's own variation."
@@ -356,10 +356,6 @@ def _speeds(found: Sequence[Measurement]) -> str:
         f"{mean([r.speedup for r in found]):.1f}× at batch 1, "
         f"{mean([r.batch_speedup for r in found]):.1f}× at batch {batch}"
     )
-
-
-def _range(values: Sequence[float]) -> str:
-    return f"{milliseconds(min(values))} to {milliseconds(max(values))}"
 
 
 def _speed(candidate: Sequence[Measurement], bench: Bench) -> str:

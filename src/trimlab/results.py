@@ -80,7 +80,7 @@ class Results:
             known = bench.runtime in listed
             return devices.index(bench.device), listed.index(bench.runtime) if known else len(listed), bench.runtime
 
-        return sorted({Bench(record.device.name, record.runtime) for record in self.measurements}, key=order)
+        return sorted({bench_of(record) for record in self.measurements}, key=order)
 
     def batch_size(self, bench: Bench) -> int:
         """Return the large batch of a bench."""
@@ -92,7 +92,7 @@ class Results:
 
     def at(self, bench: Bench) -> list[Measurement]:
         """Return the measurements of one bench."""
-        return [r for r in self.measurements if (r.device.name, r.runtime) == bench]
+        return [record for record in self.measurements if bench_of(record) == bench]
 
     def trained(self, workload: str) -> list[Training]:
         """Return a workload's trainings, one a seed where one device is left."""
@@ -178,6 +178,11 @@ class Results:
                 if precision in variant.precisions and (key, precision) not in measured
             ],
         }
+
+
+def bench_of(record: Measurement) -> Bench:
+    """Return where a file was measured."""
+    return Bench(record.device.name, record.runtime)
 
 
 def is_untouched(study: Params, variant: str) -> bool:

@@ -18,6 +18,7 @@ from trimlab.results import (
     MIB,
     Bench,
     Results,
+    bench_of,
     cell,
     full_size,
     is_untouched,
@@ -275,6 +276,11 @@ def spread_percent(shares: Sequence[float]) -> str:
     return spread([100 * share for share in shares], _hundredths)
 
 
+def least_to_most(values: Sequence[float]) -> str:
+    """Write the range of some milliseconds, or seconds, or MiB: like `milliseconds`."""
+    return f"{milliseconds(min(values))} – {milliseconds(max(values))}"
+
+
 def milliseconds(value: float) -> str:
     """Write milliseconds with two decimals, three below 1."""
     return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
@@ -398,7 +404,7 @@ def _grid(results: Results, variants: Sequence[str], bench: Bench) -> list[tuple
 
 def _deployed_row(results: Results, found: Sequence[Measurement], delta: str | Cell) -> Row:
     first = found[0]
-    beside = [r for r in results.measurements if _bench(r) == _bench(first) and r.workload == first.workload]
+    beside = [r for r in results.at(bench_of(first)) if r.workload == first.workload]
     return [
         first.variant,
         name_ratio(first.ratio, first.num_params, results.study.pruning_of(first.variant).round_to),
@@ -414,10 +420,6 @@ def _deployed_row(results: Results, found: Sequence[Measurement], delta: str | C
         _compared(found, beside, lambda r: r.batch_speedup, lambda r: r.yardstick_batch_latency),
         str(len(found)),
     ]
-
-
-def _bench(record: Measurement) -> Bench:
-    return Bench(record.device.name, record.runtime)
 
 
 def _compared(

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Tuple
 import numpy as np
 
 from .errors import NoRuntimeError
-from .session import Stopwatch, line
+from .session import Stopwatch, imported
 
 
 class CudaError(RuntimeError):
@@ -26,11 +26,7 @@ class Cuda:
         Raises:
             NoRuntimeError: there is none, or cuda-python is not installed.
         """
-        try:
-            from cuda.bindings import runtime
-        except ImportError as error:
-            raise NoRuntimeError(f"cuda-python cannot be imported ({line(error)}): install it") from None
-        self._runtime = runtime
+        self._runtime = imported("cuda.bindings.runtime", "cuda-python")
         try:
             count = self.call("cudaGetDeviceCount")
         except CudaError as error:

@@ -10,35 +10,21 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 
 from . import device, memory, timing
-from .errors import NoRuntimeError
 from .layers import RUNS, WARMUP, from_onnxruntime
-from .session import Settings, Stopwatch, line
-
-
-def library() -> Any:
-    """Return the library.
-
-    Raises:
-        NoRuntimeError: it is not to be had here.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise NoRuntimeError(f"onnxruntime cannot be imported ({line(error)}): install it") from None
-    return onnxruntime
+from .session import Settings, Stopwatch, imported
 
 
 class OnnxRuntime:
     """A session of ONNX Runtime."""
 
     def __init__(self, path: str, settings: Settings) -> None:
-        self._library = library()
+        self._onnxruntime = imported("onnxruntime")
         self._path = path
         self._threads = settings.threads
         self._session = self._opened(self._options())
         source = self._session.get_inputs()[0]
         self._name = source.name
-        self.version = str(self._library.__version__)
+        self.version = str(self._onnxruntime.__version__)
         self.image_shape = tuple(int(size) for size in source.shape[1:])
         self.device = device.cpu(settings.threads)
 
@@ -72,10 +58,10 @@ class OnnxRuntime:
         return None
 
     def _opened(self, options: Any) -> Any:
-        return self._library.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
+        return self._onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
 
     def _options(self) -> Any:
-        options = self._library.SessionOptions()
+        options = self._onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3

@@ -7,29 +7,16 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 
 from . import device, memory, timing
-from .errors import NoRuntimeError, UnavailableError
+from .errors import UnavailableError
 from .layers import RUNS, WARMUP, from_openvino
-from .session import Settings, Stopwatch, line
-
-
-def library() -> Any:
-    """Return the library.
-
-    Raises:
-        NoRuntimeError: it is not to be had here.
-    """
-    try:
-        import openvino
-    except ImportError as error:
-        raise NoRuntimeError(f"openvino cannot be imported ({line(error)}): install it") from None
-    return openvino
+from .session import Settings, Stopwatch, imported
 
 
 class OpenVino:
     """A file compiled for each shape of batch when it first comes: OpenVINO is faster with fixed shapes."""
 
     def __init__(self, path: str, settings: Settings) -> None:
-        openvino = library()
+        openvino = imported("openvino")
         if settings.precision == "bf16" and not device.has_native_bf16():
             raise UnavailableError(f"bf16: {device.processor_name()} does not multiply it: measure it on one that does")
         self._path = path

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Tuple
 
 from . import onnx_runtime, openvino_runtime, tensorrt_runtime
 from .errors import MeasureError
-from .session import Session, Settings, line
+from .session import Session, Settings, imported, line
 
 RUNTIMES: Dict[str, Callable[[str, Settings], Session]] = {
     "onnxruntime": onnx_runtime.OnnxRuntime,
@@ -17,12 +18,12 @@ RUNTIMES: Dict[str, Callable[[str, Settings], Session]] = {
 }
 """What opens a file."""
 
-LIBRARIES: Dict[str, Callable[[], Any]] = {
-    "onnxruntime": onnx_runtime.library,
-    "openvino": openvino_runtime.library,
-    "tensorrt": tensorrt_runtime.libraries,
+NEEDS: Dict[str, Callable[[], Any]] = {
+    "onnxruntime": partial(imported, "onnxruntime"),
+    "openvino": partial(imported, "openvino"),
+    "tensorrt": tensorrt_runtime.gpu_and_tensorrt,
 }
-"""What each stands on."""
+"""What gets hold of all that a runtime stands on, or fails."""
 
 PRECISIONS: Dict[str, Tuple[str, ...]] = {
     "onnxruntime": ("fp32", "fp16", "int8"),
@@ -43,7 +44,7 @@ def require(runtime: str) -> None:
         MeasureError: it is unknown.
     """
     _known(runtime)
-    LIBRARIES[runtime]()
+    NEEDS[runtime]()
 
 
 def open_file(runtime: str, path: str, settings: Settings) -> Session:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Protocol, Tuple
 
 import numpy as np
+
+from .errors import NoRuntimeError
 
 Stopwatch = Callable[[], float]
 """Runs once and returns the seconds of it."""
@@ -59,6 +62,22 @@ class Session(Protocol):
 
     def engine(self) -> Optional[Dict[str, Any]]:
         """Return what is known of a built engine; None where the runtime builds none."""
+
+
+def imported(module: str, package: str = "") -> Any:
+    """Return a runtime's module; nothing of `measure` imports one before it is asked for.
+
+    Args:
+        module: what to import.
+        package: what it is installed as, where that has another name.
+
+    Raises:
+        NoRuntimeError: it is not to be had here.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise NoRuntimeError(f"{package or module} cannot be imported ({line(error)}): install it") from None
 
 
 def line(error: BaseException) -> str:

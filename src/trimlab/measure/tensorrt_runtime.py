@@ -9,31 +9,27 @@ import numpy as np
 
 from . import device, tensorrt_engine, timing
 from .cuda import Buffer, Cuda
-from .errors import MeasureError, NoRuntimeError
+from .errors import MeasureError
 from .layers import RUNS, WARMUP, from_tensorrt
 from .progress import say
-from .session import Settings, Stopwatch, line
+from .session import Settings, Stopwatch, imported, line
 
 
-def libraries() -> Tuple[Cuda, Any]:
+def gpu_and_tensorrt() -> Tuple[Cuda, Any]:
     """Return a GPU by CUDA, and the library.
 
     Raises:
         NoRuntimeError: one of them is not to be had here.
     """
     cuda = Cuda()  # first: without a GPU TensorRT's own calls may end the process
-    try:
-        import tensorrt
-    except ImportError as error:
-        raise NoRuntimeError(f"tensorrt cannot be imported ({line(error)}): install it") from None
-    return cuda, tensorrt
+    return cuda, imported("tensorrt")
 
 
 class TensorRt:
     """An engine with an execution for batch 1 and one for the large batch; smaller batches are filled up."""
 
     def __init__(self, path: str, settings: Settings) -> None:
-        self._cuda, tensorrt = libraries()
+        self._cuda, tensorrt = gpu_and_tensorrt()
         self._trt = tensorrt
         self._logger = _logger(tensorrt)
         self._built = tensorrt_engine.get(tensorrt, self._cuda, path, settings, self._logger)
