@@ -69,6 +69,12 @@ class Device(Part):
     system: str
     """Operating system, architecture and Python version."""
 
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What tells devices apart: name and features, and on a CPU the threads used."""
+        threads = [f"{self.threads} threads"] if self.kind == "cpu" else []
+        return (self.kind, self.name, *self.features, *threads)
+
 
 class Latency(Part):
     """Wall-clock time of one call, warm-up left out."""
@@ -85,6 +91,13 @@ class Latency(Part):
     def images_per_second(self) -> float:
         """Throughput at the median call."""
         return 1000 * self.batch_size / self.p50_ms
+
+
+class Normalisation(Part):
+    """What is subtracted from an image in [0, 1], and what that is divided by: a value a channel."""
+
+    mean: list[float]
+    std: list[float]
 
 
 class Epoch(Part):
@@ -136,6 +149,8 @@ class Record(Part):
     """Package versions that can change the figures."""
     contended: bool
     """Whether other processes took more than a tenth of the machine while this was timed."""
+    normalisation: Normalisation | None = None
+    """Of the images; None in older records, where it was the dataset's own mean and deviation."""
 
     @property
     def digest(self) -> str:
@@ -301,6 +316,13 @@ class Measurement(Record):
     """Of the `.npy` beside the record: the predicted label of every image, uint16."""
     calibration_sha256: str | None
     """Of the calibration images' indices, for INT8."""
+    weight_bits: Literal[7, 8] | None = None
+    """Bits of an INT8 file's weights: 7 where the processor's pairs of products would saturate at 8. None for other
+    precisions, and in older records, where it was 8."""
+    exact_top1_accuracy: float | None = None
+    """Of an INT8 file's own arithmetic, computed without fused kernels, in [0, 1]; None where it was not computed."""
+    exact_agreement: float | None = None
+    """Share of images to which the runtime and the exact arithmetic give the same label."""
     latency: Latency
     """At batch 1."""
     batch_latency: Latency
