@@ -1,6 +1,7 @@
 """Pruning: the study's parameter counts, exact rebuilding, refusals."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import factories
 from trimlab import checkpoint, models, pruning, reference, training
 from trimlab import params as schema
 from trimlab.errors import UserError
@@ -53,9 +55,50 @@ def test_pruned_widths_are_multiples_of_round_to(ratio):
     assert all(width % 8 == 0 for name, width in pruning.widths(model).items() if name != "fc")
 
 
-def test_round_to_that_leaves_a_layer_whole_is_refused():
-    with pytest.raises(UserError, match=r"round_to 16 leaves .* whole"):
-        pruning.prune(models.build("resnet20", 10), 0.6, schema.Pruning(round_to=16), SHAPE)
+KEYS = pruning.Keys("sweep.r95.ratio", "pruning.round_to")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "round_to", "reason", "remedy"),
+    [
+        (0.95, None, "0 of 16 channels would stay", r"sweep\.r95\.ratio to at most 0\.93"),
+        (0.6, 16, "6 of 16 channels would stay, fewer than pruning.round_to 16", "pruning.round_to to at most 6"),
+        (
+            0.95,
+            64,
+            "0 of 16 channels would stay, fewer than pruning.round_to 64",
+            "pruning.round_to to at most 8 and sweep.r95.ratio to at most 0.5",
+        ),
+    ],
+)
+def test_a_layer_left_whole_is_refused_with_a_remedy_that_works(ratio, round_to, reason, remedy):
+    section = schema.Pruning(round_to=round_to)
+    with pytest.raises(UserError, match=f"leaves conv1 whole: {reason}.*: set {remedy}") as error:
+        pruning.prune(models.build("resnet20", 10), ratio, section, SHAPE, keys=KEYS)
+    assert len(str(error.value).splitlines()) == 1
+    numbers = [float(word) for word in re.findall(r"at most ([\d.]*\d)", str(error.value).split(": set ")[1])]
+    fixed = next((number for number in numbers if number < 1), ratio)
+    rounded = next((int(number) for number in numbers if number > 1), round_to)
+    pruning.prune(models.build("resnet20", 10), fixed, schema.Pruning(round_to=rounded), SHAPE)
+
+
+def test_the_keys_are_those_that_decided():
+    study = factories.rounded_study()
+    assert pruning.keys_of(study, "candidate") == ("prune.ratio", "pruning.round_to")
+    assert pruning.keys_of(study, "large-r50-16") == ("sweep.r50-16.ratio", "sweep.r50-16.round_to")
+
+
+def test_grouped_convolutions_are_counted_by_group():
+    with pytest.raises(
+        UserError, match=r"0 of 4 channels would stay in each of its 32 groups: set ratio to at most 0\.75$"
+    ):
+        pruning.prune(models.build("torchvision/resnext50_32x4d", 10), 0.95, schema.Pruning(), (3, 64, 64))
+
+
+def test_a_global_ratio_that_is_not_reached_is_refused():
+    section = schema.Pruning(scope="global")
+    with pytest.raises(UserError, match=r"ratio 0\.9 is not reached: .* 39% of all channels would stay"):
+        pruning.prune(models.build("resnet20", 10), 0.9, section, SHAPE)
 
 
 def test_ratio_zero_leaves_the_weights_as_they_are():

@@ -1,8 +1,10 @@
 """Structured pruning (torch-pruning), fine-tuning, and the eager latency that the study's table shows."""
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from trimlab.errors import UserError
 
 LATENCY_WARMUP = 20
 LATENCY_REPEATS = 100
+GLOBAL_TOLERANCE = 0.05
+"""How many more of all channels may stay than were asked for, with scope `global`: coupled layers count once there."""
 
 
 def prune_variant(study: schema.Params, variant: str, seed: int, on_epoch: training.OnEpoch) -> records.Pruning:
@@ -27,16 +31,17 @@ def prune_variant(study: schema.Params, variant: str, seed: int, on_epoch: train
         on_epoch: called after every epoch of fine-tuning.
 
     Raises:
-        UserError: `round_to` would leave a layer whole.
+        UserError: ratio and rounding would leave a layer whole.
     """
+    training.forget_peak_memory()
     point, workload = study.point(variant), study.variants[variant].workload
-    dataset = data.load(study.workloads[workload].dataset)
+    dataset = data.load_for(study.workloads[workload])
     baseline = paths.weights_file(paths.trained(workload), seed)
     trained = records.read(paths.record_file(paths.trained(workload), seed))
     assert isinstance(trained, records.Training)
     model = checkpoint.load(baseline)
     section = study.pruning_of(variant)
-    prune(model, point.ratio, section, dataset.image_shape, seed)
+    prune(model, point.ratio, section, dataset.image_shape, seed, keys_of(study, variant))
     with machine.exclusive(f"prune {variant}") as watch:
         tuned = _fine_tuned(model, study, variant, dataset, seed, on_epoch)
     path = paths.weights_file(paths.pruned(variant), seed)
@@ -75,8 +80,29 @@ def prune_variant(study: schema.Params, variant: str, seed: int, on_epoch: train
     return record
 
 
+class Keys(NamedTuple):
+    """Where params say ratio and rounding, for error messages."""
+
+    ratio: str = "ratio"
+    round_to: str = "round_to"
+
+
+_PLAIN = Keys()
+
+
+def keys_of(study: schema.Params, variant: str) -> Keys:
+    """Return the keys that decide a variant's ratio and rounding."""
+    point = study.variants[variant].pruning
+    return Keys(f"{point}.ratio", f"{point}.round_to" if study.point(variant).round_to else "pruning.round_to")
+
+
 def prune(
-    model: nn.Module, ratio: float, section: schema.Pruning, image_shape: tuple[int, int, int], seed: int = 0
+    model: nn.Module,
+    ratio: float,
+    section: schema.Pruning,
+    image_shape: tuple[int, int, int],
+    seed: int = 0,
+    keys: Keys = _PLAIN,
 ) -> None:
     """Remove channels of every layer but the classifier's outputs, in place.
 
@@ -86,9 +112,10 @@ def prune(
         section: criterion, scope and rounding.
         image_shape: channels, height, width.
         seed: decides the `random` criterion.
+        keys: what the params call ratio and rounding.
 
     Raises:
-        UserError: `round_to` leaves a layer whole that the ratio would prune.
+        UserError: the ratio would not be reached: a layer stays whole, or with scope `global` too many channels do.
     """
     if ratio == 0:
         return
@@ -107,7 +134,7 @@ def prune(
     )
     pruner.step()
     model.zero_grad(set_to_none=True)
-    _refuse_whole_layers(model, before, ratio, section)
+    _check_reached(model, before, ratio, section, keys)
 
 
 def widths(model: nn.Module) -> dict[str, int]:
@@ -158,8 +185,9 @@ def _fine_tuned(
 ) -> _Tuned:
     point, workload, split = study.point(variant), study.variants[variant].workload, study.data.split
     baseline = paths.weights_file(paths.trained(workload), seed)
+    precision = training.resolve(study.workloads[workload].precision)
     scratch = training.scratch_file(
-        study.pruning_digest(variant), records.sha256_of(baseline), dataset.sha256, str(seed)
+        __name__, precision, study.pruning_digest(variant), records.sha256_of(baseline), dataset.sha256, str(seed)
     )
     before = training.predict(model, dataset, split)
     done = training.Position()
@@ -169,7 +197,7 @@ def _fine_tuned(
             dataset,
             split,
             training.fine_tune_recipe(study.recipe(workload), point),
-            training.resolve(study.workloads[workload].precision),
+            precision,
             seed,
             scratch=scratch,
             label=f"prune {variant}",
@@ -192,18 +220,57 @@ def _teacher(baseline: Path, point: schema.PruningPoint) -> training.Teacher | N
     return training.Teacher(checkpoint.load(baseline), point.distillation, point.temperature)
 
 
-def _refuse_whole_layers(model: nn.Module, before: dict[str, int], ratio: float, section: schema.Pruning) -> None:
-    """torch-pruning skips a layer that rounding would leave with nothing; that would not be the asked ratio."""
-    if section.scope == "global" or section.round_to is None:
+def _check_reached(model: nn.Module, before: dict[str, int], ratio: float, section: schema.Pruning, keys: Keys) -> None:
+    """Refuse a ratio that torch-pruning did not reach: it skips a layer of which nothing would be left, silently."""
+    modules, last = dict(model.named_modules()), models.classifier(model)
+    kept = {name: width for name, width in widths(model).items() if modules[name] is not last}
+    if section.scope == "global":
+        share = sum(kept.values()) / sum(before[name] for name in kept)
+        if share > 1 - ratio + GLOBAL_TOLERANCE:
+            raise UserError(
+                f"{keys.ratio} {ratio:g} is not reached: ranked together, {share:.0%} of all channels would stay, "
+                f"because a layer whose channels all rank low stays whole: lower {keys.ratio}, or set pruning.scope to "
+                "uniform"
+            )
         return
-    last = next(name for name, module in model.named_modules() if module is models.classifier(model))
-    whole = [name for name, width in widths(model).items() if width == before[name] and name != last]
-    if whole:
-        kept = int(before[whole[0]] * (1 - ratio))
-        raise UserError(
-            f"pruning.round_to {section.round_to} leaves {whole[0]} whole: at ratio {ratio} it keeps {kept} of "
-            f"{before[whole[0]]} channels: set pruning.round_to to at most {kept}, or a lower ratio"
+    missed = [_Missed.of(name, modules[name], before[name]) for name in kept if kept[name] > before[name] * (1 - ratio)]
+    if missed:
+        raise UserError(min(missed, key=lambda layer: layer.width).message(ratio, section.round_to, keys))
+
+
+class _Missed(NamedTuple):
+    """A layer that keeps more channels than the ratio asks for."""
+
+    name: str
+    width: int
+    """Output channels before pruning; of one group, where the convolution has groups that are pruned alike."""
+    groups: int
+
+    @classmethod
+    def of(cls, name: str, module: nn.Module, width: int) -> "_Missed":
+        groups = module.groups if isinstance(module, nn.Conv2d) else 1
+        depthwise = groups == width
+        return cls(name, width, 1) if depthwise else cls(name, width // groups, groups)
+
+    def message(self, ratio: float, round_to: int | None, keys: Keys) -> str:
+        """Say why the layer cannot be pruned so, and what can be changed."""
+        kept, step = int(self.width * (1 - ratio)), round_to or 1
+        remedies = [f"{keys.round_to} to at most {kept}"] if round_to and kept > 1 else []
+        if step < self.width:
+            remedies.append(f"{keys.ratio} to at most {self._most(step):g}")
+        if not remedies:
+            half = self.width // 2
+            remedies = [f"{keys.round_to} to at most {half} and {keys.ratio} to at most {self._most(half):g}"]
+        of = f" in each of its {self.groups} groups" if self.groups > 1 else ""
+        rounded = f", fewer than {keys.round_to} {round_to}" if round_to else ""
+        return (
+            f"{keys.ratio} {ratio:g} leaves {self.name} whole: {kept} of {self.width} channels would stay{of}"
+            f"{rounded}: set {' or '.join(remedies)}"
         )
+
+    def _most(self, kept: int) -> float:
+        """Return the largest ratio, in hundredths, at which so many channels stay."""
+        return math.floor(100 * (1 - kept / self.width) + 1e-9) / 100
 
 
 def _synchronise(device: torch.device) -> None:
