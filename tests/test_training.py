@@ -1,6 +1,7 @@
 """Training: resumes to the bit, learns, augments without a loop, follows its schedule."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -248,14 +249,99 @@ def test_a_damaged_checkpoint_starts_anew(tiny, tmp_path):
     assert len(fit(models.build("resnet20", 2), tiny, scratch).curve) == RECIPE.epochs
 
 
-@pytest.mark.parametrize(("param", "meaning"), [("fp32", "fp32"), ("tf32", "fp32"), ("amp", "bf16")])
-def test_precisions_on_a_cpu(param, meaning, monkeypatch):
+@pytest.mark.parametrize("param", ["fp32", "tf32"])
+def test_fp32_on_a_cpu_is_fp32(param, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert training.resolve(param) == "fp32"
+
+
+@pytest.mark.parametrize("param", ["auto", "amp"])
+@pytest.mark.parametrize(("native", "meaning"), [(True, "bf16"), (False, "fp32")])
+def test_a_cpu_computes_in_bf16_only_where_it_is_not_emulated(param, native, meaning, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(training, "has_native_bf16", lambda: native)
     assert training.resolve(param) == meaning
 
 
-@pytest.mark.parametrize(("native", "meaning"), [(True, "bf16"), (False, "fp32")])
-def test_auto_is_bf16_only_where_the_processor_has_it(native, meaning, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(training, "has_native_bf16", lambda: native)
-    assert training.resolve("auto") == meaning
+PRODUCTS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_a_precision_holds_in_its_block_alone(precision):
+    before = [setting.fp32_precision for setting in PRODUCTS]
+    with training.computing_in(precision):
+        inside = [setting.fp32_precision for setting in PRODUCTS]
+    assert inside == ["tf32" if precision == "tf32" else "ieee"] * 2
+    assert [setting.fp32_precision for setting in PRODUCTS] == before
+
+
+def test_backward_passes_multiply_as_forward_ones_do(tiny, tmp_path):
+    model, seen = models.build("resnet20", 2), set()
+    model.conv1.weight.register_hook(lambda gradient: seen.add(PRODUCTS[0].fp32_precision))
+    fit(model, tiny, tmp_path / "resume.safetensors", "tf32")
+    assert seen == {"tf32"}
+
+
+def test_a_checkpoint_belongs_to_the_code_precision_and_torch_that_made_it(in_tmp, monkeypatch):
+    def file(precision="fp32", *identity):
+        return training.scratch_file("trimlab.training", precision, *identity)
+
+    first = file()
+    assert file() == first
+    assert len({first, file("bf16"), file("fp32", "another seed")}) == 3
+    assert training.scratch_file("trimlab.pruning", "fp32") != first
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "__version__", "99.0")
+        assert file() != first
+    monkeypatch.setattr(training.fingerprint, "of", lambda module: "edited")
+    assert file() != first
+
+
+def test_old_weights_are_not_taken_for_a_result_of_edited_code(quick, monkeypatch):
+    recipe = quick.training["digits"].model_copy(update={"epochs": 1})
+    short = quick.model_copy(update={"training": {"digits": recipe}})
+    training.train_workload(short, "resnet20-digits", 0, on_epoch=lambda _: None)
+    steps, step = [], training._Loop._step
+    monkeypatch.setattr(training._Loop, "_step", lambda *given: (steps.append(None), step(*given)))
+    monkeypatch.setattr(training.fingerprint, "of", lambda module: "edited")
+    training.train_workload(short, "resnet20-digits", 0, on_epoch=lambda _: None)
+    assert steps
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system can't reset a process's peak memory")
+def test_peak_memory_is_that_of_one_seed():
+    training.forget_peak_memory()
+    before = training.peak_memory_bytes()
+    held = torch.ones(50_000_000)
+    assert training.peak_memory_bytes() > before + 150e6
+    del held
+    training.forget_peak_memory()
+    assert training.peak_memory_bytes() < before + 100e6
+
+
+def test_given_weights_are_scored_as_they_were_normalised(quick):
+    model = models.build("resnet20", 10, seed=3)
+    checkpoint.save(model, paths.Path("given.safetensors"), {})
+    study = with_weights(quick, "given.safetensors")
+
+    def record(normalisation):
+        workload = study.workloads["resnet20-digits"].model_copy(update={"normalisation": normalisation})
+        own = study.model_copy(update={"workloads": {**study.workloads, "resnet20-digits": workload}})
+        return training.train_workload(own, "resnet20-digits", 0, on_epoch=lambda _: None)
+
+    own, imagenet = record("dataset"), record("imagenet")
+    images, labels = data.load("digits").scored("test")
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (params.IMAGENET.mean, params.IMAGENET.std))
+    with torch.no_grad():
+        expected = model.eval()((images.float() / 255 - mean) / std).argmax(1)
+    assert imagenet.top1_accuracy == pytest.approx(float((expected == labels).double().mean()), abs=0.003)
+    assert imagenet.normalisation.mean == pytest.approx(params.IMAGENET.mean)
+    assert own.normalisation.mean == pytest.approx(data.load("digits").mean.tolist())
+    assert own.params_digest != imagenet.params_digest
+
+
+def test_a_normalisation_of_other_channels_is_refused(quick):
+    values = params.Normalisation(mean=[0.5], std=[0.5])
+    workload = quick.workloads["resnet20-digits"].model_copy(update={"normalisation": values})
+    with pytest.raises(UserError, match="1 channels, the images of digits 3: give one value a channel"):
+        data.load_for(workload)

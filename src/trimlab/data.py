@@ -7,7 +7,7 @@ ever chosen on the test set.
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from trimlab import paths
 from trimlab.errors import UserError
-from trimlab.params import Data
+from trimlab.params import IMAGENET, Data, Workload
 from trimlab.params import Dataset as Source
 from trimlab.records import sha256_of
 
@@ -45,7 +45,7 @@ class Dataset:
     """Indices into the training set, outside the hold-out, (K,) int64, class by class in turn: any first n of them are
     class-balanced."""
     mean: Tensor
-    """Of the training images, (C,), in [0, 1]."""
+    """That images in [0, 1] are normalised by, (C,): of the training images, unless a workload has its own."""
     std: Tensor
     classes: list[str]
     sha256: str
@@ -77,7 +77,7 @@ class Dataset:
         return self.train_images[self.holdout], self.train_labels[self.holdout]
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Map uint8 images (N, C, H, W) to float32 of mean 0 and deviation 1 over the training set."""
+        """Map uint8 images (N, C, H, W) to float32, normalised."""
         shape = (1, -1, 1, 1)
         mean, std = self.mean.to(images.device).view(shape), self.std.to(images.device).view(shape)
         return (images.float() / 255 - mean) / std
@@ -152,6 +152,25 @@ def load(name: str) -> Dataset:
             f"{path} has sha256 {actual[:12]}, not {facts['sha256'][:12]}: run `dvc checkout prepare@{name}`"
         )
     return Dataset(name=name, classes=facts["classes"], sha256=actual, **load_file(path))
+
+
+def load_for(workload: Workload) -> Dataset:
+    """Read a workload's dataset, normalised as the workload says.
+
+    Raises:
+        UserError: like `load`; or the images have another number of channels than the normalisation.
+    """
+    dataset, normalisation = load(workload.dataset), workload.normalisation
+    if normalisation == "dataset":
+        return dataset
+    values = IMAGENET if normalisation == "imagenet" else normalisation
+    channels = dataset.image_shape[0]
+    if len(values.mean) != channels:
+        raise UserError(
+            f"workloads.*.normalisation has {len(values.mean)} channels, the images of {dataset.name} {channels}: give "
+            "one value a channel"
+        )
+    return replace(dataset, mean=torch.tensor(values.mean), std=torch.tensor(values.std))
 
 
 def _check(name: str, train: Split, test: Split, classes: list[str]) -> None:

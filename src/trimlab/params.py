@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -117,6 +117,30 @@ class Recipe(Section):
         return self
 
 
+class Normalisation(Section):
+    """What is subtracted from images in [0, 1], and what that is divided by: a value a channel."""
+
+    mean: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)]
+    """Subtracted."""
+    std: Annotated[list[Annotated[float, Field(gt=0, le=10)]], Field(min_length=1)]
+    """Divided by."""
+
+    @model_validator(mode="after")
+    def _as_many(self) -> "Normalisation":
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} values, std {len(self.std)}: give one of each a channel")
+        return self
+
+
+IMAGENET = Normalisation(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+"""What torchvision's and most other pretrained weights were trained with."""
+
+NormalisedBy = Annotated[
+    Annotated[Literal["dataset", "imagenet"], Tag("[name]")] | Annotated[Normalisation, Tag("[values]")],
+    Discriminator(lambda value: "[name]" if isinstance(value, str) else "[values]"),
+]
+
+
 class Workload(Section):
     """One model on one dataset, with its training recipe or with weights that somebody already has."""
 
@@ -131,6 +155,9 @@ class Workload(Section):
     `auto` is `amp` where the device computes bf16 natively, `tf32` elsewhere."""
     weights: str
     """A file of weights (safetensors, or a state dict) that takes the place of training; `data/none` to train."""
+    normalisation: NormalisedBy = "dataset"
+    """What images are normalised by before the model sees them: the training set's own mean and deviation
+    (`dataset`), ImageNet's (`imagenet`), or `{mean: […], std: […]}`. Given weights want what they were trained with."""
 
 
 class PruningPoint(Section):
@@ -500,8 +527,10 @@ def _schema_at(location: tuple[int | str, ...]) -> dict[str, Any]:
     for part in location:
         properties = node.get("properties", {})
         inner = node.get("items") if isinstance(part, int) else properties.get(part)
+        if part == "[values]":
+            inner = next(option for option in node["oneOf"] if "$ref" in option)
         inner = inner or node.get("additionalProperties") or node.get("patternProperties", {})
-        if isinstance(inner, dict) and "type" not in inner and "$ref" not in inner and "anyOf" not in inner:
+        if isinstance(inner, dict) and not inner.keys() & {"type", "$ref", "anyOf", "oneOf"}:
             inner = next(iter(inner.values()), {})
         node = inner if isinstance(inner, dict) else {}
         if "$ref" in node:
@@ -510,7 +539,7 @@ def _schema_at(location: tuple[int | str, ...]) -> dict[str, Any]:
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location if part != "[key]" and not str(part).startswith("constrained-"))
+    return ".".join(str(part) for part in location if not str(part).startswith(("[", "constrained-")))
 
 
 def _short(value: Any) -> str:

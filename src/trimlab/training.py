@@ -6,11 +6,9 @@ resumable checkpoint is weights, momentum and a position, and a killed run ends 
 
 import json
 import math
-import platform
-import resource
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from trimlab import checkpoint, data, machine, models, paths, progress
+from trimlab import checkpoint, data, fingerprint, machine, models, onednn, paths, progress
 from trimlab.errors import UserError
+from trimlab.measure import memory
 from trimlab.measure.device import has_native_bf16, system
 from trimlab.params import Params, PruningPoint, Recipe, TrainingPrecision, Workload, digest_of
 from trimlab.records import Device, Epoch, Training, commit, now, sha256_of, write
@@ -76,8 +75,9 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
     Raises:
         UserError: the dataset is missing, or the given weights do not fit.
     """
+    forget_peak_memory()
     spec = study.workloads[workload]
-    dataset = data.load(spec.dataset)
+    dataset = data.load_for(spec)
     given = Path(spec.weights) != paths.NO_FILE
     if given:
         model = checkpoint.rebuild(spec.model, dataset.num_classes, checkpoint.read_weights(Path(spec.weights)))
@@ -85,7 +85,7 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
         model = models.build(spec.model, dataset.num_classes, seed)
     _probe(model, spec, dataset)
     recipe, precision = study.recipe(workload), resolve(spec.precision)
-    scratch = scratch_file(study.training_digest(workload), dataset.sha256, str(seed))
+    scratch = scratch_file(__name__, precision, study.training_digest(workload), dataset.sha256, str(seed))
     with machine.exclusive(f"train {workload}") as watch:
         done = Position() if given else fit(
             model, dataset, study.data.split, recipe, precision, seed,
@@ -178,8 +178,9 @@ def fit(
     loop.restore()
     for epoch in loop.position.curve:
         on_epoch(epoch)
-    while loop.position.epoch < recipe.epochs:
-        on_epoch(loop.run_epoch())
+    with onednn.sliced(model) if loop.device.type == "cpu" else nullcontext():
+        while loop.position.epoch < recipe.epochs:
+            on_epoch(loop.run_epoch())
     return loop.position
 
 
@@ -228,11 +229,13 @@ def accuracy(labels: Tensor, dataset: data.Dataset, split: str) -> float:
 
 
 def resolve(precision: TrainingPrecision) -> UsedPrecision:
-    """Return what a param's precision means on this device."""
+    """Return what a param's precision means on this device: bf16 only where it is not emulated."""
     cuda = torch.cuda.is_available()
     native_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else has_native_bf16()
-    if precision == "amp" or (precision == "auto" and native_bf16):
-        return "bf16" if native_bf16 or not cuda else "fp16"
+    if native_bf16 and precision in ("amp", "auto"):
+        return "bf16"
+    if cuda and precision == "amp":
+        return "fp16"
     return "tf32" if cuda and precision != "fp32" and torch.cuda.get_device_capability() >= (8, 0) else "fp32"
 
 
@@ -258,6 +261,7 @@ def lineage(study: Params, workload: str, dataset: data.Dataset, seed: int, weig
         "created": now(),
         "device": device_record(),
         "versions": machine.versions("torch", "torchvision", "torch-pruning"),
+        "normalisation": {"mean": dataset.mean.tolist(), "std": dataset.std.tolist()},
     }
 
 
@@ -271,9 +275,16 @@ def device_record() -> Device:
     return Device(kind="cuda", name=properties.name, features=features, threads=threads, system=system())
 
 
-def scratch_file(*identity: str) -> Path:
-    """Return where the resumable checkpoint of a training lies: by digest of params and data."""
-    return paths.project_root() / paths.SCRATCH / f"{digest_of(identity)}.safetensors"
+def scratch_file(module: str, precision: UsedPrecision, *identity: str) -> Path:
+    """Return where the resumable checkpoint of a training lies: by all that decides its weights.
+
+    Args:
+        module: the one that trains; its code and what that imports are part of the digest, and so is torch's version.
+        precision: what is computed in.
+        identity: digests of params and data, and the seed.
+    """
+    digest = digest_of(fingerprint.of(module), torch.__version__, precision, *identity)
+    return paths.project_root() / paths.SCRATCH / f"{digest}.safetensors"
 
 
 def finish(scratch: Path) -> None:
@@ -306,23 +317,38 @@ def count_macs(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
 
 
 def peak_memory_bytes() -> int:
-    """Return the peak so far of the process's resident memory, or of allocated memory on a GPU."""
+    """Return the peak of the process's resident memory, or of allocated memory on a GPU, since `forget_peak_memory`."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else memory.peak_bytes()
+
+
+def forget_peak_memory() -> None:
+    """Start `peak_memory_bytes` anew: one process trains several seeds."""
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        memory.forget_peak()
 
 
 @contextmanager
 def computing_in(precision: UsedPrecision) -> Iterator[None]:
     """Run a block in a precision: autocast for bf16 and fp16, TF32 or strict FP32 otherwise."""
-    kind = "tf32" if precision == "tf32" else "ieee"
-    if torch.cuda.is_available():
-        torch.backends.cuda.matmul.fp32_precision = kind
-        torch.backends.cudnn.conv.fp32_precision = kind  # type: ignore[attr-defined]
     low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    with torch.autocast(device().type, low, enabled=low is not None):
+    with fp32_products(precision), torch.autocast(device().type, low, enabled=low is not None):
         yield
+
+
+@contextmanager
+def fp32_products(precision: UsedPrecision) -> Iterator[None]:
+    """Let a GPU multiply float32 in TF32 or strictly, in a block alone; backward passes need it without autocast."""
+    settings = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [setting.fp32_precision for setting in settings]
+    for setting in settings:
+        setting.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    try:
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value
 
 
 def _predict(model: nn.Module, dataset: data.Dataset, images: Tensor, precision: UsedPrecision) -> Tensor:
@@ -353,8 +379,6 @@ class _Loop:
         teacher: Teacher | None,
     ) -> None:
         self.device = device()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
         self.model = cast(nn.Module, model.to(self.device, memory_format=torch.channels_last)).train()  # type: ignore[call-overload]
         self.teacher = teacher
         if teacher is not None:
@@ -449,7 +473,8 @@ class _Loop:
             logits = self.model(inputs)
             loss = self._loss(logits, self.labels[batch], inputs)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(self.scaler.scale(loss))
+        with fp32_products(self.precision):
+            torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         right = (logits.detach().argmax(1) == self.labels[batch]).sum()
