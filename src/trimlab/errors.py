@@ -1,11 +1,32 @@
-"""Errors that the user can mend: one line each, no traceback."""
+"""Errors that the user can fix: one line each, no traceback."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
 
 class UserError(ValueError):
-    """Something the user can mend; the message says value, bound and remedy, a line a problem."""
+    """Something the user can fix; the message says value, bound and remedy, a line a problem."""
+
+
+def one_line(text: object, limit: int = 200) -> str:
+    """Return somebody else's text as one printable line of at most `limit` characters, without terminal colours."""
+    words = " ".join(_ANSI.sub("", str(text)).split())
+    return _cut("".join(c if c.isprintable() else repr(c)[1:-1] for c in words), limit)
+
+
+def short(value: object, limit: int = 60) -> str:
+    """Return how a message shows a value: its `repr`, cut to `limit` characters."""
+    try:
+        return _cut(repr(value), limit)
+    except (ValueError, RecursionError):  # a whole number of more than 4,300 digits; a list nested too deep
+        return f"a huge {type(value).__name__}"
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 @contextmanager

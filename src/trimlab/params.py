@@ -46,7 +46,7 @@ class Data(Section):
     """`test` trains on the whole training set and scores on the test set. `holdout` trains without the hold-out and
     scores on it: what recipes are tuned on."""
     holdout_fraction: Annotated[float, Field(gt=0, le=0.5)]
-    """Share of the training set, class-balanced, that is held out."""
+    """Share of the training set that is held out, of each class in proportion to its size."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
     """Draws the hold-out and the order of the calibration images."""
 
@@ -207,7 +207,7 @@ class Quantization(Section):
     """Post-training INT8."""
 
     calibration_images: Annotated[int, Field(ge=10, le=10_000)] = 500
-    """Class-balanced images of the training set, outside the hold-out, that calibrate."""
+    """How many training images calibrate: outside the hold-out, each class in proportion to its size."""
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
     """How activation ranges are chosen from the calibration images."""
     percentile: Annotated[float, Field(ge=90, le=100)] = 99.99
@@ -228,7 +228,7 @@ class Benchmark(Section):
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Threads of the runtime; 0 takes all cores."""
     runtimes: Annotated[list[Runtime], Field(min_length=1)] = ["onnxruntime"]
-    """What files are measured in. One that is not to be had (TensorRT without a GPU) is said and left out."""
+    """What files are measured in. One that is not available (TensorRT without a GPU) is reported and left out."""
     gpu_batch_size: Annotated[int, Field(ge=2, le=65536)] = 1024
     """The large batch on a GPU."""
     builds: Annotated[int, Field(ge=1, le=100)] = 1
