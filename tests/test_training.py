@@ -205,6 +205,23 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(write, message, quick, 
     assert "code ran" not in capsys.readouterr().out
 
 
+def test_weights_whose_outputs_overflow_are_refused(quick, in_tmp):
+    state = models.build("resnet20", 10).state_dict()
+    huge = {key: torch.full_like(value, 1e7) if value.ndim > 1 else value for key, value in state.items()}
+    torch.save({**huge, "bn1.bias": torch.full((16,), 1e7)}, in_tmp / "given.pt")
+    with pytest.raises(UserError, match="its outputs are not finite"):
+        training.train_workload(with_weights(quick, "given.pt"), "resnet20-digits", 0, on_epoch=lambda _: None)
+
+
+def test_too_many_calibration_images_are_refused_before_training(quick, monkeypatch):
+    monkeypatch.setattr(training, "fit", None)
+    greedy = quick.model_copy(
+        update={"quantization": quick.quantization.model_copy(update={"calibration_images": 5000})}
+    )
+    with pytest.raises(UserError, match=r"calibration_images 5000 is more than the \d+ training images"):
+        training.train_workload(greedy, "resnet20-digits", 0, on_epoch=lambda _: None)
+
+
 def test_truncated_safetensors_are_refused(quick, in_tmp):
     checkpoint.save(models.build("resnet20", 10), in_tmp / "given.safetensors", {})
     whole = (in_tmp / "given.safetensors").read_bytes()

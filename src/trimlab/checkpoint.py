@@ -5,8 +5,11 @@ serves whoever pruned it, and any model whose forward does not hard-code widths.
 """
 
 import json
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,7 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trimlab import models
-from trimlab.errors import UserError
+from trimlab.errors import UserError, one_line, short
+
+LARGEST = 1e8
+"""Magnitude that no weight of a trained model has; products of larger ones leave float32 soon."""
 
 
 def save(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
@@ -34,10 +40,23 @@ def save(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def load(path: Path) -> nn.Module:
-    """Return the model that `save` wrote, in eval mode, with its pruned shapes."""
-    with safe_open(path, framework="pt") as file:
-        metadata = json.loads(file.metadata()["trimlab"])
-    return rebuild(metadata["model"], int(metadata["num_classes"]), load_file(path)).eval()
+    """Return the model that `save` wrote, in eval mode, with its pruned shapes.
+
+    Raises:
+        UserError: the file is missing, damaged, or somebody else's.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads(file.metadata()["trimlab"])
+        name, num_classes, weights = str(metadata["model"]), int(metadata["num_classes"]), load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: run `dvc repro`") from None
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not a whole file of trimlab's ({one_line(error, 100)}): run `dvc checkout {path.parent}`, or "
+            "remove it and run `dvc repro`"
+        ) from None
+    return rebuild(name, num_classes, weights).eval()
 
 
 def rebuild(name: str, num_classes: int, weights: Mapping[str, Tensor]) -> nn.Module:
@@ -60,35 +79,89 @@ def rebuild(name: str, num_classes: int, weights: Mapping[str, Tensor]) -> nn.Mo
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read somebody's file of weights: safetensors, or a state dict without code in it.
 
+    All come as float32: float16 and bfloat16 lose nothing by that, float64 is rounded. What DistributedDataParallel or
+    torch.compile put before every name is taken off.
+
     Raises:
-        UserError: the file is missing, truncated, or a pickle that holds more than tensors.
+        UserError: the file is missing, truncated, or a pickle that holds more than tensors; a tensor is no dense
+            floating-point one, or has values that no trained model has (not finite, huge, a negative variance).
     """
     if not path.is_file():
-        raise UserError(f"weights {path} does not exist: name an existing file, or `data/none` to train")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise UserError(f"weights {path} is no whole safetensors file ({error}): copy it again") from None
-    except Exception as error:  # torch.load raises whatever the bytes provoke
-        reason = str(error).splitlines()[0][:120]
-        raise UserError(
-            f"weights {path} cannot be read without running code ({reason}): give a safetensors file or a state dict"
-        ) from None
+        what = "is no file" if path.exists() else "does not exist"
+        raise UserError(f"weights {path} {what}: name an existing file, or `data/none` to train")
+    state: Any = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
     state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not named or not state:
         raise UserError(f"weights {path} holds no state dict: save `model.state_dict()`")
+    return {key: _sane(path, key, tensor.detach()) for key, tensor in _unwrapped(state).items()}
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except Exception as error:  # SafetensorError, and whatever an odd header provokes
+        raise UserError(
+            f"weights {path} is no whole safetensors file ({one_line(error, 100)}): copy it again"
+        ) from None
+
+
+def _load_pickle(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a TorchScript archive, which is refused in a line
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the bytes provoke
+        reason = str(error)
+    code = re.search(r"GLOBAL (\S+)", reason)
+    if code or "TorchScript" in reason:
+        held = short(code[1]) if code else "a TorchScript archive"
+        raise UserError(
+            f"weights {path} cannot be read without running code (it holds {held}): save `model.state_dict()` instead "
+            "of the whole model"
+        )
+    reason = one_line(reason.split(". ")[0], 100) if path.stat().st_size else "it is empty"
+    raise UserError(f"weights {path} cannot be read ({reason}): copy it again, or save `model.state_dict()` anew")
+
+
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    state = dict(state)
+    while prefix := next((wrapper for wrapper in _WRAPPERS if all(key.startswith(wrapper) for key in state)), ""):
+        state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
     return state
+
+
+def _sane(path: Path, key: str, tensor: Tensor) -> Tensor:
+    """Return a tensor as float32, or refuse it; counts of batches stay whole numbers."""
+    name = f"weights {path}: {short(key)}"
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
+        kind = "a meta tensor" if tensor.is_meta else f"quantized or sparse ({tensor.dtype}, {tensor.layout})"
+        raise UserError(f"{name} is {kind}: save dense floating-point weights")
+    if key.endswith("num_batches_tracked") and not tensor.is_complex():
+        return tensor
+    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64) or not tensor.numel():
+        raise UserError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}: save floating-point weights")
+    low = 0.0 if key.endswith("running_var") else -LARGEST
+    wide = tensor.double()  # in float16 the bounds would be infinite
+    odd = wide[~((wide >= low) & (wide <= LARGEST))]  # NaN is in no range
+    if odd.numel():
+        raise UserError(
+            f"{name} holds {odd[0].item():.3g}, not in [{low:g}, {LARGEST:g}]: give weights of a training that did not "
+            "diverge, and save them anew"
+        )
+    return tensor.float()
 
 
 def _check_names(name: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
     missing, extra = expected.keys() - given.keys(), given.keys() - expected.keys()
     if missing or extra:
-        example = f"lacks {min(missing)}" if missing else f"has {min(extra)} too"
+        examples = [f"lacks {min(missing)}"] * bool(missing) + [f"has {short(min(extra))}"] * bool(extra)
         raise UserError(
             f"the weights do not fit {name}: {len(missing)} of {len(expected)} tensors missing, {len(extra)} unknown "
-            f"(it {example}): give weights of this model"
+            f"(the file {' and '.join(examples)}): give weights of this model"
         )
     ranks = [key for key in expected if expected[key].ndim != given[key].ndim]
     if ranks:

@@ -73,11 +73,13 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
         on_epoch: called after every epoch.
 
     Raises:
-        UserError: the dataset is missing, or the given weights do not fit.
+        UserError: the dataset is missing or too small to calibrate with, or the given weights do not fit.
     """
     forget_peak_memory()
     spec = study.workloads[workload]
     dataset = data.load_for(spec)
+    if any(variant.workload == workload and variant.precisions for variant in study.variants.values()):
+        data.calibration(dataset, study.quantization.calibration_images)  # too many are refused now, not after hours
     given = Path(spec.weights) != paths.NO_FILE
     if given:
         model = checkpoint.rebuild(spec.model, dataset.num_classes, checkpoint.read_weights(Path(spec.weights)))
@@ -123,7 +125,9 @@ def _probe(model: nn.Module, spec: Workload, dataset: data.Dataset) -> None:
     shape = dataset.image_shape
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, *shape))
+            logits = model.eval()(torch.zeros(1, *shape))
+        if not logits.isfinite().all():
+            raise ValueError("its outputs are not finite")
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).splitlines()[0][:120]
         given = f" with weights {spec.weights}" if Path(spec.weights) != paths.NO_FILE else ""
