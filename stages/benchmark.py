@@ -5,9 +5,8 @@ import sys
 from trimlab import errors, params
 
 
-def main(variant: str) -> None:
+def main(study: params.Params, variant: str) -> None:
     """Measure one variant in its precisions."""
-    study = params.load()
     from trimlab import benchmarking, machine
 
     with machine.one_at_a_time(f"benchmark/{variant}"):
@@ -20,4 +19,4 @@ def main(variant: str) -> None:
 
 if __name__ == "__main__":
     with errors.one_line_errors():
-        main(sys.argv[1])
+        main(*params.cell(sys.argv, "variants"))

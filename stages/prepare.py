@@ -5,9 +5,8 @@ import sys
 from trimlab import errors, params
 
 
-def main(dataset: str) -> None:
+def main(study: params.Params, dataset: str) -> None:
     """Prepare one dataset."""
-    study = params.load()
     from trimlab import data
 
     data.prepare(dataset, study.datasets[dataset], study.data)
@@ -15,4 +14,4 @@ def main(dataset: str) -> None:
 
 if __name__ == "__main__":
     with errors.one_line_errors():
-        main(sys.argv[1])
+        main(*params.cell(sys.argv, "datasets"))

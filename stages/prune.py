@@ -5,9 +5,8 @@ import sys
 from trimlab import errors, params
 
 
-def main(variant: str) -> None:
+def main(study: params.Params, variant: str) -> None:
     """Prune one variant with every seed."""
-    study = params.load()
     from trimlab import machine, pruning, tracking
 
     with machine.one_at_a_time(f"prune/{variant}"):
@@ -18,4 +17,4 @@ def main(variant: str) -> None:
 
 if __name__ == "__main__":
     with errors.one_line_errors():
-        main(sys.argv[1])
+        main(*params.cell(sys.argv, "variants"))

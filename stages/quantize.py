@@ -5,9 +5,8 @@ import sys
 from trimlab import errors, params
 
 
-def main(variant: str) -> None:
+def main(study: params.Params, variant: str) -> None:
     """Write one variant's ONNX files."""
-    study = params.load()
     from trimlab import machine, quantization
 
     with machine.one_at_a_time(f"quantize/{variant}"):
@@ -16,4 +15,4 @@ def main(variant: str) -> None:
 
 if __name__ == "__main__":
     with errors.one_line_errors():
-        main(sys.argv[1])
+        main(*params.cell(sys.argv, "variants"))

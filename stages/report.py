@@ -1,11 +1,12 @@
 """Render the study's report from the records of all stages, and complete its tracking."""
 
+import sys
+
 from trimlab import errors, params, paths
 
 
-def main() -> None:
+def main(study: params.Params) -> None:
     """Write `reports/STUDY`, then log what cached cells did not."""
-    study = params.load()
     from trimlab import archive, report
 
     records = archive.select(study, archive.stage_records(study))
@@ -18,4 +19,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     with errors.one_line_errors():
-        main()
+        main(params.whole(sys.argv))

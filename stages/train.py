@@ -5,9 +5,8 @@ import sys
 from trimlab import errors, params
 
 
-def main(workload: str) -> None:
+def main(study: params.Params, workload: str) -> None:
     """Train one workload with every seed."""
-    study = params.load()
     from trimlab import machine, tracking, training
 
     with machine.one_at_a_time(f"train/{workload}"):
@@ -18,4 +17,4 @@ def main(workload: str) -> None:
 
 if __name__ == "__main__":
     with errors.one_line_errors():
-        main(sys.argv[1])
+        main(*params.cell(sys.argv, "workloads"))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from trimlab import errors, params, paths
+from trimlab import checks, errors, params, paths
 
 app = typer.Typer(
     help="Compress image classifiers, declaratively. The pipeline itself is `dvc repro`.",
@@ -17,8 +17,15 @@ app = typer.Typer(
 
 @app.command()
 def check(file: Annotated[Path, typer.Argument(help="A params file.")] = paths.PARAMS) -> None:
-    """Check a params file: one line a problem, with the value, its bounds and the remedy."""
+    """Check a params file and the files it names: one line a problem, with the value, its bounds and the remedy."""
     study = params.load(file)
+    for line in checks.warnings(study):
+        print(f"warning: {file}: {line}")
+    for line in checks.notes(study):
+        print(f"note: {line}")
+    missing = checks.missing_files(study)
+    if missing:
+        raise errors.UserError("\n".join(f"{file}: {line}" for line in missing))
     cells = len(study.variants)
     print(f"{file}: study {study.study}, {len(study.workloads)} workloads, {cells} variants: all values are good")
 
@@ -26,6 +33,8 @@ def check(file: Annotated[Path, typer.Argument(help="A params file.")] = paths.P
 @app.command()
 def schema() -> None:
     """Write params.schema.json, which explains params.yaml to editors."""
+    if not Path("dvc.yaml").is_file():
+        raise errors.UserError(f"{Path.cwd()} holds no dvc.yaml: run `trimlab schema` in the project's root")
     paths.SCHEMA.write_text(params.schema())
     print(f"wrote {paths.SCHEMA}")
 
@@ -99,7 +108,7 @@ def bundle(
 
 
 def main() -> None:
-    """Run the command; what the user can mend is one line."""
+    """Run the command; what the user can fix is one line."""
     with errors.one_line_errors():
         app()
 

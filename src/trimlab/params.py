@@ -6,20 +6,21 @@ Light on purpose (pydantic and YAML alone): every stage asks it before it import
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import CollectionNode, Node
 
 from trimlab import paths
-from trimlab.errors import UserError
+from trimlab.errors import UserError, one_line, short
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
-"""Letters, digits and dashes, a letter first: DVC addresses params by dots and reads bare numbers as numbers."""
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
+"""Up to 64 letters, digits and dashes, a letter first: DVC addresses params by dots and reads bare numbers as numbers,
+and a name is a part of file names."""
 
 Precision = Literal["fp32", "fp16", "int8"]
 """What a variant is exported and measured in."""
@@ -62,9 +63,9 @@ class Dataset(Section):
     @model_validator(mode="after")
     def _path_fits_source(self) -> "Dataset":
         builtin = self.source in get_args(BuiltinSource)
-        if builtin != (self.path == str(paths.NO_FILE)):
+        if not self.path or builtin != (self.path == str(paths.NO_FILE)):
             need = f"`{paths.NO_FILE}`" if builtin else "the folder or file, tracked by DVC"
-            raise ValueError(f"path {self.path!r} does not fit source {self.source!r}: give {need}")
+            raise ValueError(f"path {short(self.path)} does not fit source {self.source!r}: give {need}")
         return self
 
 
@@ -153,7 +154,7 @@ class Workload(Section):
     precision: TrainingPrecision = "auto"
     """`fp32` is strict; `tf32` uses it where a GPU has it; `amp` is torch.amp in bf16, or fp16 on a GPU without bf16;
     `auto` is `amp` where the device computes bf16 natively, `tf32` elsewhere."""
-    weights: str
+    weights: Annotated[str, Field(min_length=1)]
     """A file of weights (safetensors, or a state dict) that takes the place of training; `data/none` to train."""
     normalisation: NormalisedBy = "dataset"
     """What images are normalised by before the model sees them: the training set's own mean and deviation
@@ -281,8 +282,7 @@ class Params(Section):
     @model_validator(mode="after")
     def _references_resolve(self) -> "Params":
         problems = [*self._workload_problems(), *self._variant_problems(), *self._report_problems()]
-        if len(set(self.seeds)) < len(self.seeds):
-            problems.append(f"seeds {self.seeds} repeat: list each once")
+        problems += self._repetitions()
         problems = problems or self._role_problems()
         if problems:
             raise ValueError("\n".join(problems))
@@ -320,8 +320,23 @@ class Params(Section):
         ]
         return [problem for problem in found if problem]
 
+    def _repetitions(self) -> list[str]:
+        lists: dict[str, Sequence[Any]] = {"seeds": self.seeds, "benchmark.runtimes": self.benchmark.runtimes}
+        lists |= {f"variants.{key}.precisions": variant.precisions for key, variant in self.variants.items()}
+        return [
+            f"{key} {short(values)} repeat: list each once"
+            for key, values in lists.items()
+            if len(set(values)) < len(values)
+        ]
+
     def _role_problems(self) -> list[str]:
         baseline, candidate, problems = self.report.baseline, self.report.candidate, []
+        datasets = [self.workload_of(variant).dataset for variant in (candidate, baseline)]
+        if datasets[0] != datasets[1]:
+            problems.append(
+                f"report.candidate {candidate!r} is on dataset {datasets[0]}, report.baseline {baseline!r} on "
+                f"{datasets[1]}: name variants on one dataset"
+            )
         if self.point(baseline).ratio > 0:
             problems.append(f"report.baseline {baseline!r} is pruned: name a variant of ratio 0")
         if "fp32" not in self.variants[baseline].precisions:
@@ -411,6 +426,13 @@ def digest_of(*values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+MOST_PROBLEMS = 30
+"""That are told at once."""
+MOST_NODES = 100_000
+DEEPEST = 20
+"""What a params file may hold, aliases written out: a study has some hundred values, five deep at most."""
+
+
 def load(path: Path = paths.PARAMS) -> Params:
     """Read and check a params file.
 
@@ -420,8 +442,42 @@ def load(path: Path = paths.PARAMS) -> Params:
     try:
         return Params.model_validate(_read(path))
     except ValidationError as error:
-        lines = [line for detail in error.errors() for line in _describe(detail)]
+        lines = [line for detail in error.errors()[:MOST_PROBLEMS] for line in _describe(detail)]
+        if error.error_count() > MOST_PROBLEMS:
+            lines.append(f"{error.error_count() - MOST_PROBLEMS} more problems: fix those above first")
         raise UserError("\n".join(f"{path}: {line}" for line in lines)) from None
+
+
+def cell(arguments: Sequence[str], section: Literal["datasets", "workloads", "variants"]) -> tuple[Params, str]:
+    """Return the study, and the one cell of it that a stage's command line names.
+
+    Args:
+        arguments: `sys.argv`.
+        section: what the stage is fanned out over.
+
+    Raises:
+        UserError: the params are bad, or no cell is named, an unknown one, or more than one.
+    """
+    study, role = load(), section.removesuffix("s")
+    cells: Collection[str] = getattr(study, section)
+    if len(arguments) != 2:
+        raise UserError(f"{arguments[0]} takes one {role}, not {len(arguments) - 1} arguments: {_choice(cells)}")
+    problem = _unresolved(role, arguments[1], cells)
+    if problem:
+        raise UserError(problem)
+    return study, arguments[1]
+
+
+def whole(arguments: Sequence[str]) -> Params:
+    """Return the study, for a stage whose command line, `sys.argv`, names nothing.
+
+    Raises:
+        UserError: the params are bad, or there is an argument.
+    """
+    study = load()
+    if len(arguments) != 1:
+        raise UserError(f"{arguments[0]} takes no arguments, not {len(arguments) - 1}: leave them out")
+    return study
 
 
 def schema() -> str:
@@ -431,26 +487,58 @@ def schema() -> str:
 
 def _read(path: Path) -> Any:
     try:
-        # DVC's own YAML library: `1e-4` is a number to both, to PyYAML it is a string.
-        return YAML(typ="safe", pure=True).load(path)
+        written = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run in the project's root, or name an existing file") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): name a params file") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is no valid YAML: {reason}") from None
+    # DVC's own YAML library: `1e-4` is a number to both, to PyYAML it is a string.
+    yaml = YAML(typ="safe", pure=True)
+    try:
+        nodes, depth = _extent(yaml.compose(written), {})
+        if nodes > MOST_NODES or depth > DEEPEST:
+            raise RecursionError
+        return yaml.load(written)
+    except RecursionError:
+        raise UserError(
+            f"{path} holds more than {MOST_NODES} values, aliases written out, or nests them more than {DEEPEST} deep: "
+            "start from a file in studies/"
+        ) from None
+    except Exception as error:  # a tag such as !!float raises whatever the conversion of its value does
+        raise UserError(f"{path} is no valid YAML: {one_line(error, 250)}") from None
 
 
-def _unresolved(key: str, value: str, known: Any) -> str | None:
+def _extent(node: Node | None, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Return how many nodes a YAML node unfolds to, and how deep: aliases of aliases multiply, and may be circular."""
+    if not isinstance(node, CollectionNode):
+        return 1, 1
+    if id(node) not in known:
+        children = [child for entry in node.value for child in (entry if isinstance(entry, tuple) else (entry,))]
+        extents = [_extent(child, known) for child in children]
+        known[id(node)] = 1 + sum(nodes for nodes, _ in extents), 1 + max((deep for _, deep in extents), default=0)
+    return known[id(node)]
+
+
+def _unresolved(key: str, value: str, known: Collection[str]) -> str | None:
     if value in known:
         return None
-    listed = ", ".join(known) if len(known) <= 30 else f"{', '.join(list(known)[:3])} … (params.schema.json)"
-    return f"{key} {value!r} is unknown: use one of {listed}{_guess(value, list(known))}"
+    return f"{key} {short(value)} is unknown: {_choice(known)}{_guess(value, known)}"
 
 
-def _guess(value: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(value, known, n=1)
+def _choice(known: Collection[str]) -> str:
+    """Offer names: all, or where they are too many for a line the first of them."""
+    names = ", ".join(known)
+    if len(names) > LISTED:
+        names = f"{names[:LISTED].rpartition(', ')[0] or next(iter(known))} … ({len(known)} in all)"
+    return f"use one of {names}"
+
+
+LISTED = 160
+"""Characters of names in a message."""
+
+
+def _guess(value: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(value, known, n=1) if len(value) <= LISTED else []
     return f" (did you mean {near[0]}?)" if near else ""
 
 
@@ -465,22 +553,21 @@ def _describe(detail: ErrorDetails) -> list[str]:
 
 
 def _complaint(detail: ErrorDetails) -> str:
-    value, context = detail["input"], detail.get("ctx", {})
+    value, context = short(detail["input"]), detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
             known = _fields_at(detail["loc"][:-1])
-            guess = _guess(str(detail["loc"][-1]), known)
-            return f"is no known key{guess}: use one of {', '.join(known)}"
+            return f"is no known key{_guess(str(detail['loc'][-1]), known)}: {_choice(known)}"
         case "missing":
             return "is missing: add it"
         case "string_pattern_mismatch":
-            return f"{value!r} does not match {context['pattern']}: rename it"
+            return f"{value} does not match {context['pattern']}: rename it"
         case "literal_error":
-            return f"{value!r} is not allowed: use one of {context['expected'].replace(chr(39), '')}"
+            return f"{value} is not allowed: use one of {context['expected'].replace(chr(39), '')}"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
-            return f"{value!r} is not in {_range_at(detail)}: set it in that range"
+            return f"{value} is not in {_range_at(detail)}: set it in that range"
         case kind:
-            return f"{_short(value)} is wrong ({detail['msg']}): give {_EXPECTED.get(kind, 'a legal value')}"
+            return f"{value} is wrong ({detail['msg']}): give {_EXPECTED.get(kind, 'a legal value')}"
 
 
 _EXPECTED = {
@@ -539,9 +626,9 @@ def _schema_at(location: tuple[int | str, ...]) -> dict[str, Any]:
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location if not str(part).startswith(("[", "constrained-")))
+    return ".".join(_key(part) for part in location if not str(part).startswith(("[", "constrained-")))
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _key(part: int | str) -> str:
+    text = str(part)
+    return text if text.isprintable() and len(text) <= 64 else short(text)
