@@ -412,7 +412,7 @@ def runtimes(names: Sequence[str]) -> list[Runtime]:
     """
     unknown = sorted(set(names) - set(RUNTIMES))
     if unknown:
-        raise UserError(f"runtime {unknown[0]!r} is unknown: use some of {', '.join(RUNTIMES)}")
+        raise UserError(f"runtime {short(unknown[0])} is unknown: use some of {', '.join(RUNTIMES)}")
     return [known for known in RUNTIMES if not names or known in names]
 
 
