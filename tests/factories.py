@@ -4,6 +4,7 @@ Whatever a test cares about is a keyword argument; the rest follows from the stu
 """
 
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from trimlab.records import Build, Clock, Device, Engine, Epoch, Latency, Layer,
 
 CPU = Device(kind="cpu", name="Test CPU", features=["avx512_vnni"], threads=2, system="Linux x86_64, Python 3.12.1")
 GPU = Device(kind="cuda", name="Test GPU", features=["driver 555.1"], threads=4, system="Linux x86_64, Python 3.12.1")
+NUM_IMAGES = 10_000
 FULL_PARAMS = {"resnet18": 11_173_962, "resnet20": 272_474}
 BYTES_SHARE = {"fp32": 4.0, "tf32": 4.0, "bf16": 4.0, "fp16": 2.0, "int8": 1.0, "int8-entropy": 4.0}
 
@@ -222,11 +224,15 @@ def engine_measurement(of: Params, variant: str, precision: str, seed: int = 0, 
 
 
 def predictions(variant: str, precision: str, seed: int) -> bytes:
-    """Return the bytes of a measurement's `.npy`: ten labels, uint16."""
-    import io
+    """Return the bytes of a measurement's `.npy`: a label for each of the scored images, uint16."""
+    digest = hashlib.sha256(f"{variant}{precision}{seed}".encode()).digest()
+    return npy(np.resize(np.frombuffer(digest, np.uint8) % 10, NUM_IMAGES).astype(np.uint16))
 
+
+def npy(array: Any) -> bytes:
+    """Return the bytes of an array's `.npy`."""
     buffer = io.BytesIO()
-    np.save(buffer, np.frombuffer(hashlib.sha256(f"{variant}{precision}{seed}".encode()).digest()[:20], np.uint16))
+    np.save(buffer, array)
     return buffer.getvalue()
 
 
@@ -296,7 +302,7 @@ def _common(of: Params, workload: str, seed: int, device: Device) -> dict[str, A
         "dataset_sha256": weights(settings.dataset),
         "split": of.data.split,
         "num_classes": 10,
-        "num_images": 10_000,
+        "num_images": NUM_IMAGES,
         "seed": seed,
         "commit": "0123456789ab",
         "created": "2026-01-02T03:04:05+00:00",

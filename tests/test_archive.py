@@ -1,8 +1,15 @@
+import errno
+import hashlib
 import io
 import json
+import os
+import pickle
+import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import factories
@@ -62,9 +69,9 @@ def test_what_a_machine_could_not_measure_is_not_missed() -> None:
 
 def test_importing_twice_stores_once() -> None:
     made = run_stages(factories.study())
-    assert archive.import_records() == len(made)
+    assert archive.import_records() == (len(made), 0)
     stored = sorted(paths.RECORDS.rglob("*"))
-    assert archive.import_records() == 0
+    assert archive.import_records() == (0, len(made))
     assert sorted(paths.RECORDS.rglob("*")) == stored
 
 
@@ -100,10 +107,10 @@ def test_a_measurement_of_known_weights_is_imported(tmp_path: Path, together: bo
     study = factories.study()
     pruned, measured = factories.pruning(study, "large"), factories.measurement(study, "large", "int8")
     if together:
-        assert archive.import_records([bundle(tmp_path / "both", pruned, measured)]) == 2
+        assert archive.import_records([bundle(tmp_path / "both", pruned, measured)]) == (2, 0)
     else:
-        assert archive.import_records([bundle(tmp_path / "pruned", pruned)]) == 1
-        assert archive.import_records([bundle(tmp_path / "measured", measured)]) == 1
+        assert archive.import_records([bundle(tmp_path / "pruned", pruned)]) == (1, 0)
+        assert archive.import_records([bundle(tmp_path / "measured", measured)]) == (1, 0)
 
 
 def test_one_bad_record_keeps_all_others_out(tmp_path: Path) -> None:
@@ -148,12 +155,12 @@ def test_the_stages_folders_are_imported_by_name() -> None:
         ("benchmark/large", "index.json"),
     ):
         (Path(folder) / name).write_text("{}")
-    assert archive.import_records([Path("train"), Path("prune"), Path("benchmark")]) == len(made)
+    assert archive.import_records([Path("train"), Path("prune"), Path("benchmark")]) == (len(made), 0)
 
 
 def test_a_folder_is_walked_whatever_its_name(tmp_path: Path) -> None:
     folder = bundle(tmp_path / "bundle.json" / "inner.json", factories.training(factories.study(), "large"))
-    assert archive.import_records([folder.parent]) == 1
+    assert archive.import_records([folder.parent]) == (1, 0)
 
 
 def pack(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
@@ -170,8 +177,8 @@ def test_an_archive_of_a_folder_is_imported_as_the_folder_is(tmp_path: Path) -> 
     packed = tmp_path / "records.tar.gz"
     with tarfile.open(packed, "w:gz") as archived:
         archived.add(bundle(tmp_path / "bundle", *made), "bundle")
-    assert archive.import_records([packed]) == len(made)
-    assert archive.import_records([packed, tmp_path / "bundle"]) == 0
+    assert archive.import_records([packed]) == (len(made), 0)
+    assert archive.import_records([packed, tmp_path / "bundle"]) == (0, len(made))
     assert archive.select(study, archive.committed_records("synthetic")) == archive.select(study, made)
 
 
@@ -290,3 +297,244 @@ def test_a_study_is_found_in_studies_or_in_params() -> None:
 def test_an_unknown_study_names_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"'nowhere' .* use one of synthetic"):
         archive.load_study("nowhere")
+
+
+def altered(folder: Path, record: Record, field: str, value: Any) -> Path:
+    """Write a record with another value at a field, dots leading into it, and its predicted labels."""
+    path = factories.write(record, folder / "record.json")
+    content = json.loads(path.read_text())
+    *outer, last = field.split(".")
+    part = content
+    for key in outer:
+        part = part[int(key)] if key.isdigit() else part[key]
+    part[last] = value
+    path.write_text(json.dumps(content))
+    return path
+
+
+IMPOSSIBLE = [
+    ("top1_accuracy", float("nan")),
+    ("top1_accuracy", 7.5),
+    ("top1_accuracy", -1),
+    ("torch_agreement", 1.01),
+    ("exact_top1_accuracy", float("inf")),
+    ("latency.p50_ms", 0),
+    ("latency.p50_ms", -1),
+    ("latency.p50_ms", float("nan")),
+    ("batch_latency.p99_ms", 1e300),
+    ("latency.n", 0),
+    ("layers.0.ms", -1),
+    ("num_params", -5),
+    ("macs", 10**400),
+    ("num_images", 0),
+    ("ratio", 5),
+    ("seed", -1),
+    ("seed", 2**31),
+    ("created", "yesterday"),
+    ("created", "2026-01-02T03:04:05"),
+    ("created", "2026-13-02T03:04:05Z"),
+    ("params_digest", ""),
+    ("weights_sha256", "A" * 64),
+    ("variant", "x" * 300),
+    ("runtime", "a/b"),
+    ("device.name", "AMD | EPYC\n# A heading"),
+    ("device.name", ""),
+    ("device.name", "x" * 300),
+    ("device.threads", 0),
+    ("versions.torch", "2\u202e1"),
+    ("weight_bits", 9),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), IMPOSSIBLE)
+def test_an_impossible_value_is_one_line_with_its_file_and_field(tmp_path: Path, field: str, value: Any) -> None:
+    record = factories.measurement(factories.study(), "large", "int8")
+    path = altered(tmp_path, record, field, value)
+    with pytest.raises(UserError) as caught:
+        archive.import_records([path])
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{path} is no record of this version ({field}"), line
+    assert len(line) < 400 + len(str(path))
+    assert not paths.RECORDS.exists()
+
+
+def test_percentiles_rise(tmp_path: Path) -> None:
+    path = altered(tmp_path, factories.measurement(factories.study(), "large", "int8"), "latency.p90_ms", 0.001)
+    with pytest.raises(UserError, match=r"\(latency p50 1\.5, p90 0\.001, p99 1\.95 ms do not rise\)"):
+        archive.import_records([path])
+
+
+def test_a_gpus_clocks_are_complete(tmp_path: Path) -> None:
+    record = factories.engine_measurement(factories.study(), "large", "int8")
+    path = altered(tmp_path, record, "clocks", [clock.model_dump() for clock in record.clocks[:2]])
+    with pytest.raises(UserError, match="are not gpu, gpu_graph and latency_graph, each once"):
+        archive.import_records([path])
+
+
+def test_every_bad_record_has_a_line(tmp_path: Path) -> None:
+    study = factories.study()
+    bundle(tmp_path / "good", *factories.everything(study))
+    altered(tmp_path / "a", factories.training(study, "large"), "top1_accuracy", 2)
+    altered(tmp_path / "b", factories.pruning(study, "large"), "ratio", 1)
+    with pytest.raises(UserError) as caught:
+        archive.import_records([tmp_path])
+    lines = str(caught.value).splitlines()
+    assert [line.split("(")[1].split()[0] for line in lines] == ["top1_accuracy", "ratio"]
+    assert not paths.RECORDS.exists()
+
+
+LABELS = {
+    "a pickle": pickle.dumps([1, 2]),
+    "objects": factories.npy(np.array([None, 3], dtype=object)),
+    "too few": factories.npy(np.zeros(9, np.uint16)),
+    "a table": factories.npy(np.zeros((factories.NUM_IMAGES, 1), np.uint16)),
+    "floats": factories.npy(np.zeros(factories.NUM_IMAGES)),
+    "nothing": b"",
+    "27 TiB": factories.npy(np.zeros(9, np.uint16)).replace(b"(9,), }" + 12 * b" ", b"(9999999999999,), }"),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_predictions_that_are_no_labels_are_one_line(tmp_path: Path, name: str) -> None:
+    study = factories.study()
+    digest = hashlib.sha256(LABELS[name]).hexdigest()
+    record = factories.measurement(study, "large", "int8", predictions_sha256=digest)
+    bundle(tmp_path / "bundle", factories.pruning(study, "large"), record)
+    (tmp_path / "bundle/1.npy").write_bytes(LABELS[name])
+    with pytest.raises(UserError, match=r"^.*1\.npy holds .*: measure 1\.json again, or leave it out$") as caught:
+        archive.import_records([tmp_path / "bundle"])
+    assert len(str(caught.value).splitlines()) == 1
+    assert not paths.RECORDS.exists()
+
+
+def test_predictions_that_are_a_folder_are_one_line(tmp_path: Path) -> None:
+    study = factories.study()
+    folder = bundle(
+        tmp_path / "bundle", factories.pruning(study, "large"), factories.measurement(study, "large", "int8")
+    )
+    (folder / "1.npy").unlink()
+    (folder / "1.npy").mkdir()
+    with pytest.raises(UserError, match=r"^.*1\.npy is no file: copy the predicted labels"):
+        archive.import_records([folder])
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(UserError, match=r"pipe.json is no record \(not a regular file\)"):
+        archive.import_records([tmp_path / "pipe.json"])
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "huge.json").open("wb") as file:
+        file.truncate(180 << 20)
+    with pytest.raises(UserError, match=r"huge.json is no record \(180 MiB, and a record has at most 16\)"):
+        archive.import_records([tmp_path / "huge.json"])
+
+
+def test_a_source_with_too_long_a_name_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"^x+ does not exist: name an existing file or folder$"):
+        archive.import_records([Path("x" * 300)])
+
+
+def test_a_link_to_a_member_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    link = tarfile.TarInfo("link.json")
+    link.type, link.linkname = tarfile.LNKTYPE, "missing.json"
+    with pytest.raises(UserError, match=r"^.*bad.tar.gz is no archive of records \(.*\): copy it again$"):
+        archive.import_records([pack(tmp_path / "bad.tar.gz", (link, b""))])
+
+
+@pytest.mark.parametrize("broken", ["labels", "records"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run_stages(factories.study())
+    if broken == "labels":
+        monkeypatch.setattr(shutil, "copyfile", full)
+    else:
+        monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(
+        UserError, match=r"^records cannot be written \(No space left on device\): nothing was imported"
+    ):
+        archive.import_records()
+    assert not list(paths.RECORDS.rglob("*"))
+
+
+def test_a_bundles_records_bring_the_lineage_that_the_stages_alone_have(tmp_path: Path) -> None:
+    study = factories.study()
+    run_stages(study)
+    elsewhere = factories.CPU.model_copy(update={"name": "Small CPU"})
+    measured = factories.measurement(study, "candidate", "int8").model_copy(update={"device": elsewhere})
+    brought = bundle(tmp_path / "bundle", measured)
+    assert archive.import_records([brought]) == (3, 0)
+    stored = archive.committed_records("synthetic")
+    assert {(r.kind, r.workload) for r in stored} == {  # type: ignore[attr-defined]
+        ("training", "large"), ("pruning", "large"), ("measurement", "large"),
+    }  # fmt: skip
+    assert archive.select(study, stored)
+    assert archive.import_records([brought]) == (0, 1)
+
+
+def test_after_importing_both_the_host_and_the_device_have_their_rows(tmp_path: Path) -> None:
+    study = factories.study()
+    made = run_stages(study)
+    archive.import_records()
+    slow = factories.CPU.model_copy(update={"features": ["avx2"]})
+    later = {"device": slow, "created": "2026-03-01T00:00:00+00:00"}
+    measured = [r.model_copy(update=later) for r in made if isinstance(r, Measurement)]
+    assert archive.import_records([bundle(tmp_path / "bundle", *measured)]) == (len(measured), 0)
+    assert len(archive.select(study, archive.committed_records("synthetic"))) == len(made) + len(measured)
+
+
+def test_loose_records_in_records_are_sorted_into_their_study(tmp_path: Path) -> None:
+    study = factories.study()
+    made = run_stages(study)
+    archive.import_records()
+    elsewhere = factories.CPU.model_copy(update={"threads": 1})
+    measured = factories.measurement(study, "large", "int8").model_copy(update={"device": elsewhere})
+    bundle(paths.RECORDS, measured)
+    stored = {path: path.read_bytes() for path in (paths.RECORDS / "synthetic").rglob("*.json")}
+    assert archive.import_records([paths.RECORDS]) == (1, len(made))
+    assert archive.import_records([tmp_path / "records"]) == (0, 1 + len(made))
+    assert measured in archive.committed_records("synthetic")
+    assert {path: path.read_bytes() for path in stored} == stored
+
+
+def test_a_record_that_another_study_made_stays_where_it_was_imported() -> None:
+    run_stages(factories.study())
+    for path in Path("train").rglob("*.json"):
+        path.write_text(path.read_text().replace('"synthetic"', '"another"'))
+    archive.import_records()
+    archive.import_records([paths.RECORDS])
+    assert [folder.name for folder in paths.RECORDS.iterdir()] == ["synthetic"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"features": ["avx2"]}, {"threads": 1}, {"name": "Another CPU"}, {"features": []}], ids=str
+)
+def test_devices_that_differ_in_more_than_their_name_keep_their_records(change: dict[str, Any]) -> None:
+    study = factories.study()
+    other = factories.CPU.model_copy(update=change)
+    both = [*factories.everything(study), *factories.everything(study, other)]
+    assert len(archive.select(study, both)) == len(both)
+
+
+def test_a_gpu_is_one_device_whatever_its_hosts_threads() -> None:
+    study = factories.study()
+    again = factories.GPU.model_copy(update={"threads": 9})
+    both = [*factories.everything(study, factories.GPU), *factories.everything(study, again)]
+    assert len(archive.select(study, both)) == len(both) // 2
+
+
+def test_the_newest_is_told_across_time_zones() -> None:
+    study = factories.study()
+    older = factories.training(study, "large", created="2026-02-01T01:00:00+02:00")
+    newer = factories.training(study, "large", created="2026-01-31T23:30:00Z", commit="newer")
+    assert [r.commit for r in archive.select(study, [newer, older])] == ["newer"]
+
+
+@pytest.mark.parametrize("change", [{"dataset": "unknown"}, {"model": "resnet20"}], ids=str)
+def test_records_of_a_dataset_or_model_that_the_study_does_not_name_are_not_selected(change: dict[str, str]) -> None:
+    study = factories.study()
+    stray = factories.training(study, "large").model_copy(update=change)
+    assert stray not in archive.select(study, [factories.training(study, "small"), stray])

@@ -68,7 +68,7 @@ def test_its_records_are_imported_with_those_of_the_weights(project, brought, tm
     with pytest.raises(UserError, match="which no training or pruning record of study"):
         archive.import_records([folder / "records"])
     pruned = project / paths.record_file(paths.pruned("small-r50"), 0)
-    assert archive.import_records([pruned, folder / "records"]) == 2
+    assert archive.import_records([pruned, folder / "records"]).new == 2
 
 
 def test_what_has_a_record_is_not_measured_again(bundle, brought):

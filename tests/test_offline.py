@@ -247,7 +247,7 @@ def test_records_of_finished_cells_alone_come_home(source, run_dir, monkeypatch,
     wanted = [path for path in map(factories.stage_file, made) if "@".join(path.parts[:2]) in done]
     assert {name for name in names if name.endswith(".json")} == set(map(str, wanted))
     monkeypatch.chdir(tmp_path)
-    assert archive.import_records([Path("out/records.tar.gz")]) == len(wanted) == 6
+    assert archive.import_records([Path("out/records.tar.gz")]).new == len(wanted) == 6
     assert len(list(paths.RECORDS.rglob("*.npy"))) == 3
 
 
@@ -276,7 +276,7 @@ def test_what_an_unfinished_cell_has_measured_comes_home(source, run_dir, tmp_pa
     names = names_in(tmp_path / "out/records.tar.gz")
     assert len([name for name in names if name.startswith(".dvc/") and name.endswith(".json")]) == 3
     monkeypatch.chdir(tmp_path)
-    assert archive.import_records([tmp_path / "out/records.tar.gz"]) == len(made)
+    assert archive.import_records([tmp_path / "out/records.tar.gz"]).new == len(made)
 
 
 def test_the_archive_depends_on_the_records_alone(source, run_dir, tmp_path):
@@ -303,7 +303,7 @@ def test_too_many_records_come_home_in_several_archives(source, run_dir, tmp_pat
     order = [Path(name).parts[0] for part in parts for name in names_in(part)]
     assert order == sorted(order, key=["train", "prune", "benchmark"].index), "weights are not known before their files"
     monkeypatch.chdir(tmp_path)
-    assert archive.import_records(parts) == len(made)
+    assert archive.import_records(parts).new == len(made)
 
 
 def test_the_logs_end_comes_home(source, run_dir, tmp_path, monkeypatch):

@@ -49,8 +49,8 @@ def import_(
     """Copy records into records/STUDY/, each once by digest."""
     from trimlab import archive
 
-    added = archive.import_records(sources or [])
-    print(f"{added} records added to {paths.RECORDS}/")
+    added, there = archive.import_records(sources or [])
+    print(f"{added} records added to {paths.RECORDS}/, {there} already there")
 
 
 @app.command()

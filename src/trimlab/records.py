@@ -1,7 +1,8 @@
 """What was measured, typed, written as JSON once and never edited: Training, Pruning, Measurement.
 
 A report is a pure function of records and params. Every record carries the sha256 of the weights it speaks of, the
-digest of the params that decided it, and the commit.
+digest of the params that decided it, and the commit. Records come from other machines too, so every field has its
+bounds: what is read is finite, in range, and fit to be shown.
 """
 
 import hashlib
@@ -12,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from trimlab.errors import UserError
 from trimlab.params import Precision
@@ -42,10 +44,51 @@ VOLATILE = frozenset(
 """Fields that differ between two runs of the same seed on the same machine."""
 
 
-class Part(BaseModel):
-    """A piece of a record: strict, frozen, without unknown keys."""
+RECORD_BYTES = 16 << 20
+"""Most that a record's JSON may hold; the largest of the committed ones holds 14 kB."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+def _instant(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("needs a time zone")
+    return text
+
+
+MOST = 2**53
+"""Bound of whole numbers: larger ones are not exact as floats."""
+Share = Annotated[float, Field(ge=0, le=1)]
+Ratio = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+WholeNumber = Annotated[int, Field(ge=0, le=MOST)]
+"""A count that may be 0."""
+Milliseconds = Annotated[float, Field(ge=1e-6, le=1e9)]
+"""Of a call: from a nanosecond to eleven days, so that a ratio of two is finite and not 0."""
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+LearningRate = Annotated[float, Field(ge=0, le=1e3)]
+_SHA256, _KEY = r"^[0-9a-f]{64}$", r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_LINE = r"^[^\p{C}\p{Zl}\p{Zp}]*$"
+_INSTANT = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)$"
+_PATTERNS = {
+    _SHA256: "is no sha256 of 64 hexadecimal digits",
+    _KEY: "is no name: use letters, digits, dots and dashes",
+    _LINE: "is not one line without control characters",
+    _INSTANT: "is no time as in 2026-01-02T03:04:05+00:00",
+}
+Sha256 = Annotated[str, Field(pattern=_SHA256)]
+Key = Annotated[str, Field(pattern=_KEY, max_length=128)]
+"""What a file is named by: letters, digits, dots, dashes and underscores."""
+Text = Annotated[str, Field(min_length=1, max_length=200, pattern=_LINE)]
+"""One line, without control characters."""
+LongText = Annotated[str, Field(max_length=20_000, pattern=_LINE)]
+"""The same; TensorRT names a fused layer by all that it was made of."""
+Instant = Annotated[str, Field(pattern=_INSTANT), AfterValidator(_instant)]
+"""ISO 8601 with a time zone."""
+
+
+class Part(BaseModel):
+    """A piece of a record: strict, frozen, without unknown keys; no number is infinite or NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 Computed = Literal["fp32", "tf32", "bf16", "fp16", "int8", "int8-entropy"]
@@ -60,32 +103,38 @@ class Device(Part):
 
     kind: Literal["cpu", "cuda"]
     """What computed."""
-    name: str
+    name: Text
     """Model name of the processor or GPU."""
-    features: list[str]
+    features: Annotated[list[Text], Field(max_length=100)]
     """What decides speed: a CPU's `amx_bf16`, `avx512_bf16`, `avx512_vnni`; a GPU's memory and CUDA version."""
-    threads: int
+    threads: Annotated[int, Field(ge=1, le=65536)]
     """CPU threads used."""
-    system: str
+    system: Text
     """Operating system, architecture and Python version."""
 
     @property
     def identity(self) -> tuple[str, ...]:
         """What tells devices apart: name and features, and on a CPU the threads used."""
         threads = [f"{self.threads} threads"] if self.kind == "cpu" else []
-        return (self.kind, self.name, *self.features, *threads)
+        return (self.kind, self.name, *sorted(set(self.features)), *threads)
 
 
 class Latency(Part):
     """Wall-clock time of one call, warm-up left out."""
 
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    n: int
+    p50_ms: Milliseconds
+    p90_ms: Milliseconds
+    p99_ms: Milliseconds
+    n: Count
     """Timed calls."""
-    batch_size: int
+    batch_size: Count
     """Images a call."""
+
+    @model_validator(mode="after")
+    def _percentiles_rise(self) -> "Latency":
+        if not self.p50_ms <= self.p90_ms <= self.p99_ms:
+            raise ValueError(f"p50 {self.p50_ms:g}, p90 {self.p90_ms:g}, p99 {self.p99_ms:g} ms do not rise")
+        return self
 
     @property
     def images_per_second(self) -> float:
@@ -96,61 +145,66 @@ class Latency(Part):
 class Normalisation(Part):
     """What is subtracted from an image in [0, 1], and what that is divided by: a value a channel."""
 
-    mean: list[float]
-    std: list[float]
+    mean: Annotated[list[Annotated[float, Field(ge=-1e3, le=1e3)]], Field(min_length=1, max_length=100)]
+    std: Annotated[list[Annotated[float, Field(gt=0, le=1e3)]], Field(min_length=1, max_length=100)]
 
 
 class Epoch(Part):
     """One pass over the training set."""
 
-    epoch: int
+    epoch: Count
     """From 1."""
-    image_size: int
+    image_size: Count
     """Height and width of the training images, in pixels."""
-    learning_rate: float
+    learning_rate: LearningRate
     """At the epoch's end."""
-    train_loss: float
-    """Mean over the epoch's steps."""
-    train_accuracy: float
+    train_loss: Annotated[float, Field(ge=-1, le=1e12)]
+    """Mean over the epoch's steps; that of distillation alone may round to just below 0."""
+    train_accuracy: Share
     """On the augmented images as they were trained on, in [0, 1]."""
-    top1_accuracy: float | None
+    top1_accuracy: Share | None
     """On the scored split, in [0, 1]; None where it was not evaluated."""
-    seconds: float
+    seconds: Annotated[float, Field(gt=0, le=1e9)]
     """Training alone, evaluation left out."""
-    images_per_second: float
+    images_per_second: Annotated[float, Field(gt=0, le=1e12)]
 
 
 class Record(Part):
     """What all records share."""
 
-    study: str
-    workload: str
+    study: Key
+    workload: Key
     """Key in the study's params."""
-    model: str
-    dataset: str
-    dataset_sha256: str
+    model: Text
+    dataset: Key
+    dataset_sha256: Sha256
     """Of the prepared dataset file."""
     split: Literal["test", "holdout"]
     """What accuracies were scored on."""
-    num_classes: int
-    num_images: int
+    num_classes: Count
+    num_images: Count
     """In the scored split."""
-    seed: int
-    params_digest: str
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    params_digest: Sha256
     """Of the params that decided this record (`Params.*_digest`)."""
-    weights_sha256: str
+    weights_sha256: Sha256
     """Of the safetensors file this record speaks of."""
-    commit: str
+    commit: Text
     """Of the project; `-dirty` where code or the pipeline differed from it (the params have their own digest)."""
-    created: str
+    created: Instant
     """UTC, ISO 8601."""
     device: Device
-    versions: dict[str, str]
+    versions: Annotated[dict[Text, Text], Field(max_length=100)]
     """Package versions that can change the figures."""
     contended: bool
     """Whether other processes took more than a tenth of the machine while this was timed."""
     normalisation: Normalisation | None = None
     """Of the images; None in older records, where it was the dataset's own mean and deviation."""
+
+    @property
+    def moment(self) -> datetime:
+        """When it was created, in UTC."""
+        return datetime.fromisoformat(self.created).astimezone(UTC)
 
     @property
     def digest(self) -> str:
@@ -166,22 +220,22 @@ class Training(Record):
     """`file` where the weights were given."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"]
     """What was really computed in, after `auto` and `amp` were resolved."""
-    epochs: int
+    epochs: WholeNumber
     """0 where the weights were given."""
-    batch_size: int
-    learning_rate: float
-    schedule: str
-    top1_accuracy: float
+    batch_size: Count
+    learning_rate: LearningRate
+    schedule: Text
+    top1_accuracy: Share
     """Of the last epoch's weights, in [0, 1]."""
-    num_params: int
-    size_bytes: int
+    num_params: Count
+    size_bytes: Count
     """Parameters and buffers of the eager model."""
-    macs: int
+    macs: Count
     """Multiply-accumulates of one image."""
-    train_seconds: float
-    resumptions: int
+    train_seconds: Seconds
+    resumptions: WholeNumber
     """How often it was interrupted and went on; if ever, its epoch times come from several processes."""
-    peak_memory_bytes: int
+    peak_memory_bytes: WholeNumber
     """Resident memory of the process on a CPU, allocated device memory on a GPU."""
     curve: list[Epoch]
 
@@ -190,40 +244,40 @@ class Pruning(Record):
     """One variant: pruned and fine-tuned with one seed."""
 
     kind: Literal["pruning"] = "pruning"
-    variant: str
+    variant: Key
     """Key in the study's params."""
-    baseline_sha256: str
+    baseline_sha256: Sha256
     """Of the unpruned weights it was made from."""
-    ratio: float
+    ratio: Ratio
     """Share of each layer's channels asked for, in [0, 1)."""
-    importance: str
-    scope: str
-    round_to: int | None
-    epochs: int
+    importance: Text
+    scope: Text
+    round_to: Count | None
+    epochs: WholeNumber
     """Of fine-tuning."""
-    learning_rate: float
-    schedule: str
-    distillation: float
+    learning_rate: LearningRate
+    schedule: Text
+    distillation: Share
     precision: Literal["fp32", "tf32", "bf16", "fp16"]
     """Of fine-tuning."""
-    top1_unpruned: float
+    top1_unpruned: Share
     """Of the unpruned weights, in [0, 1]."""
-    top1_before: float
+    top1_before: Share
     """After pruning, before fine-tuning, in [0, 1]."""
-    top1_accuracy: float
+    top1_accuracy: Share
     """After fine-tuning, in [0, 1]."""
-    widths: dict[str, int]
+    widths: dict[LongText, Count]
     """Output channels left in every convolution and linear layer."""
-    num_params: int
-    size_bytes: int
+    num_params: Count
+    size_bytes: Count
     """Parameters and buffers of the eager model."""
-    macs: int
+    macs: Count
     eager_latency: Latency
     """The eager torch model at batch 1, in FP32: the study's column."""
-    train_seconds: float
-    resumptions: int
+    train_seconds: Seconds
+    resumptions: WholeNumber
     """How often fine-tuning was interrupted and went on."""
-    peak_memory_bytes: int
+    peak_memory_bytes: WholeNumber
     curve: list[Epoch]
 
 
@@ -241,45 +295,45 @@ class Clock(Part):
 class Layer(Part):
     """A part of a compiled file, as its runtime tells it."""
 
-    name: str
-    kind: str
+    name: LongText
+    kind: LongText
     """The runtime's own word for what it does."""
-    precision: str
+    precision: LongText
     """Of its arithmetic."""
-    channels: int | None
+    channels: Count | None
     """Of its output as computed, padding included; None without weights."""
-    ms: float
+    ms: Annotated[float, Field(ge=0, le=1e9)]
     """Median of profiled runs, which are slower than timed ones."""
 
 
 class Engine(Part):
     """A TensorRT engine and all it is bound to."""
 
-    sha256: str
-    size_bytes: int
-    build_seconds: float
-    onnx_sha256: str
-    precision: str
-    batch_size: int
+    sha256: Sha256
+    size_bytes: Count
+    build_seconds: Seconds
+    onnx_sha256: Sha256
+    precision: Text
+    batch_size: Count
     """The large batch of its optimization profile."""
-    build: int
+    build: WholeNumber
     """0 is the one that was measured."""
-    calibration_sha256: str
+    calibration_sha256: Literal[""] | Sha256
     """Of the calibration images, where TensorRT calibrated; else empty."""
-    tensorrt: str
-    gpu: str
-    compute_capability: str
-    driver: str
-    tactic_sources: str
+    tensorrt: Text
+    gpu: Text
+    compute_capability: Text
+    driver: Text
+    tactic_sources: LongText
     """Those it was restricted to; empty where TensorRT chose."""
 
 
 class Build(Part):
     """One of several builds of an engine, timed on the GPU with a CUDA graph."""
 
-    sha256: str
-    size_bytes: int
-    build_seconds: float
+    sha256: Sha256
+    size_bytes: Count
+    build_seconds: Seconds
     latency: Latency
     batch_latency: Latency
 
@@ -288,50 +342,50 @@ class Measurement(Record):
     """One exported file of one variant, precision and seed, in one runtime on one device."""
 
     kind: Literal["measurement"] = "measurement"
-    variant: str
-    ratio: float
+    variant: Key
+    ratio: Ratio
     precision: Computed
-    runtime: str
+    runtime: Key
     """`onnxruntime`, and what else `trimlab.measure` offers."""
-    runtime_version: str
-    file_sha256: str
+    runtime_version: Text
+    file_sha256: Sha256
     """Of the deployed file."""
-    file_bytes: int
+    file_bytes: Count
     """Size of the ONNX file."""
-    weight_bytes: int
+    weight_bytes: Count
     """Weights alone, inside that file."""
-    num_params: int
-    macs: int
-    top1_accuracy: float
+    num_params: Count
+    macs: Count
+    top1_accuracy: Share
     """Of the deployed file on the whole scored split, in [0, 1]."""
-    torch_top1_accuracy: float
+    torch_top1_accuracy: Share
     """Of the eager torch model with the same weights."""
-    torch_agreement: float
+    torch_agreement: Share
     """Share of images to which the file and the torch model give the same label."""
-    onnx_top1_accuracy: float | None = None
+    onnx_top1_accuracy: Share | None = None
     """Of the same file in ONNX Runtime; None where that is the runtime."""
-    onnx_agreement: float | None = None
+    onnx_agreement: Share | None = None
     """Share of images to which both runtimes give the same label."""
-    predictions_sha256: str
+    predictions_sha256: Sha256
     """Of the `.npy` beside the record: the predicted label of every image, uint16."""
-    calibration_sha256: str | None
+    calibration_sha256: Sha256 | None
     """Of the calibration images' indices, for INT8."""
     weight_bits: Literal[7, 8] | None = None
     """Bits of an INT8 file's weights: 7 where the processor's pairs of products would saturate at 8. None for other
     precisions, and in older records, where it was 8."""
-    exact_top1_accuracy: float | None = None
+    exact_top1_accuracy: Share | None = None
     """Of an INT8 file's own arithmetic, computed without fused kernels, in [0, 1]; None where it was not computed."""
-    exact_agreement: float | None = None
+    exact_agreement: Share | None = None
     """Share of images to which the runtime and the exact arithmetic give the same label."""
     latency: Latency
     """At batch 1."""
     batch_latency: Latency
     """At the large batch."""
-    yardstick_sha256: str
+    yardstick_sha256: Sha256
     """Of the workload's unpruned FP32 file, timed in turn with this one in the same process."""
     yardstick_latency: Latency
     yardstick_batch_latency: Latency
-    peak_memory_bytes: int
+    peak_memory_bytes: WholeNumber
     """Of running this file alone at the large batch: the process's resident memory, or on a GPU the device memory
     that engine, contexts and buffers took."""
     clocks: list[Clock] = []
@@ -343,6 +397,13 @@ class Measurement(Record):
     engine: Engine | None = None
     builds: list[Build] = []
     """The measured engine, and the same built again."""
+
+    @model_validator(mode="after")
+    def _clocks_are_complete(self) -> "Measurement":
+        names = sorted(clock.name for clock in self.clocks)
+        if names not in ([], ["gpu", "gpu_graph", "latency_graph"]):
+            raise ValueError(f"clocks {names} are not gpu, gpu_graph and latency_graph, each once")
+        return self
 
     @property
     def deployed_bytes(self) -> int:
@@ -368,26 +429,50 @@ def write(record: Record, path: Path) -> None:
     """Write a record as JSON; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(record.model_dump(), indent=1) + "\n")
-    scratch.replace(path)
+    try:
+        scratch.write_text(json.dumps(record.model_dump(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        scratch.replace(path)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        raise
 
 
 def read(path: Path) -> Training | Pruning | Measurement:
     """Read a record.
 
     Raises:
-        UserError: the file is missing or holds no record.
+        UserError: the file is missing or holds no record, or a value is out of its bounds; in one line.
     """
     try:
-        return _ADAPTER.validate_json(path.read_text())
+        return _ADAPTER.validate_json(_content(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run `dvc repro`, or `trimlab import` what was measured") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no record ({error}): name a record's .json file") from None
+    except OSError as error:
+        raise UserError(f"{path} is no record ({error.strerror or error}): name a record's .json file") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = " ".join([*(str(part) for part in first["loc"]), first["msg"]])
-        raise UserError(f"{path} is no record of this version ({where}): measure again, or leave it out") from None
+        wrong = _complaint(error.errors()[0])
+        raise UserError(f"{path} is no record of this version ({wrong}): measure again, or leave it out") from None
+
+
+def _content(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise OSError("not a regular file")
+    if path.stat().st_size > RECORD_BYTES:
+        raise OSError(f"{path.stat().st_size >> 20} MiB, and a record has at most {RECORD_BYTES >> 20}")
+    return path.read_bytes()
+
+
+def _complaint(detail: ErrorDetails) -> str:
+    """Name a wrong value's field, the value, and what it should be."""
+    kinds = ("training", "pruning", "measurement")
+    where = ".".join(str(part) for part in detail["loc"] if part not in kinds)
+    message = _PATTERNS.get(detail.get("ctx", {}).get("pattern", ""), detail["msg"])
+    message = message.removeprefix("Input ").removeprefix("Value error, ")
+    single = not isinstance(detail["input"], dict | list | bytes) and detail["type"] != "missing"
+    value = repr(detail["input"])
+    return " ".join(
+        filter(None, [where, (value if len(value) <= 60 else value[:57] + "...") if single else "", message])
+    )
 
 
 def stable(record: Record) -> dict[str, Any]:
