@@ -2,19 +2,20 @@
 
 import sys
 
-from trimlab import errors, params, paths
+from trimlab import errors, params, paths, progress
 
 
 def main(study: params.Params) -> None:
-    """Write `reports/STUDY`, then log what cached cells did not."""
+    """Write `report`, then log what cached cells did not."""
     from trimlab import archive, report
 
     records = archive.select(study, archive.stage_records(study))
-    report.render(study, records)
+    report.render(study, records, paths.REPORT)
     from trimlab import tracking  # last: a report does not wait for MLflow's import
 
     tracking.complete(study, records)
     paths.forget_finished()
+    progress.say(f"the report is {paths.REPORT / 'report.md'}")
 
 
 if __name__ == "__main__":

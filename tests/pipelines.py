@@ -113,7 +113,7 @@ def copy_source(root):
     """Copy what git would track to `root`, less what a pipeline makes, and tests."""
     source = Path(__file__).parent.parent
     for file in tracked_files(source):
-        if file.parts[0] not in ("records", "reports", "tests") and file.name != "dvc.lock":
+        if file.parts[0] not in ("records", "report", "reports", "tests") and file.name != "dvc.lock":
             (root / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source / file, root / file)
     return root

@@ -22,10 +22,10 @@ def tiny(reproduced, tmp_path):
 
 
 def test_a_repro_ends_with_a_report_and_a_second_one_runs_nothing(reproduced):
-    report = (reproduced.root / "reports/tiny/report.md").read_text()
+    report = (reproduced.root / "report/report.md").read_text()
     assert report.startswith("# Tiny")
     for figure in re.findall(r"\]\((figures/[^)]+)\)", report):
-        assert (reproduced.root / "reports/tiny" / figure).exists()
+        assert (reproduced.root / "report" / figure).exists()
     assert not re.search(r"\| +\|", report), "an empty cell"
     printed = reproduced.run("dvc", "repro")
     assert "Data and pipelines are up to date." in printed
@@ -33,7 +33,7 @@ def test_a_repro_ends_with_a_report_and_a_second_one_runs_nothing(reproduced):
 
 
 def test_metrics_and_plots_are_readable(reproduced):
-    metrics = json.loads((reproduced.root / "reports/tiny/metrics.json").read_text())
+    metrics = json.loads((reproduced.root / "report/metrics.json").read_text())
     flat = reproduced.run("dvc", "metrics", "show", "--md")
     assert "report.md" not in flat
     assert flat.count("|") > 0 and len(json.dumps(metrics)) < 1500
@@ -67,12 +67,16 @@ def test_two_runs_of_a_seed_give_the_same_records(tiny):
 def test_the_report_comes_out_of_imported_records_byte_for_byte(tiny):
     tiny.run("trimlab", "import")
     assert tiny.run("trimlab", "import").startswith("0 records added")
-    folder = tiny.root / "reports/tiny"
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    for gone in ("train", "prune", "quantize", "benchmark", "prepare", "reports"):
+    own, committed = tiny.root / "report", tiny.root / "reports/tiny"
+    before = contents(own)
+    for gone in ("train", "prune", "quantize", "benchmark", "prepare"):
         shutil.rmtree(tiny.root / gone)
     tiny.run("trimlab", "report", "tiny")
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert contents(committed) == contents(own) == before
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 STORE = """\
@@ -165,7 +169,7 @@ def test_a_changed_image_reruns_its_datasets_cells_and_checkout_brings_the_forme
     )
     tiny.repro()
     tiny.commit("with shades")
-    report = (tiny.root / "reports/tiny/report.md").read_bytes()
+    report = (tiny.root / "report/report.md").read_bytes()
     weights = (tiny.root / "train/shades/seed0.safetensors").read_bytes()
 
     Image.new("RGB", (32, 32), (200, 10, 10)).save(tiny.root / "data/shades/train/dark/00.png")
@@ -177,5 +181,5 @@ def test_a_changed_image_reruns_its_datasets_cells_and_checkout_brings_the_forme
     tiny.run("git", "checkout", "-q", "HEAD~1")
     tiny.run("dvc", "checkout")
     assert (tiny.root / "train/shades/seed0.safetensors").read_bytes() == weights
-    assert (tiny.root / "reports/tiny/report.md").read_bytes() == report
+    assert (tiny.root / "report/report.md").read_bytes() == report
     assert tiny.repro() == []

@@ -5,6 +5,7 @@
 
 import os
 import re
+from pathlib import Path
 
 from trimlab import archive, report
 from trimlab.results import Results
@@ -40,7 +41,7 @@ def test_every_committed_report_comes_out_of_its_records_byte_for_byte(project, 
         }
         with monkeypatch.context() as elsewhere:
             elsewhere.chdir(tmp_path)
-            report.render(described, chosen)
+            report.render(described, chosen, Path("reports") / study)
         for path, content in committed.items():
             assert (tmp_path / path).read_bytes() == content, path
 

@@ -85,6 +85,20 @@ def test_a_stage_depends_on_the_modules_that_can_change_its_output(stage):
     assert f"stages/{stage}.py" in deps
 
 
+@pytest.mark.parametrize("stage", NAMES)
+def test_a_stage_writes_into_the_folder_of_its_name(stage):
+    entry = YAML(typ="safe").load(STAGES.parent / "dvc.yaml")["stages"][stage]
+    entry = entry.get("do", entry)
+    outs = [
+        path if isinstance(path, str) else next(iter(path))
+        for key in ("outs", "metrics")
+        for path in entry.get(key, [])
+    ]
+    assert outs
+    assert [out for out in outs if not out.startswith(f"{stage}/")] == []
+    assert "${study}" not in "".join(outs)
+
+
 def test_every_module_has_its_layer():
     assert modules() == set().union(*LAYERS) - ALONE
 

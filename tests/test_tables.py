@@ -12,7 +12,7 @@ from trimlab.records import Measurement
 from trimlab.results import Bench, Results
 from trimlab.tables import Cell
 
-BENCH = Bench(factories.CPU.name, "onnxruntime")
+BENCH = Bench(factories.CPU.identity, "onnxruntime")
 
 
 def results(**changes: Any) -> Results:
@@ -36,7 +36,7 @@ def every_table(of: Results) -> list[str]:
     made += [tables.pruning(of, workload) for workload in ("large", "small")]
     made += [tables.quantization(of, workload, BENCH) for workload in ("large", "small")]
     made += [tables.combined(of, workload, BENCH) for workload in ("large", "small")]
-    return [*made, tables.measurements(of.at(BENCH))]
+    return [*made, tables.measurements(of, of.at(BENCH))]
 
 
 @pytest.mark.parametrize("seeds", [[0], [0, 1, 2]])

@@ -7,7 +7,24 @@ timed ones: they are given as shares.
 from collections.abc import Sequence
 
 from trimlab.records import Clock, Latency, Layer, Measurement
-from trimlab.results import Bench, Results, bench_of, cell, is_untouched, mean, mib, percent, precision_name, pretty
+from trimlab.results import (
+    Bench,
+    Results,
+    bench_of,
+    cell,
+    count,
+    escape,
+    exact_difference,
+    is_inexact,
+    is_untouched,
+    mean,
+    mib,
+    paired_noise,
+    percent,
+    precision_name,
+    pretty,
+    signed,
+)
 from trimlab.tables import Cell, Row, least_to_most, markdown, milliseconds, where
 
 MULTIPLE = 16
@@ -16,12 +33,17 @@ LAUNCH_BOUND = 1.2
 """A GPU's time without a CUDA graph over that with one, from which on launching counts as the bound."""
 OVERHEAD = 0.5
 """Share of a CPU's batch 1 that a large batch saves each image, from which on overhead counts as the bound."""
+NOT_EXACT = "The exact arithmetic of these INT8 files was not computed: what the runtime's kernels lose is not known."
 _NO_ENGINE = Cell("—", "no engine is built")
 _NO_WEIGHTS = Cell("—", "has no weights")
+_NOT_TOLD = Cell("—", "not given by the runtime")
 _NOT_ALONE = Cell("—", "is not there at batch 1")
+_NOT_COMPUTED = Cell("—", "not computed")
+_NOT_RECORDED = Cell("8", "recorded before there were 7-bit files")
+_BEYOND_NOISE = "more than noise"
 
 
-def agreement(measured: Sequence[Measurement]) -> str:
+def agreement(results: Results, measured: Sequence[Measurement]) -> str:
     """Return accuracy in torch, ONNX Runtime and another runtime side by side, and on how many labels they differ."""
     compared = [r for r in measured if r.onnx_top1_accuracy is not None and r.onnx_agreement is not None]
     if not compared:
@@ -39,11 +61,53 @@ def agreement(measured: Sequence[Measurement]) -> str:
         ]
         for r in compared
     ]  # fmt: skip
-    caption = f"{where(compared)}. ONNX Runtime: the same file on the CPU. torch: the eager FP32 model."
+    caption = f"{where(results, compared)}. ONNX Runtime: the same file on the CPU. torch: the eager FP32 model."
     return markdown(headers, rows, caption)
 
 
-def clocks(measured: Sequence[Measurement]) -> str:
+def exactness(results: Results, measured: Sequence[Measurement]) -> str:
+    """Return an INT8 file's top-1 as the runtime computes it, and by the file's own arithmetic without fused kernels.
+
+    One sentence where that was computed for none of the files.
+    """
+    files = [r for r in measured if r.precision == "int8"]
+    if not files:
+        return ""
+    if all(exact_difference(r) is None for r in files):
+        return NOT_EXACT
+    headers = [
+        "Variant", "Seed", "Weight bits", f"{pretty(files[0].runtime)} %", "Exact arithmetic %", "Difference",
+        "Noise", "Labels unlike exact %",
+    ]  # fmt: skip
+    caption = (
+        f"{where(results, files)}. Exact arithmetic: the same INT8 file without fused kernels. Difference: points of "
+        "top-1. Noise: points up to which it could be chance, by McNemar's test at 5 % with the images that get other "
+        "labels as its bound."
+    )
+    return markdown(headers, [_exactness_row(r) for r in files], caption)
+
+
+def _exactness_row(record: Measurement) -> Row:
+    difference, exact, agreement = exact_difference(record), record.exact_top1_accuracy, record.exact_agreement
+    row: Row = [
+        record.variant,
+        str(record.seed),
+        _NOT_RECORDED if record.weight_bits is None else str(record.weight_bits),
+        percent(record.top1_accuracy),
+    ]
+    if difference is None or exact is None or agreement is None:
+        return [*row, *[_NOT_COMPUTED] * 4]
+    gained = signed(100 * difference)
+    return [
+        *row,
+        percent(exact),
+        Cell(gained, _BEYOND_NOISE) if is_inexact(record) else gained,
+        f"± {percent(paired_noise(1 - agreement, record.num_images))}",
+        percent(1 - agreement),
+    ]
+
+
+def clocks(results: Results, measured: Sequence[Measurement]) -> str:
     """Return a GPU's times: its own and end to end, without and with a CUDA graph; sizes of file and engine."""
     timed = [r for r in measured if r.clocks]
     if not timed:
@@ -55,14 +119,14 @@ def clocks(measured: Sequence[Measurement]) -> str:
         f"GPU images/s, batch {batch}", f"Wall images/s, batch {batch}", "Device memory MiB",
     ]  # fmt: skip
     caption = (
-        f"{where(timed)}. ms: p50 / p90 / p99 of {timed[0].latency.n} runs at batch 1; images/s at the median of "
-        f"{timed[0].batch_latency.n} runs with a CUDA graph. GPU: by events, copies left out; wall: copies from and to "
-        "page-locked memory included."
+        f"{where(results, timed)}. ms: p50 / p90 / p99 of {timed[0].latency.n} runs at batch 1; images/s at the "
+        f"median of {timed[0].batch_latency.n} runs with a CUDA graph. GPU: by events, copies left out; wall: copies "
+        "from and to page-locked memory included."
     )
     return markdown(headers, [_clock_row(r) for r in timed], caption)
 
 
-def builds(measured: Sequence[Measurement]) -> str:
+def builds(results: Results, measured: Sequence[Measurement]) -> str:
     """Return how far several builds of the same engines lie apart."""
     built = [r for r in measured if len(r.builds) > 1]
     if not built:
@@ -72,20 +136,23 @@ def builds(measured: Sequence[Measurement]) -> str:
         f"GPU ms, batch {built[0].batch_latency.batch_size}",
     ]  # fmt: skip
     rows = [_build_row(record) for record in built]
-    caption = f"{where(built)}. Smallest to largest; GPU ms: medians with a CUDA graph. Builds share one timing cache."
+    caption = (
+        f"{where(results, built)}. Smallest to largest; GPU ms: medians with a CUDA graph. Builds share one timing "
+        "cache."
+    )
     return markdown(headers, rows, caption)
 
 
-def layers(record: Measurement) -> str:
+def layers(results: Results, record: Measurement) -> str:
     """Return a file's layers as compiled for the large batch, with their share of the time there and at batch 1."""
     size = record.batch_latency.batch_size
     alone, batch = (_shares(found) for found in (record.layers, record.batch_layers))
     headers = ["Layer", "Kind", "Precision", "Channels", f"% of the time at batch {size}", "at batch 1"]
     rows: list[Row] = [
         [
-            f"`{layer.name}`",
-            layer.kind,
-            layer.precision,
+            escape(layer.name, code=True),
+            escape(layer.kind) or _NOT_TOLD,
+            escape(layer.precision) or _NOT_TOLD,
             _NO_WEIGHTS if layer.channels is None else str(layer.channels),
             batch[layer.name],
             alone.get(layer.name, _NOT_ALONE),
@@ -93,9 +160,10 @@ def layers(record: Measurement) -> str:
         for layer in record.batch_layers
     ]
     caption = (
-        f"{record.variant}, {precision_name(record.precision)}, as {pretty(record.runtime)} {record.runtime_version} "
-        f"compiled and profiled it on {record.device.name} with {record.device.threads} threads; medians of "
-        "profiled runs. Channels of the output as the runtime reports them."
+        f"{record.variant}, {precision_name(record.precision)}, as {pretty(record.runtime)} "
+        f"{escape(record.runtime_version)} compiled and profiled it on {results.label(record.device.identity)} with "
+        f"{count(record.device.threads, 'thread')}; medians of profiled runs. Channels of the output as the "
+        "runtime reports them."
     )
     return markdown(headers, rows, caption)
 
@@ -124,6 +192,7 @@ def _computed(measured: Sequence[Measurement], precision: str) -> str:
     name = precision_name(precision)
     own = sum(layer.precision == name for layer in weighted)
     others = " and ".join(sorted({layer.precision for layer in weighted} - {name}))
+    others = escape(others)
     rest = f"; the rest in {others}" if others and own else f"; all in {others}: files are smaller, not faster"
     return (
         f"**{name}.** {own} of the {len(weighted)} convolutions and linear layers of {len(records)} files were "
@@ -197,7 +266,7 @@ def _precisions(record: Measurement) -> str:
     weighted = [layer for layer in record.batch_layers if layer.channels is not None]
     wanted = record.precision.split("-")[0].upper()
     other = [layer for layer in weighted if layer.precision != wanted]
-    share = 100 * _total([layer for layer in weighted if layer not in other]) / _total(record.batch_layers)
+    share = 100 * _share(_total([layer for layer in weighted if layer not in other]), _total(record.batch_layers))
     text = (
         f"{len(weighted) - len(other)} of {len(weighted)} convolutions and linear layers ran in {wanted}, "
         f"in {share:.0f} % of the time"
@@ -205,7 +274,7 @@ def _precisions(record: Measurement) -> str:
     if not other:
         return f"{text}."
     kinds = sorted({layer.precision for layer in other})
-    return f"{text}; {_listed([layer.name for layer in other])} stayed in {' and '.join(kinds)}."
+    return f"{text}; {_listed([layer.name for layer in other])} stayed in {escape(' and '.join(kinds))}."
 
 
 def _rest(record: Measurement) -> str:
@@ -214,10 +283,12 @@ def _rest(record: Measurement) -> str:
     total = _total(record.batch_layers)
     kinds = {layer.kind: 0.0 for layer in rest}
     for layer in rest:
-        kinds[layer.kind] += layer.ms / total
+        kinds[layer.kind] += _share(layer.ms, total)
     largest = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:3]
-    named = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in largest if share >= 0.005)
-    return f"{100 * _total(rest) / total:.0f} % of the time went into other operators ({named})." if named else ""
+    named = ", ".join(f"{escape(kind)} {100 * share:.0f} %" for kind, share in largest if share >= 0.005)
+    return (
+        f"{100 * _share(_total(rest), total):.0f} % of the time went into other operators ({named})." if named else ""
+    )
 
 
 def _widths(results: Results, record: Measurement) -> str:
@@ -254,13 +325,18 @@ def _batch_one(record: Measurement) -> str:
 
 def _shares(found: Sequence[Layer]) -> dict[str, str]:
     total = _total(found)
-    return {layer.name: f"{100 * layer.ms / total:.1f}" for layer in found}
+    return {layer.name: f"{100 * _share(layer.ms, total):.1f}" for layer in found}
 
 
 def _total(found: Sequence[Layer]) -> float:
     return sum(layer.ms for layer in found)
 
 
+def _share(part: float, whole: float) -> float:
+    """Divide; layers too short to be timed have no share."""
+    return part / whole if whole else 0.0
+
+
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:4])
+    shown = ", ".join(escape(name, code=True) for name in names[:4])
     return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown

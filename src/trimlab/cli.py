@@ -60,8 +60,9 @@ def report(study: Annotated[str, typer.Argument(help="A study with committed rec
     from trimlab import report as reporting
 
     described = archive.load_study(study)
-    reporting.render(described, archive.select(described, archive.committed_records(study)))
-    print(f"wrote {paths.REPORTS / study / 'report.md'}")
+    folder = paths.REPORTS / study
+    reporting.render(described, archive.select(described, archive.committed_records(study)), folder)
+    print(f"wrote {folder / 'report.md'}")
 
 
 @app.command()

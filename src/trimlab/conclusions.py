@@ -3,7 +3,7 @@
 Speeds are compared within one process alone (`Measurement.speedup`), sizes within one kind of file alone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from trimlab import reference
 from trimlab.records import Measurement, Pruning, Record
@@ -14,6 +14,9 @@ from trimlab.results import (
     Results,
     cell,
     decimals,
+    escape,
+    exact_difference,
+    is_inexact,
     mean,
     mib,
     millions,
@@ -28,6 +31,9 @@ from trimlab.tables import CONTENDED, least_to_most, lost_and_saved, millisecond
 
 TOLERATED_POINTS = 1.0
 """What a pruned model may lose and still count as kept."""
+
+VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
+"""What of a processor's features adds products of 8-bit numbers in 32 bits."""
 
 FLAT = 1.3
 """Latencies within this factor of each other count as flat."""
@@ -48,7 +54,7 @@ def headline(results: Results) -> str:
     return (
         f"**{describe(results, candidate)}: {percent(_mean_top1(candidate))} % top-1 in {mib(size)} MiB, "
         f"against {percent(_mean_top1(base))} % in {mib(base_size)} MiB for {describe(results, base)}.** "
-        f"That is {base_size / size:.1f}× smaller, with {points(lost)}. {_speed(candidate, bench)}"
+        f"That is {base_size / size:.1f}× smaller, with {points(lost)}. {_speed(results, candidate, bench)}"
     )
 
 
@@ -81,11 +87,14 @@ def ratio_explained(results: Results) -> str:
 
 
 def amp(results: Results) -> str:
-    """Say what mixed precision did to accuracy, for trainings alike but for precision, on one device."""
-    said = []
+    """Say what mixed precision did to accuracy, for trainings alike but for precision, on one device.
+
+    Or that it does not compute in mixed precision.
+    """
+    said = [_fell_back(results, key) for key in results.study.workloads if results.repeats(key)]
     low = [key for key in results.study.workloads if _precision(results, key) in ("bf16", "fp16")]
     for key in low:
-        for twin in _twins(results, key):
+        for twin in results.twins(key, "fp32", "tf32"):
             a, b = results.trained(key), results.trained(twin)
             ours, theirs = mean([r.top1_accuracy for r in a]), mean([r.top1_accuracy for r in b])
             said.append(
@@ -283,6 +292,34 @@ def against_reference(results: Results, bench: Bench) -> str:
     )
 
 
+def inexact(results: Results, measured: Sequence[Measurement]) -> list[str]:
+    """Warn of the INT8 files whose top-1 a runtime's kernels change by more than noise, a sentence each."""
+    return [_inexact(results, record) for record in measured if is_inexact(record)]
+
+
+def _inexact(results: Results, record: Measurement) -> str:
+    difference = exact_difference(record) or 0.0
+    moved = f"{'lose' if difference < 0 else 'gain'} {abs(100 * difference):.2f} points"
+    seed = f", seed {record.seed}" if len(results.study.seeds) > 1 else ""
+    return (
+        f"**In {pretty(record.runtime)} on {results.label(record.device.identity)}, {record.variant} "
+        f"{precision_name(record.precision)}{seed} scores {percent(record.top1_accuracy)} %, its exact arithmetic "
+        f"{percent(record.exact_top1_accuracy or 0.0)} %**: the runtime's kernels {moved}, more than noise "
+        f"({_circumstances(record)})."
+    )
+
+
+def _circumstances(record: Measurement) -> str:
+    """Say what a record holds of a possible cause: bits of the weights, and what the processor can do."""
+    bits = f"{record.weight_bits or 8}-bit weights"
+    features = record.device.features
+    x86 = record.device.kind == "cpu" and any(name in record.device.system for name in ("x86_64", "AMD64"))
+    if record.weight_bits == 7 or not x86 or not features or VNNI & set(features):
+        return bits
+    listed = escape(", ".join(features))
+    return f"{bits}; the processor's features, {listed}, hold no VNNI, without which sums of products can saturate"
+
+
 def closing(results: Results) -> list[str]:
     """Return the report's conclusions, one sentence or two each."""
     bench = results.main_bench()
@@ -294,6 +331,7 @@ def closing(results: Results) -> list[str]:
         said += [front(results, bench, dataset) for dataset in results.study.datasets]
         said.append(against_reference(results, bench))
     said += [_named(results, each, sentence) for each in results.benches() for sentence in _of_bench(results, each)]
+    said += [sentence for each in results.benches() for sentence in inexact(results, results.at(each))]
     said += [runtimes(results), amp(device)]
     return [sentence for sentence in said if sentence]
 
@@ -306,13 +344,15 @@ def _of_bench(results: Results, bench: Bench) -> list[str]:
 
 
 def _named(results: Results, bench: Bench, sentence: str) -> str:
-    return f"{bench.device}, {pretty(bench.runtime)}: {sentence}" if len(results.benches()) > 1 else sentence
+    return f"{results.where(bench)}: {sentence}" if len(results.benches()) > 1 else sentence
 
 
 def runtimes(results: Results) -> str:
     """Set the candidate's own times in each runtime beside each other: no ratio crosses runtimes."""
     found = [(bench, results.candidate_cell(bench)) for bench in results.benches()]
-    said = [f"{_own_times(records)} in {pretty(b.runtime)} on {b.device}" for b, records in found if records]
+    said = [
+        f"{_own_times(records)} in {pretty(b.runtime)} on {results.label(b.device)}" for b, records in found if records
+    ]
     return f"The candidate takes {'; '.join(said)}." if len(said) > 1 else ""
 
 
@@ -358,11 +398,12 @@ def _speeds(found: Sequence[Measurement]) -> str:
     )
 
 
-def _speed(candidate: Sequence[Measurement], bench: Bench) -> str:
+def _speed(results: Results, candidate: Sequence[Measurement], bench: Bench) -> str:
     batch = candidate[0].batch_latency.batch_size
     return (
-        f"On {bench.device} ({pretty(bench.runtime)}) it is {mean([r.speedup for r in candidate]):.1f}× as "
-        f"fast at batch 1 and {mean([r.batch_speedup for r in candidate]):.1f}× at batch {batch} as the unpruned "
+        f"On {results.label(bench.device)} ({pretty(bench.runtime)}) it is "
+        f"{mean([r.speedup for r in candidate]):.1f}× as fast at batch 1 and "
+        f"{mean([r.batch_speedup for r in candidate]):.1f}× at batch {batch} as the unpruned "
         "FP32 file, timed alternately with it in the same process."
     )
 
@@ -402,13 +443,13 @@ def _precision(results: Results, workload: str) -> str:
     return found[0].precision if found and found[0].origin == "trained" else ""
 
 
-def _twins(results: Results, workload: str) -> Iterable[str]:
-    """Yield trainings of the same model, dataset and recipe in fp32 or tf32."""
-    own = results.study.workloads[workload]
-    for key, other in results.study.workloads.items():
-        same = (other.model, other.dataset, other.training) == (own.model, own.dataset, own.training)
-        if same and _precision(results, key) in ("fp32", "tf32"):
-            yield key
+def _fell_back(results: Results, workload: str) -> str:
+    """Say that a workload asks for AMP, which the device does not compute."""
+    record, twin = results.trained(workload)[0], results.repeats(workload)
+    return (
+        f"{workload} asks for AMP; {results.label(record.device.identity)} does not compute bf16 natively, so it was "
+        f"trained in {record.precision.upper()}, as {twin} was, and has no row of its own."
+    )
 
 
 def _name(record: Record) -> str:

@@ -7,6 +7,7 @@ form of a marker is the model, a hollow one is published.
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ _STYLE: Any = {
     "axes.spines.right": False,
     "legend.frameon": False,
     "legend.fontsize": 8,
+    "text.parse_math": False,  # a name may hold dollar signs
     "axes.titlesize": 10,
 }
 
@@ -82,7 +84,7 @@ def _accuracy_by_size(results: Results, dataset: str) -> Figure | None:
         return None
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    forms = dict(zip(dict.fromkeys(records[0].model for records in found), MARKERS, strict=False))
+    forms = dict(zip(dict.fromkeys(records[0].model for records in found), cycle(MARKERS), strict=False))
     published = [point for model in forms for point in _published_points(results, measured, model)]
     for point in published:
         colour, form = COLOURS[point.precision], forms[point.model]
@@ -128,7 +130,9 @@ def _pruning(results: Results, workload: str) -> Figure | None:
     for axes, (device, sweep) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
         _pruning_panel(axes, results, sweep)
         first = sweep[0][0]
-        axes.set_title(f"{pretty(first.model)} on {pretty(first.dataset)}, pruned on {device}", loc="left")
+        axes.set_title(
+            f"{pretty(first.model)} on {pretty(first.dataset)}, pruned on {results.labels[device]}", loc="left"
+        )
     return figure
 
 
@@ -186,7 +190,7 @@ def _speed(results: Results, bench: Bench) -> Figure | None:
     batches = sorted({r.batch_latency.batch_size for records in found for r in records})
     left.set_xlabel("Latency at batch 1 in ms, p50 (less is better)")
     right.set_xlabel(f"Images/s at batch {' or '.join(map(str, batches))}, p50 (more is better)")
-    figure.suptitle(f"{bench.device}, {pretty(bench.runtime)}", x=0.01, ha="left", fontsize=10)
+    figure.suptitle(f"{results.labels[bench.device]}, {pretty(bench.runtime)}", x=0.01, ha="left", fontsize=10)
     return figure
 
 
@@ -203,7 +207,8 @@ def _bars(axes: Axes, found: list[list[Measurement]], value: Callable[[Measureme
 
 def _training(results: Results) -> Figure | None:
     """Draw loss and top-1 over the epochs, a line a workload and seed."""
-    curved = [record for record in results.trainings if record.curve]
+    on = {device: results.on(device) for device in results.devices()}
+    curved = [r for r in results.trainings if r.curve and not on[r.device.identity].repeats(r.workload)]
     if not curved:
         return None
     figure = Figure(figsize=(9, 3.8), layout="constrained")

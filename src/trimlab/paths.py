@@ -7,7 +7,10 @@ PARAMS = Path("params.yaml")
 SCHEMA = Path("params.schema.json")
 STUDIES = Path("studies")
 RECORDS = Path("records")
+REPORT = Path("report")
+"""What the stage `report` writes, of the study in params.yaml."""
 REPORTS = Path("reports")
+"""What `trimlab report STUDY` writes, from committed records: `reports/STUDY`."""
 SCRATCH = Path(".dvc/tmp/trimlab")
 """Resumable checkpoints and locks: no DVC output, because DVC deletes those before it runs a stage."""
 

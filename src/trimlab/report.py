@@ -4,35 +4,61 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from trimlab import anatomy, conclusions, figures, paths, reference, tables
+from trimlab import anatomy, conclusions, figures, tables
+from trimlab.errors import UserError
 from trimlab.params import Params
 from trimlab.records import Measurement, Record
-from trimlab.results import COMPUTED, MIB, PRECISIONS, Bench, Results, cell, mean, millions, percent, pretty
+from trimlab.results import COMPUTED, MIB, PRECISIONS, Bench, Results, cell, escape, mean, millions, percent, pretty
 
 _METHODS = {"minmax": "their minimum and maximum", "entropy": "least entropy loss", "percentile": "percentile"}
 Section = tuple[str, str]
 """A heading and what stands under it."""
 
 
-def render(study: Params, records: list[Record]) -> None:
-    """Write `reports/STUDY`: report.md, metrics.json, figures/*.svg, plots/*.csv.
+def render(study: Params, records: list[Record], folder: Path) -> None:
+    """Write a report into a folder: report.md, metrics.json, figures/*.svg, plots/*.csv; all of it or nothing.
 
     The same params and records give the same bytes, in whatever order the records come. Figures and plot
     data that the study no longer has are removed.
+
+    Raises:
+        UserError: the folder cannot be written; a report that was there stays as it was.
     """
-    results = Results.of(study, records)
-    folder = paths.REPORTS / study.study
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            made = Path(scratch) / "made"
+            _write(Results.of(study, records), made)
+            _take_the_place(made, folder, Path(scratch))
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(f"{folder} cannot be written ({why}): make room, or make it writable, and call again") from None
+
+
+def _write(results: Results, folder: Path) -> None:
+    for part in ("figures", "plots"):
+        (folder / part).mkdir(parents=True)
     drawn = figures.draw(results)
-    _clear(folder / "figures", "*.svg")
     for name, figure in drawn.items():
         figures.save(figure, folder / "figures" / f"{name}.svg")
-    _clear(folder / "plots", "*.csv")
     for name, text in plot_data(results).items():
         (folder / "plots" / f"{name}.csv").write_text(text, encoding="utf-8")
-    (folder / "metrics.json").write_text(json.dumps(metrics(results), indent=2) + "\n", encoding="utf-8")
+    values = json.dumps(metrics(results), indent=2, allow_nan=False)
+    (folder / "metrics.json").write_text(values + "\n", encoding="utf-8")
     (folder / "report.md").write_text(markdown(results, list(drawn)), encoding="utf-8")
+
+
+def _take_the_place(made: Path, folder: Path, scratch: Path) -> None:
+    """Move each part of a finished report to its place; whatever else lies in the folder stays."""
+    folder.mkdir(exist_ok=True)
+    for part in sorted(made.iterdir()):
+        if (folder / part.name).exists():
+            (folder / part.name).rename(scratch / f"former-{part.name}")
+        part.rename(folder / part.name)
 
 
 def markdown(results: Results, drawn: Sequence[str]) -> str:
@@ -48,14 +74,16 @@ def markdown(results: Results, drawn: Sequence[str]) -> str:
             "Pruning × precision",
             _join([_per_bench(results, "pruned", tables.combined), _speed(results, drawn)]),
         ),
+        ("INT8 against its exact arithmetic", _exactness(results)),
         ("Why is it not faster?", _anatomy(results)),
         ("Runtimes beside each other", _runtimes(results)),
-        ("ResNet-18 against ResNet-20", _rivals(results)),
+        (_rivals_heading(results), _rivals(results)),
         ("Final comparison", _final(results)),
         ("Conclusions", _bullets(conclusions.closing(results))),
         ("Every measurement", _measurements(results)),
     ]
-    body = [f"## {heading}\n\n{text.strip()}\n" for heading, text in sections]
+    # What the study does not have has no heading either.
+    body = [f"## {heading}\n\n{text.strip()}\n" for heading, text in sections if text.strip()]
     return "\n".join([f"# {results.study.report.title}\n", *body])
 
 
@@ -68,7 +96,7 @@ def summary(results: Results) -> str:
 
 
 def metrics(results: Results) -> dict[str, dict[str, float]]:
-    """Return twelve scalars for `dvc metrics`: baseline in FP32, candidate in its smallest precision."""
+    """Return thirteen scalars for `dvc metrics`: baseline in FP32, candidate in its smallest precision."""
     bench = results.headline_bench()
     if bench is None:
         return {"baseline": {}, "candidate": {}}
@@ -89,6 +117,8 @@ def metrics(results: Results) -> dict[str, dict[str, float]]:
         "points_lost": round(-100 * gained, 2),
         "speedup": round(mean([r.speedup for r in candidate]), 2),
         "batch_speedup": round(mean([r.batch_speedup for r in candidate]), 2),
+        # 1 where other processes took part of the machine meanwhile, so that `dvc exp show` shows it.
+        "contended": int(any(r.contended for r in candidate)),
     }
     return {"baseline": common(base), "candidate": common(candidate) | only}
 
@@ -109,6 +139,7 @@ def _headline(results: Results, drawn: Sequence[str]) -> str:
     parts = [conclusions.headline(results)]
     if bench is not None:
         parts.append(conclusions.against_reference(results, bench))
+        parts += conclusions.inexact(results, results.candidate_cell(bench))
         report = results.study.report
         cells = [(report.baseline, "fp32"), *((report.candidate, precision) for precision in PRECISIONS)]
         asked = [(v, p) for v, p in dict.fromkeys(cells) if p in results.study.variants[v].precisions]
@@ -120,9 +151,9 @@ def _headline(results: Results, drawn: Sequence[str]) -> str:
 
 def _setup(results: Results) -> str:
     records = results.records
-    commits = ", ".join(f"`{commit}`" for commit in sorted({record.commit for record in records}))
-    days = sorted({record.created[:10] for record in records})
-    span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    commits = ", ".join(escape(commit, code=True) for commit in sorted({record.commit for record in records}))
+    days: list[date] = sorted({record.moment.date() for record in records})
+    span = str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
     seeds = ", ".join(map(str, results.study.seeds))
     facts = [
         f"Seeds: {seeds}. Measured {span} at commit {commits}. Study `{results.study.study}`, params digest "
@@ -135,7 +166,7 @@ def _setup(results: Results) -> str:
 
 def _missing(results: Results) -> list[str]:
     """Say what of the study has no record yet."""
-    absent = [f"{kind} of {', '.join(names)}" for kind, names in results.missing().items() if names]
+    absent = results.missing()
     return [f"**Not measured yet**: {'; '.join(absent)}."] if absent else []
 
 
@@ -171,11 +202,12 @@ def _how_to_read(results: Results) -> str:
 
 def _baseline(results: Results, drawn: Sequence[str]) -> str:
     def section(on: Results) -> list[str]:
-        return [tables.baselines(on), conclusions.amp(on)]
+        shown = any(on.trained(key) and not on.repeats(key) for key in on.study.workloads)
+        return [tables.baselines(on) if shown else "", conclusions.amp(on)]
 
     text = _per_device(results, lambda on: bool(on.trainings), section)
     figure = _figure(drawn, "training", "Training loss and top-1 over the epochs")
-    return _join([text or "The records hold no training.", figure])
+    return _join([text, figure])
 
 
 def _pruning(results: Results, drawn: Sequence[str]) -> str:
@@ -196,9 +228,7 @@ def _pruning(results: Results, drawn: Sequence[str]) -> str:
         settings = results.study.workloads[workload]
         parts += [f"### {pretty(settings.model)} on {pretty(settings.dataset)} (`{workload}`)", own]
         parts.append(_figure(drawn, f"pruning-{workload}", "Top-1 before and after fine-tuning over the ratio"))
-    asked = any(results.study.point(variant).ratio > 0 for variant in results.study.variants)
-    nothing = "The records hold no pruned model." if asked else "The study prunes nothing: every variant has ratio 0."
-    return _join(parts) or nothing
+    return _join(parts)
 
 
 def _per_bench(results: Results, which: str, table: Callable[[Results, str, Bench], str]) -> str:
@@ -215,7 +245,7 @@ def _per_bench(results: Results, which: str, table: Callable[[Results, str, Benc
                 read = [conclusions.precision_cost(measured, precision) for precision in ("fp16", "int8")]
                 read += [conclusions.fastest(measured), conclusions.yardstick(measured)]
                 parts.append(" ".join(text for text in read if text))
-    return _join(parts) or f"The records hold no measurement of {which} variants."
+    return _join(parts)
 
 
 def _speed(results: Results, drawn: Sequence[str]) -> str:
@@ -231,18 +261,31 @@ def _anatomy(results: Results) -> str:
         said = anatomy.explained(results, bench)
         if said or candidate:
             parts += [f"### Layers{_bench_suffix(results, bench)}", _bullets(said)]
-            parts += [anatomy.layers(record) for record in candidate[:1]]
-    return _join(parts) or "The records hold no profile of layers."
+            parts += [anatomy.layers(results, record) for record in candidate[:1]]
+    return _join(parts)
+
+
+def _exactness(results: Results) -> str:
+    measured = {bench: _in_order(results, results.at(bench)) for bench in results.benches()}
+    found = {bench: text for bench in measured if (text := anatomy.exactness(results, measured[bench]))}
+    if set(found.values()) == {anatomy.NOT_EXACT}:
+        return anatomy.NOT_EXACT
+    parts = []
+    for bench, table in found.items():
+        suffix = _bench_suffix(results, bench)
+        parts += [f"### Measured{suffix}" if suffix else "", table]
+        parts.append(_bullets(conclusions.inexact(results, measured[bench])))
+    return _join(parts)
 
 
 def _runtimes(results: Results) -> str:
     parts = []
     for bench in results.benches():
         measured = _in_order(results, results.at(bench))
-        found = [table(measured) for table in (anatomy.clocks, anatomy.builds, anatomy.agreement)]
+        found = [table(results, measured) for table in (anatomy.clocks, anatomy.builds, anatomy.agreement)]
         if any(found):
             parts += [f"### Measured{_bench_suffix(results, bench)}", *found]
-    return _join(parts) or "Files were measured in ONNX Runtime alone, so there is nothing to compare."
+    return _join(parts)
 
 
 def _rivals(results: Results) -> str:
@@ -250,17 +293,14 @@ def _rivals(results: Results) -> str:
         groups = conclusions.rivals(on)
         return [text for g in groups for text in (tables.losses(on, g), conclusions.large_against_small(on, g))]
 
-    text = _per_device(results, lambda on: bool(conclusions.rivals(on)), section)
-    models = " and ".join(sorted({pretty(workload.model) for workload in results.study.workloads.values()}))
-    return text or (
-        f"The records hold unpruned variants of only one model per dataset ({models}), so there is nothing to "
-        "compare. Cited by the published study, not measured: "
-        + "; ".join(
-            f"{pretty(row['model'])} on {pretty(row['dataset'])} {row['top1_percent']} % ({row['source']})"
-            for row in reference.cited()
-        )
-        + "."
-    )
+    return _per_device(results, lambda on: bool(conclusions.rivals(on)), section)
+
+
+def _rivals_heading(results: Results) -> str:
+    """Name the models that are compared."""
+    groups = [group for device in results.devices() for group in conclusions.rivals(results.on(device))]
+    compared = [results.study.workloads[key].model for group in groups for key in group]
+    return " against ".join(pretty(model) for model in dict.fromkeys(compared))
 
 
 def _final(results: Results) -> str:
@@ -269,7 +309,7 @@ def _final(results: Results) -> str:
         if results.candidate_cell(bench):
             suffix = _bench_suffix(results, bench)
             parts += [f"### Measured{suffix}" if suffix else "", tables.final(results, bench)]
-    return _join(parts) or "The candidate was measured nowhere."
+    return _join(parts)
 
 
 def _measurements(results: Results) -> str:
@@ -277,8 +317,8 @@ def _measurements(results: Results) -> str:
     for bench in results.benches():
         suffix = _bench_suffix(results, bench)
         measured = _in_order(results, results.at(bench))
-        parts += [f"### Measured{suffix}" if suffix else "", tables.measurements(measured)]
-    return _join(parts) or "The records hold no measurement."
+        parts += [f"### Measured{suffix}" if suffix else "", tables.measurements(results, measured)]
+    return _join(parts)
 
 
 def _in_order(results: Results, measured: Sequence[Measurement]) -> list[Measurement]:
@@ -288,13 +328,13 @@ def _in_order(results: Results, measured: Sequence[Measurement]) -> list[Measure
 
 def _per_device(results: Results, has: Callable[[Results], bool], section: Callable[[Results], list[str]]) -> str:
     """Join a section a device, each under the device's name where there are several."""
-    found = [(name, on) for name in results.devices() if has(on := results.on(name))]
+    found = [(results.label(device), on) for device in results.devices() if has(on := results.on(device))]
     several = len(results.devices()) > 1
     return _join([_join([f"**{name}**" if several else "", *section(on)]) for name, on in found])
 
 
 def _bench_suffix(results: Results, bench: Bench) -> str:
-    return f" on {bench.device}, {pretty(bench.runtime)}" if len(results.benches()) > 1 else ""
+    return f" on {results.where(bench)}" if len(results.benches()) > 1 else ""
 
 
 def _figure(drawn: Sequence[str], name: str, alternative: str) -> str:
@@ -307,12 +347,6 @@ def _bullets(items: Sequence[str]) -> str:
 
 def _join(parts: Sequence[str]) -> str:
     return "\n\n".join(part.strip() for part in parts if part.strip())
-
-
-def _clear(folder: Path, pattern: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob(pattern):
-        path.unlink()
 
 
 def _accuracy_by_size(results: Results) -> str:

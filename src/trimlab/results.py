@@ -1,12 +1,16 @@
 """A study's records, arranged as its report reads them: by device, workload, variant, precision, seed."""
 
+import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, TypeVar
 
+from trimlab.measure import runtimes
 from trimlab.params import Params
-from trimlab.records import Epoch, Measurement, Pruning, Record, Training
+from trimlab.records import MADE_FROM, Device, Epoch, Measurement, Pruning, Record, Training
 
 MIB = 2**20
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -26,14 +30,18 @@ _NAMES = {
     "state_dict": "state dict",
 }
 _SPLITS = {"test": "test set", "holdout": "hold-out"}
+_MARKUP = re.compile(r"[\\`*<>\[\]|~$&#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.")
+"""What markdown reads as more than text; an underscore within a word is none of it."""
 K = TypeVar("K")
 T = TypeVar("T")
+Identity = tuple[str, ...]
+"""A device, by what tells it apart from others (`Device.identity`)."""
 
 
 class Bench(NamedTuple):
     """Where files were measured: only rows of one bench are compared in time."""
 
-    device: str
+    device: Identity
     runtime: str
 
 
@@ -45,16 +53,19 @@ class Results:
     trainings: list[Training]
     prunings: list[Pruning]
     measurements: list[Measurement]
+    whole: "Results | None" = None
+    """What these are a part of."""
 
     @classmethod
-    def of(cls, study: Params, records: Iterable[Record]) -> "Results":
+    def of(cls, study: Params, records: Iterable[Record], whole: "Results | None" = None) -> "Results":
         """Arrange records; their order does not matter."""
-        ordered = sorted(records, key=lambda record: (record.device.name, record.seed, record.digest))
+        ordered = sorted(records, key=lambda record: (record.device.identity, record.seed, record.digest))
         return cls(
             study,
             [record for record in ordered if isinstance(record, Training)],
             [record for record in ordered if isinstance(record, Pruning)],
             [record for record in ordered if isinstance(record, Measurement)],
+            whole,
         )
 
     @property
@@ -62,18 +73,31 @@ class Results:
         """All of them."""
         return [*self.trainings, *self.prunings, *self.measurements]
 
-    def devices(self) -> list[str]:
-        """Name the devices, the one with most records first."""
-        return _by_count(record.device.name for record in self.records)
+    def devices(self) -> list[Identity]:
+        """Return the devices, the one with most records first."""
+        return _by_count(record.device.identity for record in self.records)
 
-    def training_device(self) -> str:
-        """Name the device that trained and pruned most: files may have been measured elsewhere."""
-        worked = _by_count(record.device.name for record in (*self.trainings, *self.prunings))
+    @cached_property
+    def labels(self) -> dict[Identity, str]:
+        """Name every device of the whole: by its model, and where that is another's too, by what differs."""
+        return device_labels(record.device for record in (self.whole or self).records)
+
+    def label(self, device: Identity) -> str:
+        """Return a device's name as markdown shows it."""
+        return escape(self.labels[device])
+
+    def where(self, bench: Bench) -> str:
+        """Name a bench: device and runtime."""
+        return f"{self.label(bench.device)}, {pretty(bench.runtime)}"
+
+    def training_device(self) -> Identity:
+        """Return the device that trained and pruned most: files may have been measured elsewhere."""
+        worked = _by_count(record.device.identity for record in (*self.trainings, *self.prunings))
         return (worked or self.devices())[0]
 
     def benches(self) -> list[Bench]:
-        """Name where files were measured: the device with most measurements first, runtimes as the study lists them."""
-        devices = _by_count(record.device.name for record in self.measurements)
+        """Return where files were measured: the device with most of them first, runtimes as the study lists them."""
+        devices = _by_count(record.device.identity for record in self.measurements)
         listed: list[str] = list(self.study.benchmark.runtimes)
 
         def order(bench: Bench) -> tuple[int, int, str]:
@@ -86,9 +110,10 @@ class Results:
         """Return the large batch of a bench."""
         return next((record.batch_latency.batch_size for record in self.at(bench)), self.study.benchmark.batch_size)
 
-    def on(self, device: str) -> "Results":
+    def on(self, device: Identity) -> "Results":
         """Return what one device recorded."""
-        return Results.of(self.study, [record for record in self.records if record.device.name == device])
+        own = [record for record in self.records if record.device.identity == device]
+        return Results.of(self.study, own, self.whole or self)
 
     def at(self, bench: Bench) -> list[Measurement]:
         """Return the measurements of one bench."""
@@ -122,6 +147,38 @@ class Results:
     def unpruned(self, workload: str) -> str | None:
         """Return a workload's untouched variant."""
         return next((key for key in self.variants_of(workload) if is_untouched(self.study, key)), None)
+
+    def unpruned_params(self, workload: str) -> float | None:
+        """Return the parameters of a workload's unpruned model, on whatever device it was trained."""
+        whole = self.whole or self
+        unpruned = whole.unpruned(workload)
+        found: Sequence[Training | Pruning] = whole.trained(workload) or (whole.pruned(unpruned) if unpruned else [])
+        return mean([record.num_params for record in found]) if found else None
+
+    def fell_back(self, workload: str) -> bool:
+        """Say whether a workload asks for AMP, and this device trained it without: it computes no bf16 natively."""
+        found = self.trained(workload)
+        asked = self.study.workloads[workload].precision == "amp"
+        return bool(asked and found and found[0].origin == "trained" and found[0].precision in ("fp32", "tf32"))
+
+    def twins(self, workload: str, *precisions: str) -> list[str]:
+        """Return the workloads of the same model, dataset and recipe that this device trained in these precisions.
+
+        None that asked for AMP and got FP32 is among them.
+        """
+        own, found = self.study.workloads[workload], []
+        for key, other in self.study.workloads.items():
+            same = (other.model, other.dataset, other.training) == (own.model, own.dataset, own.training)
+            records = self.trained(key)
+            trained = bool(records) and records[0].origin == "trained" and records[0].precision in precisions
+            if key != workload and same and trained and not self.fell_back(key):
+                found.append(key)
+        return found
+
+    def repeats(self, workload: str) -> str | None:
+        """Return the workload of which one that fell back from AMP is only the repetition."""
+        twins = self.twins(workload, self.trained(workload)[0].precision) if self.fell_back(workload) else []
+        return twins[0] if twins else None
 
     def dataset_of(self, variant: str) -> str:
         """Return the key of a variant's dataset."""
@@ -164,25 +221,113 @@ class Results:
         rounded = isinstance(record, Pruning | Measurement) and self.study.point(record.variant).round_to
         return None if record.split != "test" or (key and rounded) else lookup(record.model, source, *key)
 
-    def missing(self) -> dict[str, list[str]]:
-        """Name the cells of the study that have no record: a study in progress has some."""
-        variants = self.study.variants
-        measured = {(record.variant, record.precision) for record in self.measurements}
-        return {
-            "training": [key for key in self.study.workloads if not self.trained(key)],
-            "pruning": [key for key in variants if not self.pruned(key)],
-            "measurement": [
-                f"{key} {precision.upper()}"
-                for key, variant in variants.items()
-                for precision in PRECISIONS
-                if precision in variant.precisions and (key, precision) not in measured
-            ],
-        }
+    def missing(self) -> list[str]:
+        """Say what the study asks for, seed by seed and runtime by runtime, and no record holds."""
+        trained = {(record.workload, record.seed) for record in self.trainings}
+        pruned = {(record.variant, record.seed) for record in self.prunings}
+        said = [
+            f"{kind} of {_enumerated(names)}"
+            for kind, names in (
+                ("training", self._unseeded(self.study.workloads, trained)),
+                ("pruning", self._unseeded(self.study.variants, pruned)),
+            )
+            if names
+        ]
+        return said + [text for runtime in self.study.benchmark.runtimes if (text := self._unmeasured(runtime))]
+
+    def _unseeded(self, keys: Iterable[str], found: set[tuple[str, int]]) -> list[str]:
+        """Name the keys that lack a seed, and which where they have another."""
+        absent = {key: [seed for seed in self.study.seeds if (key, seed) not in found] for key in keys}
+        return [key + self._some_of(seeds) for key, seeds in absent.items() if seeds]
+
+    def _unmeasured(self, runtime: str) -> str:
+        """Say which files of the study were not measured in a runtime."""
+        asked = [
+            (variant, precision, seed)
+            for variant, settings in self.study.variants.items()
+            for precision in runtimes.PRECISIONS[runtime]
+            if MADE_FROM.get(precision, precision) in settings.precisions
+            for seed in self.study.seeds
+        ]
+        measured = {(r.variant, r.precision, r.seed) for r in self.measurements if r.runtime == runtime}
+        absent = [file for file in asked if file not in measured]
+        if not absent:
+            return ""
+        if len(absent) == len(asked):
+            return f"in {pretty(runtime)} all {len(asked)} files"
+        here = {precision for _, precision, _ in measured}
+        nowhere = [p for p in COMPUTED if p not in here and any(precision == p for _, precision, _ in absent)]
+        named = [f"every {precision_name(p)} file" for p in nowhere]
+        seeds: dict[str, list[int]] = {}
+        for variant, precision, seed in absent:
+            if precision not in nowhere:
+                seeds.setdefault(f"{variant} {precision_name(precision)}", []).append(seed)
+        named += [name + self._some_of(which) for name, which in seeds.items()]
+        seldom = " or ".join(precision_name(p) for p in nowhere if p in MADE_FROM)
+        why = f"; not every device computes {seldom}" if seldom else ""
+        return f"in {pretty(runtime)} {len(absent)} of {len(asked)} files ({_enumerated(named)}{why})"
+
+    def _some_of(self, seeds: Sequence[int]) -> str:
+        """Name seeds, where they are not all of the study's."""
+        listed = ", ".join(map(str, seeds))
+        return f" ({'seed' if len(seeds) == 1 else 'seeds'} {listed})" if len(seeds) < len(self.study.seeds) else ""
 
 
 def bench_of(record: Measurement) -> Bench:
     """Return where a file was measured."""
-    return Bench(record.device.name, record.runtime)
+    return Bench(record.device.identity, record.runtime)
+
+
+def device_labels(devices: Iterable[Device]) -> dict[Identity, str]:
+    """Name devices, each by its model's name; those of one name also by the features and threads that differ."""
+    known = {device.identity: device for device in devices}
+    groups: dict[str, list[Device]] = {}
+    for device in known.values():
+        groups.setdefault(device.name, []).append(device)
+    return {identity: _label(device, groups[device.name]) for identity, device in known.items()}
+
+
+def _label(device: Device, alike: Sequence[Device]) -> str:
+    features = [set(other.features) for other in alike]
+    differing = sorted(set[str]().union(*features) - features[0].intersection(*features))
+    own = [feature for feature in differing if feature in device.features]
+    parts = [device.name]
+    if len({other.kind for other in alike}) > 1:
+        parts.append("GPU" if device.kind == "cuda" else "CPU")
+    if differing:
+        parts += own or [f"without {' or '.join(differing)}"]
+    twins = {o.threads for o in alike if (o.kind, set(o.features)) == (device.kind, set(device.features))}
+    if device.kind == "cpu" and len(twins) > 1:
+        parts.append(count(device.threads, "thread"))
+    return ", ".join(parts)
+
+
+def paired_noise(disagreement: float, num_images: int) -> float:
+    """Return the difference in top-1 up to which two ways of computing one file cannot be told apart.
+
+    McNemar's test at 5 %, with the continuity correction: of n images, b are right only in the one and c only in
+    the other, and |b − c| − 1 must exceed 1.96 · √(b + c). A record has no b + c, but they are among the images that
+    got different labels, so n · disagreement takes their place: the bound is never too small.
+
+    Args:
+        disagreement: share of the images with different labels, in [0, 1].
+        num_images: n.
+    """
+    return 1.96 * math.sqrt(disagreement / num_images) + 1 / num_images
+
+
+def exact_difference(record: Measurement) -> float | None:
+    """Return the runtime's top-1 less the exact arithmetic's, in [−1, 1]; None where that was not computed."""
+    exact = record.exact_top1_accuracy
+    return None if exact is None or record.exact_agreement is None else record.top1_accuracy - exact
+
+
+def is_inexact(record: Measurement) -> bool:
+    """Say whether a runtime's top-1 differs from the file's exact arithmetic by more than noise."""
+    difference, agreement = exact_difference(record), record.exact_agreement
+    if difference is None or agreement is None:
+        return False
+    return abs(difference) > paired_noise(1 - agreement, record.num_images)
 
 
 def is_untouched(study: Params, variant: str) -> bool:
@@ -210,6 +355,17 @@ def mean(values: Sequence[float]) -> float:
 def pretty(name: str) -> str:
     """Return how a model, dataset or runtime is written."""
     return _NAMES.get(name, name)
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number of things: "1 thread", "2 threads"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def escape(text: str, code: bool = False) -> str:
+    """Return a record's text as markdown shows it literally, in one line; as a code span with `code`."""
+    line = " ".join(text.split())
+    return f"`{line.replace('`', chr(39))}`" if code else _MARKUP.sub(r"\\\g<0>", line)
 
 
 def precision_name(precision: str) -> str:
@@ -257,6 +413,12 @@ def mib(size_bytes: float) -> str:
 def decimals(value: float) -> str:
     """Write a value with two decimals, three below 1."""
     return f"{value:.2f}" if round(value, 2) >= 1 else f"{value:.3f}"
+
+
+def _enumerated(names: Sequence[str]) -> str:
+    """List names, of many the first four."""
+    more = f" and {len(names) - 4} more" if len(names) > 5 else ""
+    return ", ".join(names[: 4 if more else 5]) + more
 
 
 def _by_count(keys: Iterable[K]) -> list[K]:

@@ -5,6 +5,7 @@ statistic) stands in the line under it. A published figure is an italic row of i
 same model, dataset, ratio and precision.
 """
 
+import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from trimlab.results import (
     Results,
     bench_of,
     cell,
+    escape,
     full_size,
     is_untouched,
     mean,
@@ -50,8 +52,10 @@ DRIFTED = "timed while the unpruned FP32 file beside it was off its usual time b
 DRIFT = 1.2
 """How far the yardstick's median may be from what is usual on that bench, either way."""
 RESUMED = "interrupted and resumed, so timed in several processes"
+FELL_BACK = "AMP was asked for, but the device does not compute bf16 natively"
+UNKNOWN_FULL = Cell("—", "the records hold no unpruned model of this workload")
 REFERENCE = "*reference*"
-_MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
+_DIGITS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _TEXT_COLUMNS = {
     "Variant",
     "Workload",
@@ -75,8 +79,8 @@ def markdown(headers: Sequence[str], rows: Iterable[Row], caption: str = "") -> 
 
     def text(value: str | Cell) -> str:
         found = value if isinstance(value, Cell) else Cell(value)
-        mark = notes.setdefault(found.note, _MARKS[len(notes)]) if found.note else ""
-        return (found.text + mark).replace("|", "\\|")
+        mark = notes.setdefault(found.note, str(len(notes) + 1).translate(_DIGITS)) if found.note else ""
+        return re.sub(r"(?<!\\)\|", r"\\|", found.text + mark)
 
     body = [[text(value) for value in row] for row in rows]
     align = ["left" if header in _TEXT_COLUMNS else "right" for header in headers]
@@ -88,20 +92,23 @@ def markdown(headers: Sequence[str], rows: Iterable[Row], caption: str = "") -> 
 
 def devices(results: Results) -> str:
     """Return the table of devices: what computed, with which packages, and how much of the study."""
-    rows = [_device_row(results.on(name)) for name in results.devices()]
+    rows = [_device_row(results.on(device)) for device in results.devices()]
     headers = ["Device", "System", "Threads", "Packages", "Trainings", "Prunings", "Measurements"]
     return markdown(headers, rows)
 
 
 def baselines(results: Results) -> str:
-    """Return every training of one device, grouped by model and dataset, beside the published ones."""
+    """Return every training of one device, grouped by model and dataset, beside the published ones.
+
+    A workload that asked for AMP, and on this device only repeats one in FP32, is a sentence and no row.
+    """
     keys = list(results.study.workloads)
-    groups = [records for key in keys if (records := results.trained(key))]
+    groups = [records for key in keys if (records := results.trained(key)) and not results.repeats(key)]
     groups.sort(key=lambda g: (g[0].model, g[0].dataset, keys.index(g[0].workload)))
     rows: list[Row] = []
     recipes: list[str] = []
     for records in groups:
-        rows.append(_training_row(records))
+        rows.append(_training_row(results, records))
         published = results.published(records[0], reference.baseline, records[0].precision)
         if published:
             rows.append(_published_training(published))
@@ -111,7 +118,7 @@ def baselines(results: Results) -> str:
     ]  # fmt: skip
     everything = [record for records in groups for record in records]
     caption = (
-        f"{where(everything)}. Top-1 of the last epoch. Epoch s and images/s: median over the epochs at full "
+        f"{where(results, everything)}. Top-1 of the last epoch. Epoch s and images/s: median over the epochs at full "
         "image size, evaluation left out."
     )
     return markdown(headers, rows, " ".join([caption, *recipes]))
@@ -120,7 +127,7 @@ def baselines(results: Results) -> str:
 def pruning(results: Results, workload: str) -> str:
     """Return one workload's pruning sweep on one device, with all of the study's columns."""
     groups = [records for variant in results.variants_of(workload) if (records := results.pruned(variant))]
-    full = max(record.num_params for records in groups for record in records)
+    full = results.unpruned_params(workload)
     rows: list[Row] = []
     for index, records in enumerate(groups):
         rows.append(_pruning_row(records, full))
@@ -135,7 +142,7 @@ def pruning(results: Results, workload: str) -> str:
     ]  # fmt: skip
     everything = [record for records in groups for record in records]
     caption = (
-        f"{where(everything)}. Size: parameters and buffers of the torch model. Eager latency: torch, FP32, "
+        f"{where(results, everything)}. Size: parameters and buffers of the torch model. Eager latency: torch, FP32, "
         f"{timing(record.eager_latency for record in everything)}, copies left out. Before and after: fine-tuning. "
         f"{_fine_tuning(everything)} {_pruning_reference_note(rows, everything)}"
     )
@@ -201,10 +208,10 @@ def deployed(
     absent = [
         f"{variant} {precision_name(precision)}" for variant, precision in cells if (variant, precision) not in present
     ]
-    return markdown(headers, rows, _deployed_caption(chosen, absent))
+    return markdown(headers, rows, _deployed_caption(results, chosen, absent))
 
 
-def measurements(measured: Sequence[Measurement]) -> str:
+def measurements(results: Results, measured: Sequence[Measurement]) -> str:
     """Return every measurement of one bench, a row each, with all percentiles."""
     headers = [
         "Variant", "Precision", "Seed", "Top-1 %", "Agrees with torch %", "ONNX MiB", "Weights MiB", "MACs M",
@@ -212,7 +219,7 @@ def measurements(measured: Sequence[Measurement]) -> str:
     ]  # fmt: skip
     rows = [_measurement_row(record) for record in measured]
     caption = (
-        f"{where(measured)}. Batch 1: {_calls(r.latency for r in measured)}; large batch: "
+        f"{where(results, measured)}. Batch 1: {_calls(r.latency for r in measured)}; large batch: "
         f"{_calls(r.batch_latency for r in measured)}; copies included. Peak memory: of a process that ran this "
         "file alone, at the large batch."
     )
@@ -220,9 +227,14 @@ def measurements(measured: Sequence[Measurement]) -> str:
 
 
 def losses(results: Results, workloads: Sequence[str]) -> str:
-    """Return points lost per MiB saved by pruning, model by model, and what the published study cites."""
+    """Return points lost per MiB saved by pruning, model by model.
+
+    What the published study cites stands beside its own models on its own datasets.
+    """
     rows = [row for workload in workloads for row in _loss_rows(results, workload)]
-    rows += [_cited_row(row) for row in reference.cited()]
+    chosen = [results.study.workloads[workload] for workload in workloads]
+    if {(w.model, results.study.datasets[w.dataset].source) for w in chosen} >= reference.compared():
+        rows += [_cited_row(row) for row in reference.cited()]
     headers = [
         "Model",
         "Dataset",
@@ -235,22 +247,24 @@ def losses(results: Results, workloads: Sequence[str]) -> str:
         "Points per MiB",
     ]
     caption = (
-        f"{where(results.prunings)}. Torch models after fine-tuning, FP32, each against the same workload "
+        f"{where(results, results.prunings)}. Torch models after fine-tuning, FP32, each against the same workload "
         "unpruned. Size: parameters and buffers. Points per MiB: points lost / MiB saved; less is better."
     )
     return markdown(headers, rows, caption)
 
 
-def where(records: Sequence[Record]) -> str:
+def where(results: Results, records: Sequence[Record]) -> str:
     """Return the device, threads, runtime and versions of records, as captions give them."""
     first = records[0]
     threads = " or ".join(str(n) for n in sorted({record.device.threads for record in records}))
-    runtimes = sorted({f"{pretty(r.runtime)} {r.runtime_version}" for r in records if isinstance(r, Measurement)}) or [
-        f"torch {version}" for version in sorted({r.versions["torch"] for r in records if "torch" in r.versions})
-    ]
+    measured = {f"{pretty(r.runtime)} {r.runtime_version}" for r in records if isinstance(r, Measurement)}
+    trained = {f"torch {r.versions['torch']}" for r in records if "torch" in r.versions}
+    runtimes = [escape(name) for name in sorted(measured or trained)]
     split = " or ".join(sorted({split_name(record.split) for record in records}))
     images = " or ".join(f"{n:,}" for n in sorted({record.num_images for record in records}))
-    parts = [first.device.name, f"{threads} thread{'' if threads == '1' else 's'}", *runtimes]
+    device = results.label(first.device.identity)
+    counted = f"{threads} thread{'' if threads == '1' else 's'}"
+    parts = [device, *([] if device.endswith(f", {counted}") else [counted]), *runtimes]
     return f"{', '.join(parts)}; scored on {images} images of the {split}"
 
 
@@ -293,19 +307,20 @@ def _device_row(results: Results) -> Row:
     device = results.records[0].device
     features = f" ({', '.join(device.features)})" if device.features else ""
     threads = " or ".join(str(n) for n in sorted({record.device.threads for record in results.records}))
+    systems = ", ".join(sorted({record.device.system for record in results.records}))
     versions = {(package, v) for record in results.records for package, v in record.versions.items()}
     versions |= {(record.runtime, record.runtime_version) for record in results.measurements}
     counts = (len(results.trainings), len(results.prunings), len(results.measurements))
     return [
-        device.name + features,
-        device.system,
+        escape(device.name + features),
+        escape(systems),
         threads,
-        ", ".join(f"{package} {version}" for package, version in sorted(versions)),
+        escape(", ".join(f"{package} {version}" for package, version in sorted(versions))),
         *map(str, counts),
     ]
 
 
-def _training_row(records: Sequence[Training]) -> Row:
+def _training_row(results: Results, records: Sequence[Training]) -> Row:
     first = records[0]
     timed = [full_size(record.curve) for record in records]
     known = all(timed)
@@ -315,7 +330,7 @@ def _training_row(records: Sequence[Training]) -> Row:
         first.workload,
         pretty(first.model),
         pretty(first.dataset),
-        _TRAINED_IN[first.precision] if known else GIVEN_WEIGHTS,
+        _trained_in(results, first) if known else GIVEN_WEIGHTS,
         str(first.epochs) if known else GIVEN_WEIGHTS,
         str(first.batch_size) if known else GIVEN_WEIGHTS,
         spread_percent([record.top1_accuracy for record in records]),
@@ -323,6 +338,11 @@ def _training_row(records: Sequence[Training]) -> Row:
         _epochs_timed(rate, records) if known else GIVEN_WEIGHTS,
         str(len(records)),
     ]
+
+
+def _trained_in(results: Results, record: Training) -> str | Cell:
+    name = _TRAINED_IN[record.precision]
+    return Cell(name, FELL_BACK) if results.fell_back(record.workload) else name
 
 
 def _published_training(row: reference.Row) -> Row:
@@ -342,7 +362,7 @@ def _other_epochs(record: Training, published: reference.Row) -> list[str]:
     return [f"{record.workload}: {record.epochs} epochs here{sizes}, {published['epochs']} published."]
 
 
-def _pruning_row(records: Sequence[Pruning], full: int) -> Row:
+def _pruning_row(records: Sequence[Pruning], full: float | None) -> Row:
     first = records[0]
     tuned = first.epochs > 0 and all(record.curve for record in records)
     params = mean([record.num_params for record in records])
@@ -351,7 +371,7 @@ def _pruning_row(records: Sequence[Pruning], full: int) -> Row:
         first.variant,
         name_ratio(first.ratio, params, first.round_to),
         millions(params),
-        f"{100 * (1 - params / full):.1f}",
+        UNKNOWN_FULL if full is None else _tenths(100 * (1 - params / full)),
         mib(mean([record.size_bytes for record in records])),
         _timed(spread([record.eager_latency.p50_ms for record in records], milliseconds), records),
         spread_percent([record.top1_before for record in records]),
@@ -465,11 +485,11 @@ def _published_deployed(row: reference.Row) -> Row:
     ]  # fmt: skip
 
 
-def _deployed_caption(chosen: Sequence[Measurement], absent: Sequence[str]) -> str:
+def _deployed_caption(results: Results, chosen: Sequence[Measurement], absent: Sequence[str]) -> str:
     if not chosen:
         return f"Not measured here: {', '.join(absent)}."
     parts = [
-        f"{where(chosen)}.",
+        f"{where(results, chosen)}.",
         f"Latency: {timing(r.latency for r in chosen)}. Images/s: {timing(r.batch_latency for r in chosen)}.",
         "Copies are included.",
     ]
@@ -574,3 +594,7 @@ def _whole(value: float) -> str:
 
 def _hundredths(value: float) -> str:
     return f"{value:.2f}"
+
+
+def _tenths(value: float) -> str:
+    return f"{value:.1f}"

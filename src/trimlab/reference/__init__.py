@@ -67,6 +67,11 @@ def cited() -> list[Row]:
     return _table("cited")
 
 
+def compared() -> set[tuple[str, str]]:
+    """Return the models and datasets that the study sets beside each other, and beside what it cites."""
+    return {(row["model"], row["dataset"]) for row in _table("final")}
+
+
 def points(model: str, dataset: str) -> list[Point]:
     """Return every deployed model that the study published for this model and dataset."""
     rows = [row for name in ("quantization", "combined") for row in _table(name)]
