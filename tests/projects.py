@@ -58,5 +58,6 @@ def write_pruned(variant, model):
     labels = model(dataset.normalise(images)).argmax(1).numpy().astype(np.uint16)
     np.save(paths.torch_labels_file(variant, 0), labels)
     sha256 = records.sha256_of(weights)
-    record = factories.pruning(STUDY, variant, weights_sha256=sha256, dataset_sha256=dataset.sha256)
+    scored = {"num_images": len(images), "dataset_sha256": dataset.sha256}
+    record = factories.pruning(STUDY, variant, weights_sha256=sha256, **scored)
     records.write(record, paths.record_file(paths.pruned(variant), 0))

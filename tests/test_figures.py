@@ -90,3 +90,19 @@ def test_each_device_has_its_own_speeds() -> None:
     both = [*factories.everything(study), *factories.everything(study, factories.GPU)]
     drawn = figures.draw(Results.of(study, both))
     assert {name for name in drawn if name.startswith("speed")} == {"speed-1", "speed-2"}
+
+
+def test_a_training_that_was_evaluated_once_is_a_dot() -> None:
+    study = factories.study()
+    first, *_, last = factories.curve(3, 0.9, seconds=1.0)
+    once = factories.training(study, "large", curve=[first.model_copy(update={"top1_accuracy": None}), last])
+    of = Results.of(study, [once, factories.training(study, "small")])
+    assert [line.get_marker() for line in figures.draw(of)["training"].axes[1].get_lines()] == ["o", ""]
+
+
+def test_a_name_with_dollar_signs_is_drawn_as_it_is() -> None:
+    study = factories.study()
+    odd = factories.CPU.model_copy(update={"name": r"CPU $\frac{$"})
+    made = [r.model_copy(update={"device": odd}) for r in factories.everything(study)]
+    for figure in figures.draw(Results.of(study, made)).values():
+        figure.draw_without_rendering()

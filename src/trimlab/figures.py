@@ -21,6 +21,7 @@ from trimlab import reference
 from trimlab.conclusions import pareto
 from trimlab.records import Measurement, Pruning, Training
 from trimlab.results import COMPUTED, MIB, Bench, Results, mean, name_ratio, precision_name, pretty, split_name
+from trimlab.tables import milliseconds
 
 COLOURS = {
     "fp32": "#0072B2",
@@ -182,8 +183,8 @@ def _speed(results: Results, bench: Bench) -> Figure | None:
     found = results.cells(results.at(bench))
     figure = Figure(figsize=(9, 1.6 + 0.24 * len(found)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    _bars(left, found, lambda r: r.latency.p50_ms, "{:.3g}")
-    _bars(right, found, lambda r: r.batch_latency.images_per_second, "{:,.0f}")
+    _bars(left, found, lambda r: r.latency.p50_ms, milliseconds)
+    _bars(right, found, lambda r: r.batch_latency.images_per_second, "{:,.0f}".format)
     labels = [f"{records[0].variant}  {precision_name(records[0].precision)}" for records in found]
     left.set_yticks(range(len(found)), labels)
     left.invert_yaxis()
@@ -194,10 +195,15 @@ def _speed(results: Results, bench: Bench) -> Figure | None:
     return figure
 
 
-def _bars(axes: Axes, found: list[list[Measurement]], value: Callable[[Measurement], float], form: str) -> None:
+def _bars(
+    axes: Axes,
+    found: list[list[Measurement]],
+    value: Callable[[Measurement], float],
+    write: Callable[[float], str],
+) -> None:
     values = [mean([value(record) for record in records]) for records in found]
     bars = axes.barh(range(len(found)), values, color=[COLOURS[records[0].precision] for records in found], height=0.72)
-    axes.bar_label(bars, [form.format(value) for value in values], padding=3, fontsize=8)
+    axes.bar_label(bars, [write(value) for value in values], padding=3, fontsize=8)
     axes.margins(x=0.16, y=0.01)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
@@ -231,7 +237,8 @@ def _curves(loss: Axes, top1: Axes, records: Sequence[Training], colour: str, st
         label = f"{record.workload} ({record.precision.upper()})" if index == 0 else None
         scored = [(e.epoch, 100 * e.top1_accuracy) for e in record.curve if e.top1_accuracy is not None]
         loss.plot([e.epoch for e in record.curve], [e.train_loss for e in record.curve], style, color=colour)
-        top1.plot([x for x, _ in scored], [y for _, y in scored], style, color=colour, label=label)
+        dot = "o" if len(scored) == 1 else ""  # one point makes no line
+        top1.plot([x for x, _ in scored], [y for _, y in scored], style, marker=dot, color=colour, label=label)
 
 
 def _front(axes: Axes, results: Results, found: list[list[Measurement]]) -> None:
