@@ -358,6 +358,13 @@ def test_an_impossible_value_is_one_line_with_its_file_and_field(tmp_path: Path,
     assert not paths.RECORDS.exists()
 
 
+def test_a_runtimes_own_names_are_read_as_one_line(tmp_path: Path) -> None:
+    record = factories.measurement(factories.study(), "large", "int8")
+    path = altered(tmp_path, record, "layers.0.name", "conv\n# relu\x1e")
+    read = records.read(path)
+    assert isinstance(read, Measurement) and read.layers[0].name == "conv # relu "
+
+
 def test_percentiles_rise(tmp_path: Path) -> None:
     path = altered(tmp_path, factories.measurement(factories.study(), "large", "int8"), "latency.p90_ms", 0.001)
     with pytest.raises(UserError, match=r"\(latency p50 1\.5, p90 0\.001, p99 1\.95 ms do not rise\)"):

@@ -48,6 +48,10 @@ RECORD_BYTES = 16 << 20
 """Most that a record's JSON may hold; the largest of the committed ones holds 14 kB."""
 
 
+def _one_line(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 def _instant(text: str) -> str:
     if datetime.fromisoformat(text).tzinfo is None:
         raise ValueError("needs a time zone")
@@ -79,8 +83,8 @@ Key = Annotated[str, Field(pattern=_KEY, max_length=128)]
 """What a file is named by: letters, digits, dots, dashes and underscores."""
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=_LINE)]
 """One line, without control characters."""
-LongText = Annotated[str, Field(max_length=20_000, pattern=_LINE)]
-"""The same; TensorRT names a fused layer by all that it was made of."""
+LongText = Annotated[str, Field(max_length=20_000), AfterValidator(_one_line)]
+"""Made one line: whatever a runtime puts into the names of its layers is no reason to lose a record."""
 Instant = Annotated[str, Field(pattern=_INSTANT), AfterValidator(_instant)]
 """ISO 8601 with a time zone."""
 
