@@ -101,9 +101,9 @@ def tracking_cost(scratch: Path) -> str:
         "import time; start = time.perf_counter()\n"
         "from trimlab import params, tracking, records\n"
         "study = params.load()\n"
-        "stream = tracking.live(study, 'train', next(iter(study.workloads)), 0)\n"
-        "for n in range(1, 101):\n"
-        "    stream(records.Epoch(epoch=n, image_size=32, learning_rate=0.1, train_loss=1.0, train_accuracy=0.5,"
+        "with tracking.live(study, 'train', next(iter(study.workloads)), 0) as stream:\n"
+        "    for n in range(1, 101):\n"
+        "        stream(records.Epoch(epoch=n, image_size=32, learning_rate=0.1, train_loss=1.0, train_accuracy=0.5,"
         " top1_accuracy=0.5, seconds=1.0, images_per_second=1.0))\n"
         "print(time.perf_counter() - start)"
     )

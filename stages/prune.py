@@ -11,8 +11,9 @@ def main(study: params.Params, variant: str) -> None:
 
     with machine.one_at_a_time(f"prune/{variant}"):
         for seed in study.seeds:
-            stream = tracking.live(study, "prune", variant, seed)
-            tracking.log(study, pruning.prune_variant(study, variant, seed, on_epoch=stream))
+            with tracking.live(study, "prune", variant, seed) as stream:
+                record = pruning.prune_variant(study, variant, seed, on_epoch=stream)
+            tracking.log(study, record)
 
 
 if __name__ == "__main__":

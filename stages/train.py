@@ -11,8 +11,9 @@ def main(study: params.Params, workload: str) -> None:
 
     with machine.one_at_a_time(f"train/{workload}"):
         for seed in study.seeds:
-            stream = tracking.live(study, "train", workload, seed)
-            tracking.log(study, training.train_workload(study, workload, seed, on_epoch=stream))
+            with tracking.live(study, "train", workload, seed) as stream:
+                record = training.train_workload(study, workload, seed, on_epoch=stream)
+            tracking.log(study, record)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ LAYERS = [
     {"benchmarking", "pruning", "quantization"},
     {"training", "export", "calibration"},
     {"onnx_files", "checkpoint"},
-    {"checks", "data", "models", "machine", "reference"},
+    {"checks", "data", "models", "machine", "reference", "mlflow_store"},
     {"records", "measure"},
     {"measure.device", "measure.memory"},
     {"params"},

@@ -1,7 +1,11 @@
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,14 +21,13 @@ SQLITE = "sqlite:///"
 
 
 @pytest.fixture(scope="session")
-def tracking_stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Two stores with empty tables: making those takes seconds, so tests share them, each its own study."""
-    folder = tmp_path_factory.mktemp("mlflow")
+def tracking_stores(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Two stores with empty tables, shared by tests that have each their own study."""
+    folder = tmp_path_factory.mktemp("stores")
     first, second = folder / "first" / "mlflow.db", folder / "second" / "mlflow.db"
     for store in (first, second):
         store.parent.mkdir()
-    MlflowClient(f"{SQLITE}{first}").search_experiments()
-    shutil.copy(first, second)
+        shutil.copy(empty_store, store)
     return f"{SQLITE}{first}", f"{SQLITE}{second}"
 
 
@@ -33,12 +36,13 @@ def store(tracking_stores: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_stores[0])
+    monkeypatch.setattr(tracking, "_failed", set())
     return MlflowClient(tracking_stores[0])
 
 
 @pytest.fixture
 def study(request: pytest.FixtureRequest) -> params.Params:
-    name = request.node.name.replace("_", "-").lower()
+    name = re.sub("[^a-z0-9]+", "-", request.node.name.lower())
     return factories.study(study=name)
 
 
@@ -109,9 +113,9 @@ def _contents(client: MlflowClient, study: params.Params, folder: Path) -> list[
 
 
 def _stream(study: params.Params, stage: str, name: str, epochs: list[records.Epoch]) -> None:
-    stream = tracking.live(study, stage, name, seed=0)
-    for epoch in epochs:
-        stream(epoch)
+    with tracking.live(study, stage, name, seed=0) as stream:
+        for epoch in epochs:
+            stream(epoch)
 
 
 def test_store_that_the_stages_write_equals_one_made_of_the_records(
@@ -132,7 +136,7 @@ def test_store_that_the_stages_write_equals_one_made_of_the_records(
     tracking.complete(study, everything)
     monkeypatch.delenv("DVC_STAGE")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_stores[1])
-    assert tracking.complete(study, everything) == len(everything)
+    assert tracking.rebuild(study, everything) == len(everything)
     written = _contents(store, study, tmp_path)
     assert len(written) == len(everything) + 1
     assert written == _contents(MlflowClient(tracking_stores[1]), study, tmp_path)
@@ -145,7 +149,7 @@ def test_record_logged_twice_is_one_run(study: params.Params, store: MlflowClien
     once = _contents(store, study, tmp_path)
     tracking.log(study, record)
     tracking.complete(study, [record])
-    assert tracking.complete(study, [record, record]) == 0
+    assert tracking.rebuild(study, [record, record]) == 0
     assert _contents(store, study, tmp_path) == once
 
 
@@ -194,7 +198,11 @@ def test_parent_is_complete_where_most_cells_were_cached(study: params.Params, s
 
 def test_parent_sums_up_seeds_of_one_device(study: params.Params, store: MlflowClient) -> None:
     candidate = study.report.candidate
-    speeds = {"batch_latency": factories.latency(16.0), "yardstick_batch_latency": factories.latency(64.0)}
+    speeds = {
+        "latency": factories.latency(0.5),
+        "batch_latency": factories.latency(16.0),
+        "yardstick_batch_latency": factories.latency(64.0),
+    }
     earlier = {"device": factories.GPU, "created": "2026-01-01T00:00:00+00:00"}
     tracking.complete(
         study,
@@ -209,12 +217,13 @@ def test_parent_sums_up_seeds_of_one_device(study: params.Params, store: MlflowC
     [parent] = _parents(store, study)
     assert parent.data.metrics["candidate/int8/onnxruntime/top1_accuracy"] == pytest.approx(0.85)
     assert parent.data.metrics["candidate/int8/onnxruntime/batch_speedup"] == pytest.approx(4.0)
+    assert parent.data.metrics["candidate/int8/onnxruntime/latency_p50_ms"] == pytest.approx(0.5)
     assert parent.data.metrics["baseline/fp32/onnxruntime/top1_accuracy"] == 0.95
-    assert len(parent.data.metrics) == 6
+    assert len(parent.data.metrics) == 8
     assert len(_children(store, study)) == 5
 
 
-def test_runs_are_found_by_tags_and_by_their_parents_params(
+def test_runs_are_found_by_tags_and_by_params(
     study: params.Params, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DVC_EXP_NAME", "half")
@@ -228,13 +237,12 @@ def test_runs_are_found_by_tags_and_by_their_parents_params(
         [parent.info.experiment_id],
         f"tags.dvc.stage = 'benchmark@{candidate}'"
         " and tags.dvc.experiment = 'half' and tags.dvc.baseline = 'f00d'"
-        f" and tags.device = '{factories.CPU.name}' and tags.mlflow.source.git.commit = '0123456789ab'"
-        f" and tags.git.commit = '0123456789ab-dirty' and params.`prune.ratio` = '{study.prune.ratio}'"
+        " and tags.device = 'Test CPU · avx512_vnni · 2 threads' and tags.mlflow.source.git.commit = '0123456789ab'"
+        f" and tags.git.commit = '0123456789ab-dirty' and params.ratio = '{study.prune.ratio}'"
         " and params.precision = 'int8' and metrics.latency_p50_ms < 0.6",
     )
     assert [run.info.run_name for run in found] == [f"{candidate} int8 onnxruntime seed0"]
-    assert parent.info.run_name == f"{study.study} {study.digest()[:8]} half"
-    assert parent.data.params.items() <= found[0].data.params.items()
+    assert parent.info.run_name == f"half: {candidate}, {study.prune.ratio:.0%} pruned"
 
 
 def test_run_names_its_dataset_and_holds_its_whole_record(
@@ -267,27 +275,134 @@ def test_experiments_of_dvc_have_parents_of_their_own(
     assert len(_children(store, study)) == 3
 
 
-def test_wrong_store_is_one_line_before_a_training(study: params.Params, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_has_the_params_that_decided_it_and_no_other_variants(study: params.Params, store: MlflowClient) -> None:
+    everything = _all_records(study)
+    tracking.complete(study, everything)
+    [parent] = _parents(store, study)
+    assert parent.data.params["prune.ratio"] == str(study.prune.ratio)
+    sections = {
+        "training": {"data", "training"},
+        "pruning": {"data", "training", "pruning"},
+        "measurement": {"data", "training", "pruning", "quantization", "benchmark"},
+    }
+    for run in _children(store, study):
+        found = {key.split(".")[0] for key in run.data.params}
+        assert found & params.Params.model_fields.keys() - {"study"} == sections[run.data.tags["trimlab.kind"]]
+
+
+def test_a_parent_of_a_killed_training_does_not_run_for_ever(study: params.Params, store: MlflowClient) -> None:
+    tracking._begin(study, "train", "any", 0)  # killed here
+    assert [run.info.status for run in _parents(store, study)] == ["FINISHED"]
+    assert [run.info.status for run in _children(store, study)] == ["RUNNING"]
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+def test_a_run_says_how_its_training_ended_and_goes_on_later(
+    error: type[BaseException], status: str, study: params.Params, store: MlflowClient
+) -> None:
+    record = _training(study)
+    with pytest.raises(error), tracking.live(study, "train", record.workload, 0) as stream:
+        stream(record.curve[0])
+        raise error
+    [run] = _children(store, study)
+    assert run.info.status == status
+    with tracking.live(study, "train", record.workload, 0):
+        [run] = _children(store, study)
+        assert run.info.status == "RUNNING"
+    tracking.log(study, record)
+    [run] = _children(store, study)
+    assert run.info.status == "FINISHED"
+
+
+def test_an_experiment_opens_as_one_of_models(study: params.Params, store: MlflowClient, tmp_path: Path) -> None:
+    store.create_experiment(study.study, tmp_path.as_uri())  # by an earlier version
+    tracking.log(study, _training(study))
+    assert store.get_experiment_by_name(study.study).tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_long_and_odd_names_fail_no_run(
+    study: params.Params, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_EXP_NAME", "it's \udcff `long`" * 1000)
+    device = factories.CPU.model_copy(update={"name": "a ' \" ` \n | name" * 1000})
+    record = _training(study, device=device, versions={"pack!age" * 100: "1" * 9000, "..": "2"})
+    assert tracking.rebuild(study, [record]) == 1
+    assert tracking.rebuild(study, [record]) == 0
+    assert len(_parents(store, study)) == len(_children(store, study)) == 1
+
+
+def test_wrong_store_is_one_line_for_a_command(study: params.Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://me:secret@host/db")
     with pytest.raises(UserError, match=r"^MLflow's store nonsense://\*\*\*@host/db fails .*MLFLOW_TRACKING_URI") as e:
-        tracking.live(study, "train", "any", 0)
+        tracking.rebuild(study, [])
     assert "\n" not in str(e.value)
     assert "secret" not in str(e.value)
+
+
+def _run_stages(study: params.Params) -> None:
+    """Call tracking as the stages do."""
+    record = _training(study, curve=_curve(50))
+    _stream(study, "train", record.workload, record.curve)
+    tracking.log(study, record)
+    tracking.complete(study, [record])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("two\nlines"), OSError("disk"), UserError("bad"), KeyError("key")])
+def test_no_stage_fails_because_of_tracking(
+    error: Exception, study: params.Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(tracking, "_client", fail)
+    _run_stages(study)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("not tracked: ") and line.endswith("`trimlab track` adds their runs")
 
 
 def test_store_that_fails_later_loses_no_training(
     study: params.Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = _training(study)
-    stream = tracking.live(study, "train", record.workload, 0)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://host")
-    for epoch in record.curve:
-        stream(epoch)
+    with tracking.live(study, "train", record.workload, 0) as stream:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://host")
+        for epoch in record.curve:
+            stream(epoch)
     tracking.log(study, record)
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["epochs are not streamed any more", "not tracked"]
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("not tracked: MLflow's store nonsense://host fails")
     with pytest.raises(UserError, match="MLFLOW_TRACKING_URI"):
-        tracking.complete(study, [record])
+        tracking.rebuild(study, [record])
+
+
+def test_a_server_that_does_not_answer_is_asked_twice_by_a_stage(
+    study: params.Params, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(tracking._ENVIRONMENT, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(0.1)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        _run_stages(study)
+        asked = 0
+        with suppress(TimeoutError):
+            while True:
+                silent.accept()
+                asked += 1
+    assert 1 <= asked <= 2
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith("not tracked: MLflow's store http://127.0.0.1")
+
+
+@pytest.mark.parametrize("place", ["", "/proc/mlflow.db", "/proc/1/deeper/mlflow.db"])
+def test_a_place_where_no_store_can_be_is_said_at_once(
+    place: str, study: params.Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{SQLITE}{place or tmp_path}")
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"^MLflow's store .* fails .*MLFLOW_TRACKING_URI"):
+        tracking.rebuild(study, [])
+    assert time.monotonic() - started < 2
 
 
 _LOG_ONE = """
@@ -312,21 +427,21 @@ def test_processes_on_a_cold_store_lose_nothing(
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     (elsewhere / "study.json").write_text(study.model_dump_json())
-    expected = [factories.measurement(study, study.report.candidate, "int8", seed=seed) for seed in range(3)]
+    expected = [factories.measurement(study, study.report.candidate, "int8", seed=seed) for seed in range(2)]
     for record in expected:
         records.write(record, elsewhere / f"{record.seed}.json")
     workers = [_worker(elsewhere, f"{record.seed}.json") for record in expected]
-    assert [worker.stdout.readline() for worker in workers] == ["ready\n"] * 3
+    assert [worker.stdout.readline() for worker in workers] == ["ready\n"] * 2
     for worker in workers:
         worker.stdin.write("go\n")
         worker.stdin.flush()
-    assert [worker.communicate() for worker in workers] == [("", "")] * 3
+    assert [worker.communicate() for worker in workers] == [("", "")] * 2
     client = MlflowClient(f"{SQLITE}{tmp_path / 'mlflow.db'}")
     [parent] = _parents(client, study)
     assert parent.info.artifact_uri.startswith((tmp_path / "mlartifacts").as_uri())
     digests = sorted(run.data.tags[tracking.RECORD_TAG] for run in _children(client, study))
     assert digests == sorted(record.digest for record in expected)
-    assert sorted(file.suffix for file in elsewhere.iterdir()) == [".json"] * 4
+    assert sorted(file.suffix for file in elsewhere.iterdir()) == [".json"] * 3
 
 
 def _worker(folder: Path, record: str) -> "subprocess.Popen[str]":

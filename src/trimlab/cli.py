@@ -71,7 +71,7 @@ def track(study: Annotated[str, typer.Argument(help="A study with committed reco
     from trimlab import archive, tracking
 
     described = archive.load_study(study)
-    added = tracking.complete(described, archive.select(described, archive.committed_records(study)))
+    added = tracking.rebuild(described, archive.select(described, archive.committed_records(study)))
     print(f"{added} runs logged to MLflow")
 
 

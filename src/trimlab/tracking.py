@@ -1,26 +1,30 @@
 """The one writer to MLflow: a run a training, a pruning and a measurement, under one parent a study.
 
 A parent is (study, digest of its params, DVC experiment); a run is tagged with its record's digest, so that
-no record is logged twice. Runs are functions of records: `complete` makes a lost store again.
+no record is logged twice. Runs are functions of records: `rebuild` makes a lost store again.
+
+Stages call `live`, `log` and `complete`, which never raise: a store that fails costs a process one line and a few
+seconds, and is then left alone. What it lacks is added by the report stage, or by `trimlab track`.
 """
 
 import json
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock
 from pydantic import BaseModel
 
-from trimlab import paths, progress
+from trimlab import mlflow_store, paths, progress
 from trimlab.errors import UserError
 from trimlab.params import Params
 from trimlab.records import Epoch, Measurement, Pruning, Record, Training
@@ -29,11 +33,23 @@ if TYPE_CHECKING:  # importing mlflow takes 2 s: functions do it
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Metric, Run
 
+T = TypeVar("T")
+
 RECORD_TAG = "trimlab.record"
 """Digest of the record that a run shows; a run without it is unfinished."""
 
 _SQLITE = "sqlite:///"
-_LOCK_SECONDS = 300.0
+_LOCAL = f"{_SQLITE}mlflow.db"
+_LOCK_SECONDS = 60.0
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # Its own 7 retries of 2 minutes hold a stage for a quarter of an hour where a server does not answer.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+}
+"""MLflow's settings where the user has given none."""
+
 _CURVE = "epoch/"
 _KINDS = {"train": "training", "prune": "pruning", "benchmark": "measurement"}
 """What the stages record."""
@@ -48,7 +64,15 @@ _STUDY_PARAMS: dict[str, Any] = {
     "benchmark": True,
     "report": {"baseline", "candidate"},
 }
-"""What all runs of a study share; the whole tree is the parent's `params.json`."""
+"""What a parent shows; the whole tree is its `params.json`."""
+
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Without it MLflow's pages open an experiment as one of generative AI: traces, no table of metrics."""
+
+_KEY_LENGTH = 250
+_NAME_LENGTH = 250
+_VALUE_LENGTH = 5000
+"""MLflow's limits; that of a param's value is 6000, of a tag's 8000, and older servers allow 5000."""
 
 _NOT_SCALAR = {"kind", "created", "commit", "curve", "widths", "clocks", "layers", "batch_layers", "builds"}
 """Fields that are tags, times, curves, or only in `record.json`."""
@@ -78,19 +102,17 @@ _MEASURED = frozenset(
 
 
 def log(study: Params, record: Record) -> None:
-    """Add a record's run to the study's parent, unless it is there.
-
-    A failing store costs one line and not the stage, whose outputs would go with it: `complete` catches up.
-    """
-    try:
-        with _parent(study, _name(record)) as parent:
-            parent.add([record])
-    except UserError as error:
-        progress.say(f"not tracked: {error}; the record is kept: the report stage or `trimlab track` adds it")
+    """Add a record's run to the study's parent, unless it is there. Never raises."""
+    _attempt(partial(_log, study, record))
 
 
-def complete(study: Params, records: Sequence[Record]) -> int:
-    """Add the records that the parent lacks (cached cells never ran), its summary metrics, and finish it.
+def complete(study: Params, records: Sequence[Record]) -> None:
+    """Do what `rebuild` does, at the end of a pipeline: cached cells logged nothing. Never raises."""
+    _attempt(partial(rebuild, study, records))
+
+
+def rebuild(study: Params, records: Sequence[Record]) -> int:
+    """Add the records that the parent lacks, and its summary metrics.
 
     Returns:
         How many runs were added: 0 where nothing was missing.
@@ -104,43 +126,84 @@ def complete(study: Params, records: Sequence[Record]) -> int:
     return added
 
 
-def live(study: Params, stage: str, name: str, seed: int) -> Callable[[Epoch], None]:
-    """Return what streams a training's epochs into its run while it goes on.
+@contextmanager
+def live(study: Params, stage: str, name: str, seed: int) -> Iterator[Callable[[Epoch], None]]:
+    """Yield what streams a training's epochs into its run while it goes on; tracking never raises here.
 
-    A training that was killed and goes on finds its run again; `log` of its record completes it.
+    A training that was killed and goes on finds its run again; `log` of its record completes it. A training that
+    raises leaves a run that says so.
 
     Args:
         study: the params.
         stage: `train` or `prune`.
         name: the workload that is trained, or the variant that is fine-tuned.
         seed: of the training.
-
-    Raises:
-        UserError: the store cannot be opened. Once streaming, a failing store costs one line.
     """
+    stream = _attempt(partial(_begin, study, stage, name, seed)) or _Stream(None, set())
+    try:
+        yield stream
+    except BaseException as error:
+        stream.end("FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+
+
+def _log(study: Params, record: Record) -> None:
+    with _parent(study, _name(record)) as parent:
+        parent.add([record])
+
+
+def _begin(study: Params, stage: str, name: str, seed: int) -> "_Stream":
     run_name = _training_name(stage, name, seed)
     with _parent(study, run_name) as parent:
         run = parent.unfinished(run_name, _stage_tags(stage, name))
+        parent.client.update_run(run.info.run_id, status="RUNNING")  # again, where an error had ended it
         return _Stream(run.info.run_id, {step for _, step in _streamed(parent.client, run)})
 
 
 @dataclass
 class _Stream:
-    run_id: str
+    run_id: str | None
+    """None where the run could not be made."""
     logged: set[int]
-    failed: bool = False
 
     def __call__(self, epoch: Epoch) -> None:
-        if self.failed or epoch.epoch in self.logged:
-            return
-        self.logged.add(epoch.epoch)
-        now = _milliseconds(datetime.now())
-        try:
-            with _store() as client:
-                client.log_batch(self.run_id, metrics=_metrics(_curve([epoch]), now))
-        except UserError as error:
-            self.failed = True
-            progress.say(f"epochs are not streamed any more: {error}; the training goes on")
+        if self.run_id and epoch.epoch not in self.logged:
+            self.logged.add(epoch.epoch)
+            _attempt(partial(_log_epoch, self.run_id, epoch))
+
+    def end(self, status: str) -> None:
+        if self.run_id:
+            _attempt(partial(_end, self.run_id, status))
+
+
+def _log_epoch(run_id: str, epoch: Epoch) -> None:
+    with _store() as client:
+        client.log_batch(run_id, metrics=_metrics(_curve([epoch]), _milliseconds(datetime.now())))
+
+
+def _end(run_id: str, status: str) -> None:
+    with _store() as client:
+        client.set_terminated(run_id, status)
+
+
+_failed: set[str] = set()
+"""Stores that failed in this process: another try may take seconds, and a training has hundreds of epochs."""
+
+
+def _attempt(do: Callable[[], T]) -> T | None:
+    """Do it, unless the store has failed in this process; say in one line why it fails."""
+    if (uri := _uri()) in _failed:
+        return None
+    try:
+        return do()
+    except Exception as error:  # whatever it is: hours of work must not end because of tracking
+        _failed.add(uri)
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        progress.say(
+            f"not tracked: {_one_line(reason)}; "
+            "the records are kept, and the report stage or `trimlab track` adds their runs"
+        )
+        return None
 
 
 @dataclass(frozen=True)
@@ -158,6 +221,8 @@ class _Parent:
         missing = {record.digest: record for record in records if record.digest not in known}
         for record in missing.values():
             self._write(record)
+        if missing:
+            self.client.set_terminated(self.run_id)
         return len(missing)
 
     def finish(self, records: Sequence[Record]) -> None:
@@ -166,14 +231,13 @@ class _Parent:
             newest = max(records, key=_age)
             summary = _metrics(_at_step_0(_summary(self.study, records)), _created(newest))
             _log_batches(self.client, self.run_id, summary, {}, _commit_tags(newest))
-        self.client.set_terminated(self.run_id)
 
     def unfinished(self, name: str, tags: dict[str, str], start: int | None = None) -> "Run":
         """Return the run of this name that has no record yet (streamed, or cut short), or a new one."""
         for run in self.children:
             if run.info.run_name == name and RECORD_TAG not in run.data.tags:
                 return run
-        tags = {**_study_tags(self.study), **tags, "mlflow.parentRunId": self.run_id}
+        tags = _tag_texts({**_study_tags(self.study), **tags, "mlflow.parentRunId": self.run_id})
         return self.client.create_run(self.experiment_id, start_time=start, tags=tags, run_name=name)
 
     def _write(self, record: Record) -> None:
@@ -185,7 +249,7 @@ class _Parent:
         streamed = _streamed(self.client, run)
         rest = {key: value for key, value in curve.items() if key not in streamed}
         metrics = _metrics({**rest, **_at_step_0(_measured(record))}, end)
-        params = {**_study_params(self.study), **_params(record)}
+        params = {**_deciding_params(self.study, record), **_params(record)}
         _log_batches(self.client, run_id, metrics, params, _tags(record))
         self.client.set_terminated(run_id, end_time=end)
         # Last: a run that is cut short before this is found again by `unfinished`.
@@ -211,7 +275,7 @@ def _parent(study: Params, run_name: str | None = None) -> Iterator[_Parent]:
     """Open a study's parent, with its children of one name, or all."""
     with _store() as client:
         experiment_id = _experiment(client, study.study)
-        tags = {**_study_tags(study), "trimlab.kind": "study"}
+        tags = _tag_texts({**_study_tags(study), "trimlab.kind": "study"})
         identity = {key: tags[key] for key in ("trimlab.kind", "trimlab.params")}
         # Compared here: the name of a DVC experiment may hold quotes.
         mine = [
@@ -227,17 +291,27 @@ def _parent(study: Params, run_name: str | None = None) -> Iterator[_Parent]:
 def _experiment(client: "MlflowClient", name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
-        return client.create_experiment(name, artifact_location=_artifacts(name))
-    experiment_id: str = found.experiment_id
+        experiment_id: str = client.create_experiment(name, _artifacts(name), _EXPERIMENT_TAGS)
+        return experiment_id
+    experiment_id = found.experiment_id
+    for key in _EXPERIMENT_TAGS.keys() - found.tags.keys():  # made by an earlier version
+        client.set_experiment_tag(experiment_id, key, _EXPERIMENT_TAGS[key])
     return experiment_id
 
 
 def _new_parent(client: "MlflowClient", experiment_id: str, study: Params, tags: dict[str, str]) -> str:
-    experiment = os.environ.get("DVC_EXP_NAME")
-    name = " ".join(part for part in (study.study, study.digest()[:8], experiment) if part)
-    run_id: str = client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
+    run_id: str = client.create_run(experiment_id, tags=tags, run_name=_parent_name(study)).info.run_id
     _describe(client, run_id, study)
+    # It is no process, and whoever is killed could not end it: what runs is seen at its children.
+    client.set_terminated(run_id)
     return run_id
+
+
+def _parent_name(study: Params) -> str:
+    """Return what a person tells studies apart by; the digest of the params is a tag."""
+    candidate, experiment = study.report.candidate, os.environ.get("DVC_EXP_NAME")
+    name = f"{candidate}, {study.point(candidate).ratio:.0%} pruned"
+    return _cut(f"{experiment}: {name}" if experiment else name, _NAME_LENGTH)
 
 
 def _describe(client: "MlflowClient", run_id: str, study: Params) -> None:
@@ -268,7 +342,7 @@ def _store() -> "Iterator[MlflowClient]":
         with FileLock(_lock_file(uri), timeout=_LOCK_SECONDS):
             yield _client(uri)
     except _failures() as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = _one_line(str(error))[:200]
         remedy = "set MLFLOW_TRACKING_URI to a store that works, or unset it for a local one"
         raise UserError(_without_password(f"MLflow's store {uri} fails ({reason}): {remedy}")) from error
 
@@ -277,24 +351,25 @@ def _failures() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return MlflowException, SQLAlchemyError, OSError, ImportError
+    return MlflowException, SQLAlchemyError, sqlite3.Error, mlflow_store.StoreError, OSError, ImportError
 
 
 @cache
 def _client(uri: str) -> "MlflowClient":
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    # Its 7 retries hold a stage for 4 minutes where no server answers.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # How it makes its tables and which request it tries again are no stage's messages, and errors come as exceptions.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    if uri.startswith(_SQLITE):
+        mlflow_store.prepare(file := _database(uri), ours=file == _database(_LOCAL))
     from mlflow import MlflowClient
 
-    # How it makes its tables is no stage's message.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     return MlflowClient(uri)
 
 
 def _uri() -> str:
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or _LOCAL
     return f"{_SQLITE}{_database(uri)}" if uri.startswith(_SQLITE) else uri
 
 
@@ -307,15 +382,16 @@ def _lock_file(uri: str) -> Path:
     local = uri.startswith(_SQLITE)
     file = _database(uri) if local else paths.project_root() / paths.SCRATCH / "mlflow"
     file.parent.mkdir(parents=True, exist_ok=True)
-    return file.with_name(f"{file.name}.lock")
+    lock = file.with_name(f"{file.name}.lock")
+    if not lock.exists():
+        lock.touch()  # fails at once in a folder that takes no files, where FileLock would wait
+    return lock
 
 
 def _artifacts(experiment: str) -> str | None:
     """Return where an experiment's artifacts lie, fixed when it is made; None leaves that to the server."""
     uri = _uri()
-    if not uri.startswith(_SQLITE):
-        return None
-    return (_database(uri).parent / "mlartifacts" / experiment).as_uri()
+    return mlflow_store.artifacts(_database(uri), experiment) if uri.startswith(_SQLITE) else None
 
 
 def _without_password(message: str) -> str:
@@ -328,8 +404,8 @@ def _log_batches(
     """Log in as few calls as MLflow's limits allow: 100 params, 1000 entries."""
     from mlflow.entities import Param, RunTag
 
-    run_params = [Param(key, value) for key, value in params.items()]
-    run_tags = [RunTag(key, value) for key, value in tags.items()]
+    run_params = [Param(_key(key), _cut(value, _VALUE_LENGTH)) for key, value in params.items()]
+    run_tags = [RunTag(key, value) for key, value in _tag_texts(tags).items()]
     client.log_batch(run_id, metrics[:800], run_params[:100], run_tags)
     if len(metrics) > 800 or len(params) > 100:
         _log_batches(client, run_id, metrics[800:], dict(list(params.items())[100:]), {})
@@ -380,7 +456,7 @@ def _stage_tags(stage: str, cell: str) -> dict[str, str]:
 
 
 def _tags(record: Record) -> dict[str, str]:
-    return {**_commit_tags(record), "device": record.device.name}
+    return {**_commit_tags(record), "device": " · ".join(record.device.identity[1:])}
 
 
 def _commit_tags(record: Record) -> dict[str, str]:
@@ -410,6 +486,17 @@ def _training_name(stage: str, name: str, seed: int) -> str:
 
 def _study_params(study: Params) -> dict[str, str]:
     return _texts(_flat(study.model_dump(include=_STUDY_PARAMS)))
+
+
+def _deciding_params(study: Params, record: Record) -> dict[str, str]:
+    """Return the params that decided a record, beside those that are its own fields."""
+    sections: dict[str, BaseModel] = {"training": study.recipe(record.workload)}
+    if isinstance(record, Pruning | Measurement):
+        sections["pruning"] = study.pruning_of(record.variant)
+    if isinstance(record, Measurement):
+        sections |= {"quantization": study.quantization, "benchmark": study.benchmark}
+    data = study.model_dump(include={"data": _STUDY_PARAMS["data"]})
+    return _texts(_flat({**data, **{name: section.model_dump() for name, section in sections.items()}}))
 
 
 def _params(record: Record) -> dict[str, str]:
@@ -446,6 +533,25 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         elif value is not None:
             flat[prefix + key] = value
     return flat
+
+
+def _tag_texts(tags: dict[str, str]) -> dict[str, str]:
+    return {_key(key): _cut(value, _VALUE_LENGTH) for key, value in tags.items()}
+
+
+def _key(text: str) -> str:
+    """Spell a key in the characters that MLflow allows."""
+    return re.sub(r"[^\w.\- ]", "_", text)[:_KEY_LENGTH]
+
+
+def _cut(text: str, length: int) -> str:
+    """Shorten a text to what MLflow keeps, without what no database stores (an environment's raw bytes)."""
+    text = text.encode(errors="replace").decode().replace("\0", " ")
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _texts(values: dict[str, Any]) -> dict[str, str]:
@@ -489,7 +595,7 @@ def _summary(study: Params, records: Sequence[Record]) -> dict[str, float]:
     return {
         f"{group}/{key}": fmean(_measured(record)[key] for record in _on_newest_device(members))
         for group, members in groups.items()
-        for key in ("top1_accuracy", "file_bytes", "batch_speedup")
+        for key in ("top1_accuracy", "file_bytes", "latency_p50_ms", "batch_speedup")
     }
 
 
@@ -500,8 +606,8 @@ def _roles(study: Params, record: Measurement) -> list[str]:
 
 def _on_newest_device(measured: list[Measurement]) -> list[Measurement]:
     # No mean is taken over devices.
-    device = max(measured, key=_age).device
-    return [record for record in measured if record.device == device]
+    device = max(measured, key=_age).device.identity
+    return [record for record in measured if record.device.identity == device]
 
 
 def _age(record: Record) -> tuple[str, str]:
