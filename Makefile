@@ -2,29 +2,30 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(abspath $(VENV))/bin
-# Stages call `python`: the environment's own.
+# Stages call `python`: the environment's own. Commands here are named in full, because the make of macOS (3.81) looks
+# them up on the path that it was started with.
 export PATH := $(BIN):$(PATH)
 
 .PHONY: repro test ui format
 
 repro: $(VENV)/.installed
-	trimlab check
-	dvc repro
+	$(BIN)/trimlab check
+	$(BIN)/dvc repro
 
 test: $(VENV)/.installed
-	ruff check
-	ruff format --check
-	mypy
-	python -m pytest
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
 
 ui: $(VENV)/.installed
-	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server \
+	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server \
 		--host 127.0.0.1 --port 5000 --workers 1 \
 		--backend-store-uri sqlite:///mlflow.db --artifacts-destination mlartifacts
 
 format: $(VENV)/.installed
-	ruff check --fix
-	ruff format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

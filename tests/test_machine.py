@@ -1,8 +1,12 @@
 """Locks and what a device says of itself."""
 
+import os
+import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +37,56 @@ def test_trainings_and_timings_wait_for_each_other(tmp_path):
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
     assert log.read_text().split() == ["in", "out"] * 3
+
+
+def test_the_machines_lock_is_one_file_for_all_users(tmp_path, monkeypatch):
+    monkeypatch.delenv("TRIMLAB_LOCK")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "own"))  # each user's own, on macOS always
+    monkeypatch.setattr(machine.tempfile, "tempdir", None)
+    assert machine._machine_lock() == Path("/tmp/trimlab-machine.lock")
+    monkeypatch.setattr(machine, "SHARED", tmp_path / "missing")
+    assert machine._machine_lock().parent == Path(machine.tempfile.gettempdir())
+
+
+def test_another_users_lock_can_be_held(tmp_path, monkeypatch):
+    # A folder like /tmp: everybody writes, and nobody may replace another's file.
+    shared = Path("/tmp") / f"trimlab-test-{os.getpid()}"
+    shared.mkdir()
+    try:
+        shared.chmod(0o1777)
+        monkeypatch.setenv("TRIMLAB_LOCK", str(shared / "lock"))
+        was = os.umask(0o077)
+        try:
+            with machine.exclusive("one user's"):
+                pass
+        finally:
+            os.umask(was)
+        assert (shared / "lock").stat().st_mode & 0o777 == 0o666
+        with another_user(), machine.exclusive("another's"):
+            pass
+    finally:
+        shutil.rmtree(shared)
+
+
+@contextmanager
+def another_user():
+    """Become nobody, where this is root."""
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(was)
+
+
+def test_a_lock_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIMLAB_LOCK", str(tmp_path))
+    with (
+        pytest.raises(UserError, match=r"cannot be locked \(.*\): set TRIMLAB_LOCK to a file"),
+        machine.exclusive("test"),
+    ):
+        pass
 
 
 def test_a_busy_neighbour_is_noticed():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -344,6 +345,28 @@ def test_what_a_killed_slice_left_running_is_ended_by_the_next(source, run_dir, 
     assert len(orphans) >= 2, "dvc and its stage"
     assert go(run_dir)[0] == 0
     assert not running(run_dir)
+
+
+def test_processes_without_the_mark_are_found_by_those_that_started_them(run_dir):
+    """On macOS the system's shell hides its environment."""
+    program = "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], env={})"
+    env = {**os.environ, "_TRIMLAB_SLICE_OF": str(run_dir)}
+    marked = subprocess.Popen([sys.executable, "-c", f"{program}.wait()"], env=env)
+    until_children(marked)
+    [hidden] = psutil.Process(marked.pid).children()
+    try:
+        assert {process.pid for process in offline._processes(run_dir)} == {marked.pid, hidden.pid}
+    finally:
+        offline._end_processes(run_dir)
+    marked.wait()
+    assert not hidden.is_running() or hidden.status() == psutil.STATUS_ZOMBIE
+
+
+def until_children(process):
+    deadline = time.monotonic() + 20
+    while not psutil.Process(process.pid).children():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(("how", "trusted"), [("kill", False), ("terminate", True)])

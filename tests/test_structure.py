@@ -133,3 +133,10 @@ def test_stages_only_wire(stage):
     text = (STAGES / f"{stage}.py").read_text()
     assert len(text.splitlines()) <= 30
     assert "import torch" not in text
+
+
+def test_make_names_its_commands_in_full():
+    """The make of macOS looks them up before it applies the Makefile's path."""
+    recipes = [line.strip() for line in (STAGES.parent / "Makefile").read_text().splitlines() if line.startswith("\t")]
+    words = [word for line in recipes for word in line.split()]
+    assert {"trimlab", "dvc", "ruff", "mypy", "python", "mlflow", "pytest"} & set(words) == {"pytest"}

@@ -1,12 +1,13 @@
 """The machine that measures: what it is, that nobody else measures on it, whether it was quiet."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from trimlab import paths
 from trimlab.errors import UserError
@@ -14,8 +15,9 @@ from trimlab.measure import device
 from trimlab.progress import say
 from trimlab.records import Device
 
-MACHINE_LOCK = "/tmp/trimlab-machine.lock"
-"""One place for all users of a machine; TRIMLAB_LOCK names another, where this is not to be waited for."""
+SHARED = Path("/tmp")
+"""The folder that all users of a machine share, on Linux and macOS. Not `tempfile.gettempdir()`: on macOS, and where
+TMPDIR is set, that is each user's own."""
 
 
 @contextmanager
@@ -23,18 +25,34 @@ def exclusive(what: str) -> Iterator[device.Watch]:
     """Hold the one machine-wide lock of trainings and timings, waiting for whoever has it.
 
     Two at once would spoil each other: torch's threads wait for one another, and timings count nothing then.
+
+    Raises:
+        UserError: the lock file cannot be written.
     """
-    lock = FileLock(os.environ.get("TRIMLAB_LOCK", MACHINE_LOCK), mode=0o666)
+    lock = FileLock(file := _machine_lock(), mode=0o666)  # whatever the umask: the next one may be another user
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"{what}: waiting for another training or timing on this machine")
-        lock.acquire()
+        _acquire(lock, what)
+    except OSError as error:
+        raise UserError(f"{file} cannot be locked ({error}): set TRIMLAB_LOCK to a file that can be written") from None
     try:
         with device.watched() as watch:
             yield watch
     finally:
         lock.release()
+
+
+def _machine_lock() -> Path:
+    """Return the machine's lock file; TRIMLAB_LOCK names another, where this is not to be waited for."""
+    shared = SHARED if SHARED.is_dir() else Path(tempfile.gettempdir())
+    return Path(os.environ.get("TRIMLAB_LOCK") or shared / "trimlab-machine.lock")
+
+
+def _acquire(lock: BaseFileLock, what: str) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"{what}: waiting for another training or timing on this machine")
+        lock.acquire()
 
 
 @contextmanager

@@ -118,12 +118,13 @@ def _signals_noted() -> Iterator[list[int]]:
 
 
 def _processes(root: Path) -> list[psutil.Process]:
-    found = []
+    """Return a run directory's processes: those with the mark, and what they started (macOS hides its shell's)."""
+    found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
-        with suppress(psutil.Error):  # it ended, or is another user's
+        with suppress(psutil.Error, OSError):  # it ended, or is another user's
             if process.environ().get(_MARK) == str(root):
-                found.append(process)
-    return found
+                found |= {each.pid: each for each in (process, *process.children(recursive=True))}
+    return list(found.values())
 
 
 def _end_processes(root: Path) -> None:
@@ -262,7 +263,8 @@ def _stop(dvc: "subprocess.Popen[bytes]") -> bool:
     deadline, waits = time.monotonic() + STOP_SECONDS, False
     while dvc.poll() is None and not waits and time.monotonic() < deadline:
         time.sleep(0.02)
-        waits = bool(psutil.Process(dvc.pid).children())
+        with suppress(psutil.Error):  # it has just ended
+            waits = bool(psutil.Process(dvc.pid).children())
     if dvc.returncode is not None:
         return dvc.returncode >= 0
     dvc.kill()
