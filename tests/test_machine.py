@@ -49,8 +49,8 @@ def test_the_machines_lock_is_one_file_for_all_users(tmp_path, monkeypatch):
 
 
 def test_another_users_lock_can_be_held(tmp_path, monkeypatch):
-    # A folder like /tmp: everybody writes, and nobody may replace another's file.
-    shared = Path("/tmp") / f"trimlab-test-{os.getpid()}"
+    # Everybody writes in such a folder, and nobody may replace another user's file.
+    shared = machine.SHARED / f"trimlab-test-{os.getpid()}"
     shared.mkdir()
     try:
         shared.chmod(0o1777)

@@ -394,15 +394,18 @@ def test_a_server_that_does_not_answer_is_asked_twice_by_a_stage(
     assert line.startswith("not tracked: MLflow's store http://127.0.0.1")
 
 
-@pytest.mark.parametrize("place", ["", "/proc/mlflow.db", "/proc/1/deeper/mlflow.db"])
+@pytest.mark.parametrize(
+    "place", ["sqlite:///.", "sqlite:////proc/mlflow.db", "sqlite:////proc/1/deeper/mlflow.db", "sqlite+pysqlite:///."]
+)
 def test_a_place_where_no_store_can_be_is_said_at_once(
-    place: str, study: params.Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, study: params.Params, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{SQLITE}{place or tmp_path}")
+    """The last is no file to us, as a database server is not: MLflow alone decides when to give up."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", place)
     started = time.monotonic()
     with pytest.raises(UserError, match=r"^MLflow's store .* fails .*MLFLOW_TRACKING_URI"):
         tracking.rebuild(study, [])
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 4
 
 
 _LOG_ONE = """

@@ -231,6 +231,7 @@ class _Parent:
             newest = max(records, key=_age)
             summary = _metrics(_at_step_0(_summary(self.study, records)), _created(newest))
             _log_batches(self.client, self.run_id, summary, {}, _commit_tags(newest))
+        self.client.set_terminated(self.run_id)  # also one that an earlier version left running
 
     def unfinished(self, name: str, tags: dict[str, str], start: int | None = None) -> "Run":
         """Return the run of this name that has no record yet (streamed, or cut short), or a new one."""
@@ -363,6 +364,10 @@ def _client(uri: str) -> "MlflowClient":
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     if uri.startswith(_SQLITE):
         mlflow_store.prepare(file := _database(uri), ours=file == _database(_LOCAL))
+    elif not uri.startswith("http"):
+        from mlflow.store.db import utils
+
+        utils.MAX_RETRY_COUNT = 4  # a second in all; its own 10 take more than a minute where no database answers
     from mlflow import MlflowClient
 
     return MlflowClient(uri)
@@ -476,12 +481,12 @@ def _cell(record: Record) -> str:
 
 def _name(record: Record) -> str:
     if isinstance(record, Measurement):
-        return f"{record.variant} {record.precision} {record.runtime} seed{record.seed}"
+        return _cut(f"{record.variant} {record.precision} {record.runtime} seed{record.seed}", _NAME_LENGTH)
     return _training_name(_stage(record), _cell(record), record.seed)
 
 
 def _training_name(stage: str, name: str, seed: int) -> str:
-    return f"{stage} {name} seed{seed}"
+    return _cut(f"{stage} {name} seed{seed}", _NAME_LENGTH)
 
 
 def _study_params(study: Params) -> dict[str, str]:
