@@ -1,18 +1,24 @@
 """Locks and what a device says of itself."""
 
+import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from trimlab import machine
+from fake_cuda import FakeCuda
+from trimlab import machine, training
 from trimlab.errors import UserError
 from trimlab.measure import device
+from trimlab.measure.cuda import Cuda
+from trimlab.records import Device
 
 
 def test_a_cell_that_is_being_computed_is_refused_in_one_line(in_tmp):
@@ -111,3 +117,122 @@ def test_own_work_is_no_contention(monkeypatch):
     with device.watched() as watch:
         pass
     assert not watch.contended
+
+
+EPYC = """\
+model name\t: AMD EPYC
+flags\t\t: fpu avx2 avx512f avx512_vnni
+model name\t: AMD EPYC
+flags\t\t: fpu avx2 avx512f avx512_vnni
+"""
+ARM = """\
+processor\t: 0
+Features\t: fp asimd evtstrm crc32 asimddp i8mm bf16 sve
+CPU implementer\t: 0x41
+CPU part\t: 0xd40
+"""
+"""A server's: no name, and no board."""
+RASPBERRY = ARM.replace("asimddp i8mm bf16 sve", "cpuid").replace("0xd40", "0xd08")
+MACOS = {
+    ("-n", "machdep.cpu.brand_string"): "Apple M2\n",
+    ("hw.optional",): "hw.optional.arm.FEAT_DotProd: 1\nhw.optional.arm.FEAT_BF16: 1\n"
+    "hw.optional.arm.FEAT_SME: 0\nhw.optional.AdvSIMD: 1\n",
+}
+
+
+@pytest.fixture
+def machine_of(tmp_path, monkeypatch):
+    """What makes this machine another: by /proc/cpuinfo, a board's name, or macOS's sysctl."""
+
+    def become(cpuinfo="", board="", sysctl=None, architecture="x86_64"):
+        for name, text in (("_PROCESSOR_FILE", cpuinfo), ("_BOARD_FILE", board)):
+            path = tmp_path / name
+            path.unlink(missing_ok=True)
+            if text:
+                path.write_text(text)
+            monkeypatch.setattr(device, name, path)
+        monkeypatch.setattr(platform, "system", lambda: "Darwin" if sysctl else "Linux")
+        monkeypatch.setattr(platform, "machine", lambda: architecture)
+        monkeypatch.setattr(platform, "processor", lambda: "")
+        said = sysctl or {}
+        monkeypatch.setattr(
+            device.subprocess,
+            "run",
+            lambda command, **_: SimpleNamespace(stdout=said.get(tuple(command[1:]), "")),
+        )
+        forget()
+        return device.cpu(2)
+
+    def forget():
+        device.processor_flags.cache_clear()
+        device.processor_name.cache_clear()
+
+    yield become
+    forget()
+
+
+@pytest.mark.parametrize(
+    ("machine_is", "name", "features"),
+    [
+        ({"cpuinfo": EPYC}, "AMD EPYC", ["avx512_vnni", "avx512f", "avx2"]),
+        ({"cpuinfo": ARM, "architecture": "aarch64"}, "Arm implementer 0x41 part 0xd40",
+         ["sve", "i8mm", "bf16", "asimddp", "asimd"]),
+        ({"cpuinfo": RASPBERRY, "board": "Raspberry Pi 4 Model B Rev 1.4\0", "architecture": "aarch64"},
+         "Raspberry Pi 4 Model B Rev 1.4", ["asimd"]),
+        ({"cpuinfo": RASPBERRY + "Model\t: Raspberry Pi 5\n", "architecture": "aarch64"}, "Raspberry Pi 5", ["asimd"]),
+        ({"sysctl": MACOS, "architecture": "arm64"}, "Apple M2", ["bf16", "asimddp", "asimd"]),
+        ({"architecture": "riscv64"}, "riscv64", []),
+    ],
+)  # fmt: skip
+def test_a_device_is_told_apart_by_name_and_features(machine_is, name, features, machine_of):
+    found = machine_of(**machine_is)
+    assert (found["name"], found["features"]) == (name, features)
+
+
+def test_two_machines_of_one_name_and_one_machine_with_other_threads_are_three_devices(machine_of):
+    modern = machine_of(cpuinfo=EPYC)
+    older = machine_of(cpuinfo=EPYC.replace(" avx512f avx512_vnni", ""))
+    found = [modern, older, {**modern, "threads": 1}]
+    assert len({json.dumps(device.identity(one)) for one in found}) == 3
+    assert device.identity(modern) == device.identity({**modern, "system": "Linux x86_64, Python 3.13.1"})
+
+
+@pytest.mark.parametrize(
+    ("machine_is", "limit", "native"),
+    [
+        ({"cpuinfo": EPYC}, "", False),
+        ({"cpuinfo": EPYC.replace("avx512_vnni", "avx512_bf16")}, "", True),
+        ({"cpuinfo": EPYC.replace("avx512_vnni", "avx512_bf16")}, "AVX2", False),
+        ({"cpuinfo": EPYC.replace("avx512_vnni", "avx512_bf16")}, "AVX512_CORE_AMX", True),
+        ({"cpuinfo": ARM, "architecture": "aarch64"}, "", False),
+        ({"sysctl": MACOS, "architecture": "arm64"}, "", False),
+        ({}, "", False),
+    ],
+)
+def test_bf16_counts_as_native_where_torch_surely_multiplies_it(machine_is, limit, native, machine_of, monkeypatch):
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    machine_of(**machine_is)
+    assert device.has_native_bf16() == native
+
+
+def test_cores_are_counted_where_affinity_is_unknown(monkeypatch):
+    monkeypatch.delattr(device.os, "sched_getaffinity", raising=False)
+    assert device.cores() == device.os.cpu_count()
+
+
+def test_a_gpu_that_trains_and_measures_is_one_device(monkeypatch):
+    cuda = FakeCuda("13.5.0")
+    cuda.install(monkeypatch)
+    properties = SimpleNamespace(name="Fake GPU", major=9, minor=0, total_memory=80 << 30)
+    monkeypatch.setattr(training.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(training.torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr(training.torch.version, "cuda", "13.0")
+    monkeypatch.setattr(training, "nvidia_driver", lambda: "580.95.05")
+    monkeypatch.setattr(device, "nvidia_driver", lambda: "580.95.05")
+    measuring = Cuda()
+    measured = Device.model_validate(measuring.device(1))
+    assert training.device_record().identity == measured.identity
+    assert measured.features == ["compute capability 9.0", "80 GiB"]
+    assert training.gpu_versions() == {"cuda": "13.0", "driver": "580.95.05"}
+    assert measuring.versions == {"cuda": "13.5", "driver": "580.95.05"}

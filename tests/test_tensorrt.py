@@ -45,6 +45,42 @@ def images(count):
     return np.random.default_rng(1).standard_normal((count, *SHAPE), dtype=np.float32)
 
 
+def left(gpu):
+    """What was made on the GPU and not given back, by kind."""
+    return {kind: len(alive) for kind, alive in gpu.cuda.alive.items() if alive}
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY\x01\x00", np.float32(1)])
+def test_broken_calibration_images_are_one_line(gpu, model, content, tmp_path):
+    if not hasattr(gpu.trt.module, "IInt8EntropyCalibrator2"):
+        return
+    path = tmp_path / "broken.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.save(path, content)
+    with pytest.raises(MeasureError, match=r"broken\.npy holds .*: name a \.npy of them"):
+        opened(model, "int8-entropy", calibration=path)
+
+
+def test_a_closed_session_gives_everything_back(gpu, model):
+    session = opened(model)
+    assert left(gpu)["device"] == left(gpu)["host"] == 4
+    for size in (1, BATCH):
+        for _ in range(2):
+            session.stopwatches(images(size))
+        session.layers(images(size))
+    assert left(gpu) == {"device": 4, "host": 4, "cudaStream_t": 1, "cudaEvent_t": 2, "cudaGraphExec_t": 2}
+    session.close()
+    assert left(gpu) == {}
+
+
+def test_asking_for_the_device_leaves_nothing_behind(gpu):
+    found = runtimes.device_of("tensorrt")
+    assert (found["name"], found["features"]) == ("Fake GPU", ["compute capability 9.0", "80 GiB"])
+    assert left(gpu) == {}
+
+
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "int8"])
 def test_precision_lives_in_the_file_or_in_flags_where_typing_is_weak(gpu, model, precision):
     opened(model, precision)
@@ -111,12 +147,18 @@ def test_the_entropy_calibrator_is_shown_every_image_or_is_said_to_be_missing(gp
         with pytest.raises(UnavailableError, match=r"int8-entropy: TensorRT 11\.\S+ has no calibrators"):
             opened(model, "int8-entropy", calibration=calibration)
         return
-    opened(model, "int8-entropy", calibration=calibration)
-    (call,) = gpu.trt.named("IBuilderConfig.int8_calibrator")
-    calibrator, shown = call["value"], []
-    size = calibrator.get_batch_size()
-    while (pointers := calibrator.get_batch(["x"])) is not None:
-        shown.append(gpu.cuda.array(pointers[0], (size, *SHAPE), np.float32).copy())
+    shown = []
+
+    def build(builder, **_):
+        (call,) = gpu.trt.named("IBuilderConfig.int8_calibrator")
+        size = call["value"].get_batch_size()
+        while (pointers := call["value"].get_batch(["x"])) is not None:
+            shown.append(gpu.cuda.array(pointers[0], (size, *SHAPE), np.float32).copy())
+        return b"plan"
+
+    gpu.trt.returns("Builder.build_serialized_network", build)
+    opened(model, "int8-entropy", calibration=calibration).close()
+    assert left(gpu) == {}
     np.testing.assert_array_equal(np.concatenate(shown), np.load(calibration))
     assert gpu.flags() == {"INT8"}
     kinds = gpu.trt.module.NetworkDefinitionCreationFlag
@@ -245,7 +287,8 @@ def test_a_measurement_on_a_gpu_is_a_whole_record(gpu, model, tmp_path):
     request = {
         "model": model, "yardstick": model, "precision": "int8", "runtime": "tensorrt", "dataset": str(pack),
         "predictions": str(tmp_path / "predicted.npy"), "torch_labels": str(tmp_path / "labels.npy"),
-        "onnx_labels": str(tmp_path / "labels.npy"), "calibration": None, "engines": str(tmp_path / "engines"),
+        "onnx_labels": str(tmp_path / "labels.npy"), "exact_labels": str(tmp_path / "labels.npy"),
+        "seven_bit": None, "calibration": None, "engines": str(tmp_path / "engines"),
         "batch_size": BATCH, "warmup": 1, "repeats": 10, "batch_repeats": 5, "threads": 1, "builds": 3,
         "lineage": lineage,
     }  # fmt: skip
@@ -263,3 +306,6 @@ def test_a_measurement_on_a_gpu_is_a_whole_record(gpu, model, tmp_path):
     assert len({build.sha256 for build in record.builds}) == 3
     assert record.builds[0].sha256 == record.engine.sha256
     assert record.peak_memory_bytes > 0
+    assert record.exact_agreement == record.onnx_agreement == np.mean(expected == 0)
+    assert set(record.versions) == {"torch", "numpy", "tensorrt", "cuda", "driver"}
+    assert left(gpu) == {}, "a build, the layers' own engine or a graph was not freed"

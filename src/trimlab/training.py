@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trimlab import checkpoint, data, fingerprint, machine, models, onednn, paths, progress
 from trimlab.errors import UserError
 from trimlab.measure import memory
-from trimlab.measure.device import has_native_bf16, system
+from trimlab.measure.device import gpu, has_native_bf16, nvidia_driver
 from trimlab.params import Params, PruningPoint, Recipe, TrainingPrecision, Workload, digest_of
 from trimlab.records import Device, Epoch, Training, commit, now, sha256_of, write
 
@@ -264,7 +264,7 @@ def lineage(study: Params, workload: str, dataset: data.Dataset, seed: int, weig
         "commit": commit(),
         "created": now(),
         "device": device_record(),
-        "versions": machine.versions("torch", "torchvision", "torch-pruning"),
+        "versions": machine.versions("torch", "torchvision", "torch-pruning") | gpu_versions(),
         "normalisation": {"mean": dataset.mean.tolist(), "std": dataset.std.tolist()},
     }
 
@@ -275,8 +275,16 @@ def device_record() -> Device:
     if not torch.cuda.is_available():
         return machine.cpu(threads)
     properties = torch.cuda.get_device_properties(0)
-    features = [f"{properties.total_memory >> 20} MiB", f"CUDA {torch.version.cuda}"]
-    return Device(kind="cuda", name=properties.name, features=features, threads=threads, system=system())
+    capability = f"{properties.major}.{properties.minor}"
+    return Device.model_validate(gpu(properties.name, capability, properties.total_memory, threads))
+
+
+def gpu_versions() -> dict[str, str]:
+    """Return the versions that a GPU stands on, as its measurements have them; none without a GPU."""
+    if not torch.cuda.is_available():
+        return {}
+    driver = nvidia_driver()
+    return {"cuda": str(torch.version.cuda), **({"driver": driver} if driver else {})}
 
 
 def scratch_file(module: str, precision: UsedPrecision, *identity: str) -> Path:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import re
-from pathlib import Path
 from typing import Any, Callable, Dict, Tuple
 
 import numpy as np
 
+from . import device
 from .errors import NoRuntimeError
 from .session import Stopwatch, imported
 
@@ -37,8 +36,12 @@ class Cuda:
         self.name = properties.name.decode()
         self.compute_capability = f"{properties.major}.{properties.minor}"
         self.total_bytes = int(properties.totalGlobalMem)
-        self.driver = _driver(_version(self.call("cudaDriverGetVersion")))
-        self.runtime = _version(self.call("cudaRuntimeGetVersion"))
+        supported, driver = _version(self.call("cudaDriverGetVersion")), device.nvidia_driver()
+        self.driver = f"{driver} for CUDA {supported}" if driver else f"for CUDA {supported}"
+        self.versions = {
+            "driver": driver or self.driver,
+            "cuda": _version(self.call("cudaRuntimeGetVersion")),
+        }
         self.stream = self.call("cudaStreamCreate")
         self._events = (self.call("cudaEventCreate"), self.call("cudaEventCreate"))
 
@@ -53,15 +56,15 @@ class Cuda:
             raise CudaError(f"{name}: {self._runtime.cudaGetErrorName(status)[1].decode()}")
         return values[0] if len(values) == 1 else tuple(values)
 
-    def device(self, threads: int, system: str) -> Dict[str, Any]:
+    def device(self, threads: int) -> Dict[str, Any]:
         """Return this GPU as a record's device."""
-        features = [
-            f"compute capability {self.compute_capability}",
-            f"{self.total_bytes / 2**30:.0f} GiB",
-            f"driver {self.driver}",
-            f"CUDA runtime {self.runtime}",
-        ]
-        return {"kind": "cuda", "name": self.name, "features": features, "threads": threads, "system": system}
+        return device.gpu(self.name, self.compute_capability, self.total_bytes, threads)
+
+    def close(self) -> None:
+        """Destroy the stream and the events."""
+        for event in self._events:
+            self.call("cudaEventDestroy", event)
+        self.call("cudaStreamDestroy", self.stream)
 
     def free_bytes(self) -> int:
         """Return how much device memory nobody has taken."""
@@ -88,8 +91,8 @@ class Cuda:
 
         return stopwatch
 
-    def captured(self, enqueue: Callable[[], None]) -> Callable[[], None]:
-        """Capture the stream's work in a CUDA graph; return what launches it."""
+    def captured(self, enqueue: Callable[[], None]) -> "Graph":
+        """Capture the stream's work in a CUDA graph."""
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self.call("cudaStreamBeginCapture", self.stream, mode)
         try:
@@ -98,7 +101,22 @@ class Cuda:
             graph = self.call("cudaStreamEndCapture", self.stream)
         launched = self.call("cudaGraphInstantiate", graph, 0)
         self.call("cudaGraphDestroy", graph)
-        return lambda: self.call("cudaGraphLaunch", launched, self.stream)
+        return Graph(self, launched)
+
+
+class Graph:
+    """Work that is launched as a whole."""
+
+    def __init__(self, cuda: Cuda, launched: Any) -> None:
+        self._cuda, self._launched = cuda, launched
+
+    def launch(self) -> None:
+        """Start the work in the stream."""
+        self._cuda.call("cudaGraphLaunch", self._launched, self._cuda.stream)
+
+    def free(self) -> None:
+        """Destroy the graph."""
+        self._cuda.call("cudaGraphExecDestroy", self._launched)
 
 
 class Buffer:
@@ -109,7 +127,8 @@ class Buffer:
         self._bytes = 4 * int(np.prod(shape))
         self.pointer = int(cuda.call("cudaMalloc", self._bytes))
         # Page-locked: other memory is copied at a fraction of the speed, and not asynchronously.
-        memory = (ctypes.c_uint8 * self._bytes).from_address(int(cuda.call("cudaMallocHost", self._bytes)))
+        self._host = int(cuda.call("cudaMallocHost", self._bytes))
+        memory = (ctypes.c_uint8 * self._bytes).from_address(self._host)
         self.host: np.ndarray[Any, Any] = np.ctypeslib.as_array(memory).view(np.float32).reshape(shape)
 
     def upload(self) -> None:
@@ -120,19 +139,14 @@ class Buffer:
         """Copy the device's array to the host, in the stream."""
         self._copy(self.host.ctypes.data, self.pointer, "cudaMemcpyDeviceToHost")
 
+    def free(self) -> None:
+        """Give both memories back; the array must not be touched afterwards."""
+        self._cuda.call("cudaFree", self.pointer)
+        self._cuda.call("cudaFreeHost", self._host)
+
     def _copy(self, target: int, source: int, kind: str) -> None:
         kinds = self._cuda._runtime.cudaMemcpyKind
         self._cuda.call("cudaMemcpyAsync", target, source, self._bytes, getattr(kinds, kind), self._cuda.stream)
-
-
-def _driver(cuda: str) -> str:
-    """Name the driver: its own version, where the system tells it, and the CUDA that it is for."""
-    try:
-        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    own = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", text)
-    return f"{own.group(1)} for CUDA {cuda}" if own else f"for CUDA {cuda}"
 
 
 def _version(number: int) -> str:

@@ -5,15 +5,53 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
+import subprocess
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, FrozenSet, Iterator, List
+from typing import Any, Dict, FrozenSet, Iterator, List, Optional
 
 CONTENDED_SHARE = 0.1
 """Share of the machine's processor time that others may take before a timing counts as contended."""
 
-DECISIVE_FLAGS = ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "asimddp")
+DECISIVE_FLAGS = (
+    *("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2"),
+    *("sme", "sve2", "sve", "i8mm", "bf16", "asimddp", "asimdhp", "asimd", "neon"),
+)
+"""Of x86 and of Arm, as Linux spells them: what decides how fast a processor multiplies."""
+
+_PROCESSOR_FILE = Path("/proc/cpuinfo")
+_BOARD_FILE = Path("/proc/device-tree/model")
+_DRIVER_FILE = Path("/proc/driver/nvidia/version")
+
+_MACOS_FLAGS = {
+    "hw.optional.avx2_0": "avx2",
+    "hw.optional.avx512f": "avx512f",
+    "hw.optional.avx512vnni": "avx512_vnni",
+    "hw.optional.neon": "asimd",
+    "hw.optional.AdvSIMD": "asimd",
+    "hw.optional.arm.AdvSIMD": "asimd",
+    "hw.optional.arm.FEAT_FP16": "asimdhp",
+    "hw.optional.arm.FEAT_DotProd": "asimddp",
+    "hw.optional.arm.FEAT_I8MM": "i8mm",
+    "hw.optional.arm.FEAT_BF16": "bf16",
+    "hw.optional.arm.FEAT_SME": "sme",
+}
+"""What macOS's `sysctl` calls the flags."""
+
+_ONEDNN_LIMITS = {
+    "SSE41": (),
+    "AVX": (),
+    "AVX2": ("avx2",),
+    "AVX2_VNNI": ("avx2", "avx_vnni"),
+    "AVX2_VNNI_2": ("avx2", "avx_vnni"),
+    "AVX512_CORE": ("avx2", "avx512f"),
+    "AVX512_CORE_VNNI": ("avx2", "avx512f", "avx512_vnni"),
+    "AVX512_CORE_BF16": ("avx2", "avx512f", "avx512_vnni", "avx512_bf16"),
+    "AVX512_CORE_FP16": ("avx2", "avx512f", "avx512_vnni", "avx512_bf16"),
+}
+"""What a limit of oneDNN (ONEDNN_MAX_CPU_ISA) leaves of an x86 processor's flags; other limits leave all."""
 
 
 class Watch:
@@ -24,21 +62,38 @@ class Watch:
 
 @functools.lru_cache(maxsize=None)
 def processor_flags() -> FrozenSet[str]:
-    """Return the processor's flags as Linux spells them; empty where it does not say."""
-    lines = [line for line in _processor_lines() if line.startswith(("flags", "Features"))]
-    return frozenset(lines[0].split(":", 1)[1].split()) if lines else frozenset()
+    """Return the processor's flags as Linux spells them; empty where the system does not tell."""
+    if platform.system() == "Darwin":
+        known = dict(line.split(":", 1) for line in _sysctl("hw.optional") if ":" in line)
+        return frozenset(flag for name, flag in _MACOS_FLAGS.items() if known.get(name, "").strip() == "1")
+    return frozenset(" ".join(_processor_values("flags")[:1] or _processor_values("Features")[:1]).split())
+
+
+def onednn_flags() -> FrozenSet[str]:
+    """Return the flags that oneDNN makes use of, in torch and in OpenVINO: ONEDNN_MAX_CPU_ISA can limit them."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    return processor_flags() & frozenset(_ONEDNN_LIMITS.get(limit.upper(), processor_flags()))
 
 
 @functools.lru_cache(maxsize=None)
 def processor_name() -> str:
-    """Return the processor's model name."""
-    names = [line.split(":", 1)[1].strip() for line in _processor_lines() if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    """Return what tells this machine's processor apart: its model's name, or the board's where it has none."""
+    names = [*_sysctl("-n", "machdep.cpu.brand_string"), _board(), *_processor_values("model name"), _arm_core()]
+    return next(filter(None, names), "") or platform.processor() or platform.machine() or "unknown processor"
+
+
+def is_arm() -> bool:
+    """Whether the processor is one of Arm's architecture."""
+    return platform.machine().lower().startswith(("arm", "aarch64"))
 
 
 def has_native_bf16() -> bool:
-    """Whether the processor multiplies bf16: elsewhere it would be emulated and slow."""
-    return bool(processor_flags() & {"amx_bf16", "avx512_bf16"})
+    """Whether torch and OpenVINO multiply bf16 in hardware here: elsewhere it is emulated, and slow.
+
+    Arm's own `bf16` flag does not count: whether torch uses those instructions depends on how its wheel was built (on
+    macOS it does not), and training in emulated bf16 can take ten times as long, which FP32 in its place never does.
+    """
+    return bool(onednn_flags() & {"amx_bf16", "avx512_bf16"})
 
 
 def cpu(threads: int) -> Dict[str, Any]:
@@ -49,6 +104,41 @@ def cpu(threads: int) -> Dict[str, Any]:
     """
     features = [flag for flag in DECISIVE_FLAGS if flag in processor_flags()]
     return {"kind": "cpu", "name": processor_name(), "features": features, "threads": threads, "system": system()}
+
+
+def gpu(name: str, compute_capability: str, total_bytes: int, threads: int) -> Dict[str, Any]:
+    """Return a GPU as a record's device; driver and CUDA are versions, which change on one and the same device.
+
+    Args:
+        name: as CUDA gives it.
+        compute_capability: such as "9.0".
+        total_bytes: of its memory.
+        threads: of the host.
+    """
+    features = ["compute capability {}".format(compute_capability), "{:.0f} GiB".format(total_bytes / 2**30)]
+    return {"kind": "cuda", "name": name, "features": features, "threads": threads, "system": system()}
+
+
+def nvidia_driver() -> Optional[str]:
+    """Return the version of NVIDIA's driver; None where the system does not tell."""
+    try:
+        found = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", _DRIVER_FILE.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return found.group(1) if found else None
+
+
+def identity(device: Dict[str, Any]) -> List[Any]:
+    """Return what tells a record's device from others: kind, name and features, and a processor's threads."""
+    threads = [device["threads"]] if device["kind"] == "cpu" else []
+    return [device["kind"], device["name"], *device["features"], *threads]
+
+
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def system() -> str:
@@ -86,8 +176,38 @@ def _busy_seconds() -> float:
     return sum(map(int, first.split()[1:4])) / float(os.sysconf("SC_CLK_TCK"))
 
 
-def _processor_lines() -> List[str]:
+def _processor_values(key: str) -> List[str]:
+    """Return what Linux says of each core under a key."""
     try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
+        lines = _PROCESSOR_FILE.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
+    pairs = (line.partition(":") for line in lines)
+    return [value.strip() for name, _, value in pairs if name.strip() == key]
+
+
+def _board() -> str:
+    """Return the board's name, which small Arm devices have: all their processors are called alike."""
+    try:
+        return _BOARD_FILE.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
+    except OSError:
+        return "".join(_processor_values("Model")[:1])
+
+
+def _arm_core() -> str:
+    """Return the numbers by which Arm's cores are known, of each kind of core; empty elsewhere."""
+    cores = zip(_processor_values("CPU implementer"), _processor_values("CPU part"))
+    kinds = sorted({"implementer {} part {}".format(*core) for core in cores})
+    return "Arm " + ", ".join(kinds) if kinds else ""
+
+
+def _sysctl(*arguments: str) -> List[str]:
+    """Return what macOS says of its hardware; nothing elsewhere."""
+    if platform.system() != "Darwin":
+        return []
+    try:
+        command = ["sysctl", *arguments]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    except OSError:
+        return []
+    return done.stdout.splitlines()

@@ -2,7 +2,7 @@
 
 
 class MeasureError(Exception):
-    """Something the user can mend; the message is one line."""
+    """Something the user can fix; the message is one line."""
 
 
 class UnavailableError(MeasureError):

@@ -12,8 +12,9 @@ def peak_bytes() -> int:
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
-        return _from_rusage()
-    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
+        lines = []
+    peaks = [1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    return peaks[0] if peaks else _from_rusage()
 
 
 def forget_peak() -> None:
@@ -23,7 +24,7 @@ def forget_peak() -> None:
 
 
 def _from_rusage() -> int:
-    # Only where there is no /proc: on Linux ru_maxrss starts at the parent's peak.
+    # Only where /proc does not say: on Linux ru_maxrss starts at the parent's peak.
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024

@@ -21,10 +21,12 @@ class OnnxRuntime:
         self._onnxruntime = imported("onnxruntime")
         self._path = path
         self._threads = settings.threads
+        self._exact = settings.exact
         self._session = self._opened(self._options())
         source = self._session.get_inputs()[0]
         self._name = source.name
         self.version = str(self._onnxruntime.__version__)
+        self.versions = {"onnxruntime": self.version}
         self.image_shape = tuple(int(size) for size in source.shape[1:])
         self.device = device.cpu(settings.threads)
 
@@ -57,6 +59,10 @@ class OnnxRuntime:
         """Return None: nothing is built."""
         return None
 
+    def close(self) -> None:
+        """Drop the session."""
+        self._session = None
+
     def _opened(self, options: Any) -> Any:
         return self._onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
 
@@ -65,6 +71,8 @@ class OnnxRuntime:
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if self._exact:
+            options.graph_optimization_level = self._onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Threads spin within a call as ever, but not on after it: the other session has its turn then.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         return options

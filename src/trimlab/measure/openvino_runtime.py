@@ -31,6 +31,7 @@ class OpenVino:
         self._requests: Dict[Tuple[int, ...], Any] = {}
         shape = self._core.read_model(path).inputs[0].get_partial_shape()
         self.version = str(openvino.__version__).split("-")[0]
+        self.versions = {"openvino": self.version}
         self.image_shape = tuple(int(size.get_length()) for size in list(shape)[1:])
         self.device = device.cpu(settings.threads)
 
@@ -64,6 +65,10 @@ class OpenVino:
     def engine(self) -> Optional[Dict[str, Any]]:
         """Return None: nothing is kept that was built."""
         return None
+
+    def close(self) -> None:
+        """Drop what was compiled."""
+        self._requests.clear()
 
     def _compiled(self, shape: Tuple[int, ...], options: Dict[str, Any]) -> Any:
         model = self._core.read_model(self._path)

@@ -29,6 +29,8 @@ class Settings(NamedTuple):
     """Which of several builds of the same engine."""
     calibration: Optional[Path] = None
     """`.npy` of normalised images (N, C, H, W) float32, for what a runtime calibrates itself."""
+    exact: bool = False
+    """Compute a file as it is written, in ONNX Runtime: an INT8 file's own arithmetic, without fused kernels."""
 
 
 class Session(Protocol):
@@ -36,6 +38,8 @@ class Session(Protocol):
 
     version: str
     """Of the runtime."""
+    versions: Dict[str, str]
+    """Of the runtime and of what it stands on, by name."""
     image_shape: Tuple[int, ...]
     """(C, H, W)."""
     device: Dict[str, Any]
@@ -63,6 +67,9 @@ class Session(Protocol):
     def engine(self) -> Optional[Dict[str, Any]]:
         """Return what is known of a built engine; None where the runtime builds none."""
 
+    def close(self) -> None:
+        """Give back what the file takes; nothing else may be asked afterwards."""
+
 
 def imported(module: str, package: str = "") -> Any:
     """Return a runtime's module; nothing of `measure` imports one before it is asked for.
@@ -72,7 +79,7 @@ def imported(module: str, package: str = "") -> Any:
         package: what it is installed as, where that has another name.
 
     Raises:
-        NoRuntimeError: it is not to be had here.
+        NoRuntimeError: it is not available here.
     """
     try:
         return importlib.import_module(module)

@@ -10,15 +10,16 @@ import hashlib
 import json
 import os
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
 import numpy as np
 
 from .cuda import Buffer, Cuda
 from .errors import MeasureError, UnavailableError
 from .progress import say
-from .session import Settings
+from .session import Settings, line
 
 WORKSPACE_BYTES = 1 << 30
 TACTIC_SOURCES = "TRIMLAB_TACTIC_SOURCES"
@@ -58,7 +59,7 @@ def _identity(trt: Any, cuda: Cuda, path: str, settings: Settings) -> Dict[str, 
         "precision": settings.precision,
         "batch_size": settings.batch_size,
         "build": settings.build,
-        "calibration_sha256": _sha256(settings.calibration.read_bytes()) if calibrated and settings.calibration else "",
+        "calibration_sha256": _sha256(_images(Path(calibrated)).tobytes()) if calibrated else "",
         "tensorrt": str(trt.__version__),
         "gpu": cuda.name,
         "compute_capability": cuda.compute_capability,
@@ -100,10 +101,9 @@ def _built(trt: Any, cuda: Cuda, path: str, settings: Settings, logger: Any, ide
     config = builder.create_builder_config()
     _configure(trt, config, settings.precision)
     _add_profiles(builder, network, config, settings.batch_size)
-    if settings.precision == "int8-entropy":
-        _calibrate(trt, cuda, builder, network, config, settings)
     _use_timing_cache(config, settings, identity)
-    plan = builder.build_serialized_network(network, config)
+    with _calibrated(trt, cuda, builder, network, config, settings):
+        plan = builder.build_serialized_network(network, config)
     if plan is None:
         said = logger.said() or "TensorRT does not say why"
         raise MeasureError(f"no engine of {path} can be built in {settings.precision} ({said}): see TACTIC_SOURCES")
@@ -164,17 +164,36 @@ def _profile(builder: Any, network: Any, smallest: int, best: int) -> Any:
     return profile
 
 
-def _calibrate(trt: Any, cuda: Cuda, builder: Any, network: Any, config: Any, settings: Settings) -> None:
+@contextmanager
+def _calibrated(trt: Any, cuda: Cuda, builder: Any, network: Any, config: Any, settings: Settings) -> Iterator[None]:
+    """Give the build its calibrator, where the precision has one, and free what that took."""
+    if settings.precision != "int8-entropy":
+        yield
+        return
     if settings.calibration is None:
         raise MeasureError("int8-entropy needs calibration images: name their .npy as `calibration`")
-    images = np.load(settings.calibration)
+    images = _images(settings.calibration)
     size = next(size for size in range(min(CALIBRATION_BATCH, len(images)), 0, -1) if len(images) % size == 0)
-    config.int8_calibrator = _calibrator(trt, cuda, images, size)
-    config.set_calibration_profile(_profile(builder, network, size, size))
-
-
-def _calibrator(trt: Any, cuda: Cuda, images: np.ndarray[Any, Any], size: int) -> Any:
     buffer = Buffer(cuda, (size, *images.shape[1:]))
+    try:
+        config.int8_calibrator = _calibrator(trt, cuda, images, size, buffer)
+        config.set_calibration_profile(_profile(builder, network, size, size))
+        yield
+    finally:
+        buffer.free()
+
+
+def _images(path: Path) -> np.ndarray[Any, Any]:
+    try:
+        images: np.ndarray[Any, Any] = np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise MeasureError(f"{path} holds no calibration images ({line(error)}): name a .npy of them") from None
+    if images.ndim != 4 or not len(images):
+        raise MeasureError(f"{path} holds {images.shape}, not (N, C, H, W) calibration images: name a .npy of them")
+    return images
+
+
+def _calibrator(trt: Any, cuda: Cuda, images: np.ndarray[Any, Any], size: int, buffer: Buffer) -> Any:
     batches = iter(np.split(images, len(images) // size))
 
     class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]

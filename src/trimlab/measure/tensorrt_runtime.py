@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
 from . import device, tensorrt_engine, timing
-from .cuda import Buffer, Cuda
+from .cuda import Buffer, Cuda, Graph
 from .errors import MeasureError
 from .layers import RUNS, WARMUP, from_tensorrt
 from .progress import say
@@ -19,10 +20,22 @@ def gpu_and_tensorrt() -> Tuple[Cuda, Any]:
     """Return a GPU by CUDA, and the library.
 
     Raises:
-        NoRuntimeError: one of them is not to be had here.
+        NoRuntimeError: one of them is not available here.
     """
     cuda = Cuda()  # first: without a GPU TensorRT's own calls may end the process
     return cuda, imported("tensorrt")
+
+
+def gpu() -> Dict[str, Any]:
+    """Return the GPU that TensorRT computes on, as a record's device.
+
+    Raises:
+        NoRuntimeError: there is none, or no TensorRT.
+    """
+    cuda, _ = gpu_and_tensorrt()
+    found = cuda.device(device.cores())
+    cuda.close()
+    return found
 
 
 class TensorRt:
@@ -40,8 +53,9 @@ class TensorRt:
         self._memory_bytes = free - self._cuda.free_bytes()
         self._executions = {1: self._execution_of(self._engine, 1, 0), settings.batch_size: large}
         self.version = str(tensorrt.__version__)
+        self.versions = {"tensorrt": self.version, **self._cuda.versions}
         self.image_shape = self._executions[1].image_shape
-        self.device = self._cuda.device(settings.threads, device.system())
+        self.device = self._cuda.device(settings.threads)
 
     def run(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return logits of a batch."""
@@ -51,7 +65,7 @@ class TensorRt:
         """Return wall-clock time with copies and GPU time without, each without and with a CUDA graph."""
         execution = self._execution(len(batch))
         execution.run(batch)
-        plain, graph = execution.enqueue, execution.captured()
+        plain, graph = execution.enqueue, execution.graph().launch
         return {
             "latency": timing.wall(execution.with_copies(plain)),
             "latency_graph": timing.wall(execution.with_copies(graph)),
@@ -62,13 +76,13 @@ class TensorRt:
     def layers(self, batch: np.ndarray[Any, Any]) -> List[Dict[str, Any]]:
         """Return the engine's layers, profiled in an engine and a context of their own."""
         engine = self._deserialized()
-        execution = self._execution_of(engine, len(batch), list(self._executions).index(len(batch)))
-        execution.run(batch)
-        information = self._inspected(engine, execution.context)
-        profiler = _profiler(self._trt)
-        execution.context.profiler = profiler
-        for _ in range(WARMUP + RUNS):
+        with closing(self._execution_of(engine, len(batch), list(self._executions).index(len(batch)))) as execution:
             execution.run(batch)
+            information = self._inspected(engine, execution.context)
+            profiler = _profiler(self._trt)
+            execution.context.profiler = profiler
+            for _ in range(WARMUP + RUNS):
+                execution.run(batch)
         return from_tensorrt(information, {name: _by_run(times)[WARMUP:] for name, times in profiler.times.items()})
 
     def memory_bytes(self) -> int:
@@ -78,6 +92,13 @@ class TensorRt:
     def engine(self) -> Optional[Dict[str, Any]]:
         """Return the engine's size, digest, build time, and what it is bound to."""
         return self._built.facts
+
+    def close(self) -> None:
+        """Free the executions' memory, the engine, the stream and the events."""
+        for execution in self._executions.values():
+            execution.close()
+        self._executions, self._engine = {}, None
+        self._cuda.close()
 
     def _execution(self, size: int) -> "Execution":
         fitting = [known for known in self._executions if known >= size]
@@ -128,6 +149,7 @@ class Execution:
         self._output = Buffer(cuda, tuple(int(size) for size in tuple(context.get_tensor_shape(target))))
         context.set_tensor_address(source, self._input.pointer)
         context.set_tensor_address(target, self._output.pointer)
+        self._graph: Optional[Graph] = None
 
     def run(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return logits of a batch of at most the batch size."""
@@ -141,9 +163,20 @@ class Execution:
         if not self.context.execute_async_v3(int(self._cuda.stream)):
             raise MeasureError(f"TensorRT did not start the inference ({self._logger.said()}): use a smaller batch")
 
-    def captured(self) -> Callable[[], None]:
-        """Return what launches the inference as a CUDA graph."""
-        return self._cuda.captured(self.enqueue)
+    def graph(self) -> Graph:
+        """Return the inference as a CUDA graph, captured once."""
+        if self._graph is None:
+            self._graph = self._cuda.captured(self.enqueue)
+        return self._graph
+
+    def close(self) -> None:
+        """Drop the context and free its memory."""
+        self._cuda.synchronize()
+        if self._graph is not None:
+            self._graph.free()
+        self.context = None
+        self._input.free()
+        self._output.free()
 
     def with_copies(self, start: Callable[[], None]) -> Callable[[], None]:
         """Return what copies the images over, starts, and waits for the logits to be back."""
