@@ -17,8 +17,8 @@ import numpy as np
 import psutil
 import torch
 
-from trimlab import benchmarking, data, export, machine, models, params, pruning, quantization, training
-from trimlab.measure import device
+from trimlab import data, export, interpreters, machine, models, params, pruning, quantization, training
+from trimlab.measure import device, weights
 
 SHAPE = (3, 32, 32)
 ROUNDS = 3
@@ -72,10 +72,12 @@ def deployed_speed(scratch: Path) -> list[str]:
     for name, ratio in (("unpruned", 0.0), ("60 % pruned", 0.6)):
         model = models.build("resnet18", 10).eval()
         pruning.prune(model, ratio, params.Pruning(), SHAPE)
-        fp32, int8 = scratch / f"{ratio}.onnx", scratch / f"{ratio}-int8.onnx"
+        fp32 = scratch / f"{ratio}.onnx"
+        int8 = quantization.Files(*(scratch / f"{ratio}-{kind}.onnx" for kind in quantization.Files._fields))
         export.export(model.eval(), SHAPE, fp32)
-        quantization.quantize(fp32, images, params.Quantization(), int8, scratch / f"{ratio}-symmetric.onnx")
-        files |= {f"{name} FP32": fp32, f"{name} INT8": int8}
+        quantization.quantize(fp32, images, params.Quantization(), int8)
+        saturates = weights.weight_bits(device.processor_flags(), device.is_arm()) == 7
+        files |= {f"{name} FP32": fp32, f"{name} INT8": int8.seven_bit if saturates else int8.u8s8}
     section = params.Benchmark(batch_size=64, repeats=200, batch_repeats=30)
     said = []
     for name, file in list(files.items())[1:]:
@@ -83,9 +85,10 @@ def deployed_speed(scratch: Path) -> list[str]:
             "model": str(file), "yardstick": str(files["unpruned FP32"]), "runtime": "onnxruntime",
             "precision": "int8" if "INT8" in name else "fp32", "dataset": str(benchmarking_pack),
             "predictions": str(scratch / "labels.npy"), "torch_labels": str(labels), "onnx_labels": None,
-            "calibration": None, "engines": None, "lineage": {}, **section.model_dump(),
+            "exact_labels": None, "seven_bit": None, "calibration": None, "engines": None, "lineage": {},
+            **section.model_dump(),
         }  # fmt: skip
-        found = benchmarking.run_measure(request)
+        found = interpreters.run_measure(request)
         small = found["yardstick_latency"]["p50_ms"] / found["latency"]["p50_ms"]
         large = found["yardstick_batch_latency"]["p50_ms"] / found["batch_latency"]["p50_ms"]
         said.append(

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 import torch
 from torch import nn
 
-from trimlab import export, models
+from trimlab import export, models, onnx_files, params, quantization
 
 SHAPE = (3, 32, 32)
 
@@ -35,6 +36,41 @@ def exported(name: str) -> Path:
     path = Path(_FOLDER.name) / f"{name.replace('/', '-')}.onnx"
     export.export(model(name), SHAPE, path)
     return path
+
+
+def brightness(folder: Path) -> quantization.Files:
+    """Write INT8 files of a convolution whose weights, all equal, take all their bits, as a white image's pixels do.
+
+    Two products of 8 bits exceed 16 bits then: what adds them there is off by half.
+    """
+    text = """<ir_version: 8, opset_import: ["" : 17]> agraph (float[N,16,8,8] x) => (float[N,16] logits)
+        <float[16,16,3,3] weight, float[16] bias> {
+            filtered = Conv<pads = [1, 1, 1, 1]>(x, weight, bias)
+            positive = Relu(filtered)
+            pooled = GlobalAveragePool(positive)
+            logits = Flatten(pooled)
+        }"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((16, 16, 3, 3), np.float32), "weight"))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(16, np.float32), "bias"))
+    source = folder / "brightness.onnx"
+    onnx_files.save(proto, source)
+    files = quantization.Files(*(folder / f"{kind}.onnx" for kind in quantization.Files._fields))
+    quantization.quantize(source, white(16), params.Quantization(), files)
+    return files
+
+
+def white(count: int) -> np.ndarray:
+    """Return images for `brightness`, (count, 16, 8, 8) float32: white, but for black corners."""
+    pixels = np.ones((count, 16, 8, 8), np.float32)
+    pixels[:, :, :2, :2] = 0
+    return pixels
+
+
+def no_limit_for_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have set one."""
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def images(count: int, seed: int = 0) -> np.ndarray:

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trimlab.measure
-from onnx_examples import SHAPE, exported
+from onnx_examples import SHAPE, brightness, exported, no_limit_for_onednn, white
 from trimlab import onnx_files
-from trimlab.measure import dataset, isolated, memory, runtimes, timing
-from trimlab.measure.__main__ import main
+from trimlab.measure import dataset, device, isolated, memory, runtimes, timing, weights
+from trimlab.measure.__main__ import main, measure
 from trimlab.measure.errors import MeasureError, NoRuntimeError
 from trimlab.measure.session import Settings
 
@@ -168,6 +169,8 @@ def request_file(tmp_path_factory):
         "predictions": str(folder / "labels.npy"),
         "torch_labels": str(folder / "torch.npy"),
         "onnx_labels": None,
+        "exact_labels": None,
+        "seven_bit": None,
         "calibration": None,
         "engines": None,
         "batch_size": 16,
@@ -215,6 +218,9 @@ def test_one_json_line_holds_what_the_file_did(request_file, tmp_path):
         ({"runtime": "abacus"}, "runtime 'abacus' is unknown: use one of onnxruntime"),
         ({"precision": "bf16"}, "precision 'bf16' is none of onnxruntime's: use one of fp32, fp16, int8"),
         ({"torch_labels": __file__}, "holds no labels"),
+        ({"torch_labels": os.devnull}, "holds no labels"),
+        ({"exact_labels": "missing.npy"}, "missing.npy holds no labels"),
+        ({"seven_bit": {"model": "other.onnx"}}, "seven_bit is no JSON object with model, onnx_labels, exact_labels"),
         ({"lineage": []}, "lineage [] is no JSON object"),
         ({"calibration": 3}, "calibration 3 is no string: give a name in quotes, or null"),
         ({"predictions": str(Path(__file__).parent)}, "cannot be written"),
@@ -275,15 +281,17 @@ def test_a_name_is_a_string(request_file, key, value, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("name", "code"), [("onnxruntime", 0), ("tensorrt", 4), ("abacus", 1)])
-def test_the_exit_code_says_whether_a_runtime_is_here(name, code, monkeypatch):
+def test_the_exit_code_says_whether_a_runtime_is_here_and_the_output_on_which_device(name, code, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     assert main(["--runtime", name]) == code
+    printed = capsys.readouterr().out
+    assert (json.loads(printed) if printed else None) == (device.cpu(device.cores()) if code == 0 else None)
 
 
 def test_looking_for_an_unknown_runtime_is_one_line():
     source = Path(trimlab.measure.__file__).parents[2]
     with pytest.raises(MeasureError, match="looking for abacus failed with exit code 1: runtime 'abacus' is unknown"):
-        isolated.available(sys.executable, source, "abacus")
+        isolated.device(sys.executable, source, "abacus")
 
 
 def one_line(capsys):
@@ -367,6 +375,137 @@ def test_a_runtime_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(NoRuntimeError, match="onnxruntime cannot be imported"):
         runtimes.open_file("onnxruntime", str(exported("resnet20")), Settings("fp32", 1, 16))
+
+
+def without_fused_kernels(file, batch):
+    """What a file's own arithmetic gives."""
+    return runtimes.open_file("onnxruntime", str(file), Settings("int8", 1, len(batch), exact=True)).run(batch)
+
+
+@pytest.mark.parametrize(
+    ("flags", "arm", "bits"),
+    [
+        ({"avx2"}, False, 7),
+        ({"avx2", "avx512f"}, False, 7),
+        ({"avx2", "avx512f", "avx512_bf16"}, False, 7),
+        ({"avx2", "avx_vnni"}, False, 8),
+        ({"avx2", "avx512f", "avx512_vnni"}, False, 8),
+        ({"amx_int8"}, False, 8),
+        ({"asimd"}, True, 8),
+        ({"asimd", "asimddp", "i8mm", "sve"}, True, 8),
+        (set(), True, 8),
+        (set(), False, 7),
+    ],
+)
+def test_weights_have_the_bits_that_a_processor_multiplies_without_saturating(flags, arm, bits):
+    assert weights.weight_bits(flags, arm) == bits
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("vnni", [True, False])
+def test_a_request_takes_its_file_of_7_bits_where_8_would_saturate(runtime, vnni, monkeypatch):
+    monkeypatch.setattr(device, "is_arm", lambda: False)
+    monkeypatch.setattr(device, "processor_flags", lambda: frozenset({"avx2", "avx_vnni"} if vnni else {"avx2"}))
+    no_limit_for_onednn(monkeypatch)
+    other = {"model": "7.onnx", "onnx_labels": None, "exact_labels": "7.npy", "lineage": {"weight_bits": 7}}
+    asked = {"model": "8.onnx", "onnx_labels": None, "exact_labels": "8.npy", "lineage": {"weight_bits": 8, "seed": 1}}
+    fitted = weights.fitted({**asked, "runtime": runtime, "threads": 1, "seven_bit": other})
+    bits = 8 if vnni else 7
+    assert (fitted["model"], fitted["exact_labels"], fitted["threads"]) == (f"{bits}.onnx", f"{bits}.npy", 1)
+    assert fitted["lineage"] == {"weight_bits": bits, "seed": 1}
+    assert weights.fitted(fitted) == fitted
+
+
+@pytest.mark.parametrize("limit", ["AVX2", "AVX512_CORE"])
+def test_openvino_takes_7_bits_where_onednn_may_not_use_vnni(limit, monkeypatch):
+    monkeypatch.setattr(device, "is_arm", lambda: False)
+    monkeypatch.setattr(device, "processor_flags", lambda: frozenset({"avx2", "avx512f", "avx512_vnni"}))
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    other = {"model": "7.onnx", "lineage": {}}
+    asked = {"model": "8.onnx", "lineage": {}, "seven_bit": other}
+    found = [weights.fitted({**asked, "runtime": runtime})["model"] for runtime in ("onnxruntime", "openvino")]
+    assert found == ["8.onnx", "7.onnx"]
+
+
+CHOSEN = """
+import json, sys
+import numpy as np
+from trimlab.measure import runtimes, weights
+from trimlab.measure.session import Settings
+
+runtime, *files = sys.argv[1:4]
+request = {"runtime": runtime, "model": files[0], "lineage": {}, "seven_bit": {"model": files[1], "lineage": {}}}
+file = weights.fitted(request)["model"]
+session = runtimes.open_file(runtime, file, Settings("int8", 1, 4))
+print(json.dumps([file, session.run(np.load(sys.argv[4])).tolist()]))
+"""
+
+
+@pytest.mark.parametrize(("runtime", "limit"), [("onnxruntime", ""), ("openvino", ""), ("openvino", "AVX2")])
+def test_the_chosen_int8_file_is_computed_as_it_is_written_on_whatever_processor_this_is(runtime, limit, tmp_path):
+    files = brightness(tmp_path)
+    batch = white(4)
+    np.save(tmp_path / "white.npy", batch)
+    done = subprocess.run(
+        [sys.executable, "-c", CHOSEN, runtime, files.u8s8, files.seven_bit, tmp_path / "white.npy"],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": limit},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    file, logits = json.loads(done.stdout)
+    np.testing.assert_allclose(logits, without_fused_kernels(file, batch), rtol=0.02)
+
+
+def test_an_int8_record_says_how_far_it_is_from_its_files_own_arithmetic(request_file, tmp_path):
+    exact = np.arange(70, dtype=np.uint16) % 10
+    np.save(tmp_path / "exact.npy", exact)
+    done = run({**request_file, "exact_labels": str(tmp_path / "exact.npy")}, tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["exact_top1_accuracy"] == np.mean(exact == make_pack(70).labels)
+    assert record["exact_agreement"] == np.mean(np.load(request_file["predictions"]) == exact)
+
+
+def test_a_record_is_of_the_file_that_was_really_run(request_file, tmp_path):
+    """Whatever this processor is: the request's flags are of one that saturates."""
+    other = exported("torchvision/mobilenet_v2")
+    np.save(tmp_path / "exact.npy", np.zeros(70, np.uint16))
+    lineage = {"weight_bytes": 3, "weight_bits": 7}
+    seven_bit = {
+        "model": str(other),
+        "onnx_labels": None,
+        "exact_labels": str(tmp_path / "exact.npy"),
+        "lineage": lineage,
+    }
+    asked = {**request_file, "lineage": {"weight_bytes": 4, "weight_bits": 8}, "seven_bit": seven_bit}
+    asked["predictions"] = str(tmp_path / "labels.npy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "is_arm", lambda: False)
+        patch.setattr(device, "processor_flags", lambda: frozenset({"avx2"}))
+        record = measure(asked)
+    assert (record["weight_bits"], record["weight_bytes"]) == (7, 3)
+    assert record["file_sha256"] == hashlib.sha256(other.read_bytes()).hexdigest()
+    assert record["file_bytes"] == other.stat().st_size
+    assert record["exact_agreement"] == np.mean(np.load(tmp_path / "labels.npy") == 0)
+
+
+def test_a_long_scoring_says_how_far_it_is(monkeypatch, capsys):
+    class Slow:
+        def run(self, batch):
+            return np.zeros((len(batch), 10))
+
+    clock = itertools.count(0, dataset.SAY_SECONDS)
+    monkeypatch.setattr(dataset.time, "monotonic", lambda: float(next(clock)))
+    dataset.predict(Slow(), make_pack(5), 2)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "scored 4 of 5 images"
+
+
+def test_peak_memory_is_known_where_proc_is_not(monkeypatch):
+    before = memory.peak_bytes()
+    monkeypatch.setattr(memory.Path, "read_text", lambda *_: "Name: python\n")  # a kernel that leaves VmHWM out
+    assert memory.peak_bytes() > 0.5 * before
 
 
 def test_peak_memory_grows_with_what_was_held():

@@ -10,6 +10,7 @@ import onnxruntime
 from onnx import ModelProto, numpy_helper
 
 from trimlab import paths
+from trimlab.errors import UserError
 
 OPSET = 17
 IR_VERSION = 8
@@ -17,6 +18,8 @@ INPUT, OUTPUT = "x", "logits"
 
 SYMMETRIC = "symmetric"
 """Flavour of the INT8 file for TensorRT."""
+SEVEN_BIT = "7bit"
+"""Flavour of the INT8 file for processors that would saturate with 8-bit weights, see `measure.weights`."""
 
 
 def yardstick_file(variant: str, seed: int) -> Path:
@@ -37,9 +40,20 @@ def write_manifest(variant: str, manifest: Mapping[str, Any]) -> None:
 
 
 def read_manifest(variant: str) -> dict[str, Any]:
-    """Return what `write_manifest` wrote."""
-    manifest: dict[str, Any] = json.loads(_manifest_file(variant).read_text())
-    return manifest
+    """Return what `write_manifest` wrote.
+
+    Raises:
+        UserError: it is missing, or not as it was written.
+    """
+    path = _manifest_file(variant)
+    try:
+        manifest = json.loads(path.read_text())
+        manifest["calibration_sha256"], manifest["files_sha256"]  # what others ask of it
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} is no manifest ({reason}): run `dvc repro quantize@{variant}`") from None
+    found: dict[str, Any] = manifest
+    return found
 
 
 def _manifest_file(variant: str) -> Path:
@@ -57,8 +71,15 @@ def save(proto: ModelProto, path: Path) -> None:
 
 
 def weight_bytes(path: Path) -> int:
-    """Return the bytes of a file's initializers and constants: what of it are weights."""
-    graph = onnx.load(path).graph
+    """Return the bytes of a file's initializers and constants: what of it are weights.
+
+    Raises:
+        UserError: the file is missing or truncated.
+    """
+    try:
+        graph = onnx.load(path).graph
+    except Exception as error:  # protobuf raises whatever the bytes provoke
+        raise UserError(f"{path} is no whole ONNX file ({error}): run `dvc repro`, which makes it again") from None
     constants = [node.attribute[0].t for node in graph.node if node.op_type == "Constant"]
     return sum(numpy_helper.to_array(tensor).nbytes for tensor in [*graph.initializer, *constants])
 
@@ -66,6 +87,6 @@ def weight_bytes(path: Path) -> int:
 def open_session(model: Path | bytes) -> onnxruntime.InferenceSession:
     """Open a file, or a model's bytes, in ONNX Runtime on the CPU."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # its warnings about graph optimizations are not the user's to mend
+    options.log_severity_level = 3  # its warnings about graph optimizations are not the user's to fix
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -1,12 +1,13 @@
-"""Post-training INT8: two files from one calibration, because runtimes want different ones.
+"""Post-training INT8: three files from one calibration, because runtimes and processors want different ones.
 
-CPUs multiply uint8 by int8 (U8S8: Q/DQ around operators, biases int32). TensorRT wants symmetric int8, float
-biases, and of each residual Add only the skip input quantized: with both it cannot fuse convolution and Add.
+CPUs multiply uint8 by int8 (U8S8: Q/DQ around operators, biases int32); those that would saturate get weights of 7
+bits. TensorRT wants symmetric int8, float biases, and of each residual Add only the skip input quantized: with both it
+cannot fuse convolution and Add.
 """
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import onnx
@@ -28,28 +29,45 @@ _CPU_OPERATORS = [
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
-def quantize(source: Path, images: Floats, section: params.Quantization, u8s8: Path, symmetric: Path) -> None:
-    """Write both INT8 files of an FP32 one.
+class Files(NamedTuple):
+    """The INT8 files of an FP32 one."""
+
+    u8s8: Path
+    """For CPUs."""
+    seven_bit: Path
+    """For CPUs that saturate with 8-bit weights."""
+    symmetric: Path
+    """For TensorRT."""
+
+
+def quantize(source: Path, images: Floats, section: params.Quantization, files: Files) -> None:
+    """Write the INT8 files of an FP32 one.
 
     Args:
         source: FP32 ONNX file.
         images: (N, C, H, W) float32, normalised: what activation ranges are taken from.
         section: how ranges are chosen.
-        u8s8: where to, for CPUs.
-        symmetric: where to, for TensorRT.
+        files: where to.
     """
     ranges = calibration.activation_ranges(source, images, section)
-    onnx_files.save(u8s8_model(onnx.load(source), ranges), u8s8)
-    onnx_files.save(symmetric_model(onnx.load(source), ranges), symmetric)
+    onnx_files.save(u8s8_model(onnx.load(source), ranges), files.u8s8)
+    onnx_files.save(u8s8_model(onnx.load(source), ranges, weight_bits=7), files.seven_bit)
+    onnx_files.save(symmetric_model(onnx.load(source), ranges), files.symmetric)
 
 
-def u8s8_model(proto: ModelProto, ranges: Ranges) -> ModelProto:
-    """Return a copy with uint8 activations with zero point and int8 weights per channel, logits float32."""
+def u8s8_model(proto: ModelProto, ranges: Ranges, weight_bits: Literal[7, 8] = 8) -> ModelProto:
+    """Return a copy with uint8 activations with zero point and int8 weights per channel, logits float32.
+
+    Args:
+        proto: FP32 model.
+        ranges: of its activations.
+        weight_bits: 7 keeps weights in [-64, 64]: x86 without VNNI adds two products in 16 bits.
+    """
     low_high = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     quantizer = QDQQuantizer(
         proto,
         per_channel=True,
-        reduce_range=False,
+        reduce_range=weight_bits == 7,
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, low_high),
@@ -199,8 +217,9 @@ def _write_files(study: params.Params, variant: str, manifest: dict[str, Any]) -
 
 def _write_seed(study: params.Params, variant: str, seed: int, images: Floats) -> list[Path]:
     precisions = study.variants[variant].precisions
-    fp32, fp16, int8 = (paths.onnx_file(variant, seed, precision) for precision in ("fp32", "fp16", "int8"))
-    symmetric = paths.onnx_file(variant, seed, "int8", onnx_files.SYMMETRIC)
+    fp32, fp16 = (paths.onnx_file(variant, seed, precision) for precision in ("fp32", "fp16"))
+    flavours = ("", onnx_files.SEVEN_BIT, onnx_files.SYMMETRIC)
+    int8 = Files(*(paths.onnx_file(variant, seed, "int8", flavour) for flavour in flavours))
     yardstick = onnx_files.yardstick_file(variant, seed)
     _export(paths.weights_file(paths.trained(study.variants[variant].workload), seed), images, yardstick)
     _export(paths.weights_file(paths.pruned(variant), seed), images, fp32)
@@ -209,8 +228,8 @@ def _write_seed(study: params.Params, variant: str, seed: int, images: Floats) -
 
         export.to_fp16(fp32, fp16)
     if "int8" in precisions:
-        quantize(fp32, images, study.quantization, int8, symmetric)
-    return [file for file in (yardstick, fp32, fp16, int8, symmetric) if file.exists()]
+        quantize(fp32, images, study.quantization, int8)
+    return [file for file in (yardstick, fp32, fp16, *int8) if file.exists()]
 
 
 def _export(weights: Path, images: Floats, path: Path) -> None:

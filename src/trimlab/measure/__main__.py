@@ -1,11 +1,14 @@
 """`python -m trimlab.measure REQUEST.json`: one record as a JSON line on standard output, progress on standard error.
 
-`python -m trimlab.measure --runtime NAME` asks whether a runtime is to be had here, by the exit code alone.
+`python -m trimlab.measure --runtime NAME` asks whether a runtime is available here: it prints the device that the
+runtime computes on.
 
 The request names `model`, `precision`, `yardstick`, `runtime`, `dataset`, `predictions` (where to, `.npy`), the labels
-that others give the same images (`torch_labels`; `onnx_labels` for an engine), `calibration` images and a folder for
-`engines` where a runtime wants them, `batch_size`, `warmup`, `repeats`, `batch_repeats`, `threads` (0 takes all
-cores), `builds` of an engine, and `lineage`: what the record says besides.
+that others give the same images (`torch_labels`; `onnx_labels` of another runtime's file; `exact_labels` of an INT8
+file's own arithmetic), `calibration` images and a folder for `engines` where a runtime wants them, `batch_size`,
+`warmup`, `repeats`, `batch_repeats`, `threads` (0 takes all cores), `builds` of an engine, and `lineage`: what the
+record says besides. `seven_bit` has `model`, its labels and `lineage` of an INT8 file with 7-bit weights: those take
+the place of the others where this processor would saturate with 8 bits.
 
 The exit code is 0, 1 where something is wrong, 3 where this machine can't measure that precision, or 4 where it
 can't measure in that runtime at all.
@@ -16,21 +19,24 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 import numpy as np
 
-from . import dataset, device, runtimes, timing
+from . import dataset, device, runtimes, timing, weights
 from .errors import MeasureError, NoRuntimeError, UnavailableError
 from .progress import say
 from .session import Session, Settings, line
 
 NAMES = ("model", "precision", "yardstick", "runtime", "dataset", "predictions", "torch_labels")
 """The strings of a request."""
-OPTIONAL = ("onnx_labels", "calibration", "engines")
+OPTIONAL = ("onnx_labels", "exact_labels", "calibration", "engines")
 """Strings, or null."""
+SEVEN_BIT = ("model", "onnx_labels", "exact_labels")
+"""What a file with 7-bit weights has of its own, besides `lineage`."""
 COUNTS = {
     "batch_size": (1, 65536),
     "warmup": (1, 1000),
@@ -40,7 +46,7 @@ COUNTS = {
     "builds": (1, 100),
 }
 """Its whole numbers, with their bounds."""
-KEYS = (*NAMES, *OPTIONAL, *COUNTS, "lineage")
+KEYS = (*NAMES, *OPTIONAL, *COUNTS, "lineage", "seven_bit")
 """What a request has to say."""
 UNAVAILABLE = {3: UnavailableError, 4: NoRuntimeError}
 """The exit codes where this machine can't measure that."""
@@ -50,9 +56,10 @@ def measure(request: Dict[str, Any]) -> Dict[str, Any]:
     """Score and time one file; see the module's docstring for the request.
 
     Raises:
-        UnavailableError: the runtime or the precision is not to be had here.
+        UnavailableError: the runtime or the precision is not available here.
         MeasureError: a file is missing or broken, or they don't fit each other.
     """
+    request = weights.fitted(request)
     with device.watched() as watch:
         measured = _measured(request)
     versions = {**request["lineage"].get("versions", {}), **measured["versions"]}
@@ -67,37 +74,43 @@ def measure(request: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _measured(request: Dict[str, Any]) -> Dict[str, Any]:
-    model = _open(request, "model", _settings(request))
-    memory_bytes = model.memory_bytes()  # before anything else is loaded
-    pack = dataset.load(request["dataset"], model.image_shape)
-    say("scoring {} images".format(len(pack.images)))
-    predictions = dataset.predict(model, pack, request["batch_size"])
-    _save(predictions, request["predictions"])
-    yardstick = _open(request, "yardstick", _settings(request)._replace(precision="fp32"))
-    _check_same_images(model, yardstick)
+    with closing(_open(request, "model", _settings(request))) as model:
+        memory_bytes = model.memory_bytes()  # before anything else is loaded
+        pack = dataset.load(request["dataset"], model.image_shape)
+        say("scoring {} images".format(len(pack.images)))
+        predictions = dataset.predict(model, pack, request["batch_size"])
+        _save(predictions, request["predictions"])
+        scored = _scored(request, model, pack, predictions)
+        with closing(_open(request, "yardstick", _settings(request)._replace(precision="fp32"))) as yardstick:
+            _check_same_images(model, yardstick)
+            latencies = _latencies([model, yardstick], pack, request)
+        layers, engines = _layers(model, pack, request), _engines(model, pack, request)
+    return {**scored, "peak_memory_bytes": memory_bytes, **latencies, **layers, **engines}
+
+
+def _scored(
+    request: Dict[str, Any], model: Session, pack: dataset.Pack, predictions: np.ndarray[Any, Any]
+) -> Dict[str, Any]:
+    """Return what is known of a file without timing it."""
     return {
         "precision": request["precision"],
         "runtime": request["runtime"],
         "runtime_version": model.version,
         "device": model.device,
-        "versions": {"numpy": np.__version__, request["runtime"]: model.version},
+        "versions": {"numpy": np.__version__, **model.versions},
         "top1_accuracy": float(np.mean(predictions == pack.labels)),
         **_agreement(predictions, pack, request),
         "file_bytes": Path(request["model"]).stat().st_size,
         "file_sha256": _sha256(request["model"]),
         "yardstick_sha256": _sha256(request["yardstick"]),
         "predictions_sha256": _sha256(request["predictions"]),
-        "peak_memory_bytes": memory_bytes,
-        **_latencies([model, yardstick], pack, request),
-        **_layers(model, pack, request),
-        **_engines(model, pack, request),
     }
 
 
 def _settings(request: Dict[str, Any]) -> Settings:
     return Settings(
         precision=request["precision"],
-        threads=request["threads"] or runtimes.cores(),
+        threads=request["threads"] or device.cores(),
         batch_size=request["batch_size"],
         engines=_path(request["engines"]),
         calibration=_path(request["calibration"]),
@@ -109,13 +122,14 @@ def _path(name: Optional[str]) -> Optional[Path]:
 
 
 def _agreement(predictions: np.ndarray[Any, Any], pack: dataset.Pack, request: Dict[str, Any]) -> Dict[str, Any]:
-    """Compare with torch and, where the file is not run by ONNX Runtime, with what that makes of it."""
+    """Compare with torch, with ONNX Runtime where another runtime ran the file, and with an INT8 file's arithmetic."""
     torch_labels = _labels(request["torch_labels"], len(predictions))
     found = {"torch_agreement": float(np.mean(predictions == torch_labels))}
-    if request["onnx_labels"]:
-        onnx_labels = _labels(request["onnx_labels"], len(predictions))
-        found["onnx_top1_accuracy"] = float(np.mean(onnx_labels == pack.labels))
-        found["onnx_agreement"] = float(np.mean(predictions == onnx_labels))
+    for other in ("onnx", "exact"):
+        if request[other + "_labels"]:
+            labels = _labels(request[other + "_labels"], len(predictions))
+            found[other + "_top1_accuracy"] = float(np.mean(labels == pack.labels))
+            found[other + "_agreement"] = float(np.mean(predictions == labels))
     return found
 
 
@@ -147,7 +161,8 @@ def _engines(model: Session, pack: dataset.Pack, request: Dict[str, Any]) -> Dic
         return {}
     builds = [_build(model, pack, request)]
     for build in range(1, request["builds"]):
-        builds.append(_build(_open(request, "model", _settings(request)._replace(build=build)), pack, request))
+        with closing(_open(request, "model", _settings(request)._replace(build=build))) as again:
+            builds.append(_build(again, pack, request))
     return {"engine": facts, "builds": builds}
 
 
@@ -169,6 +184,7 @@ def _open(request: Dict[str, Any], key: str, settings: Settings) -> Session:
         for _ in range(2):
             session.run(batch)
     except Exception as error:  # a runtime raises whatever the graph provokes
+        session.close()
         message = "{} does not run at batch_size {} ({}): lower that, or export the file again"
         raise MeasureError(message.format(request[key], size, line(error))) from None
     return session
@@ -196,13 +212,26 @@ def _read_request(path: str) -> Dict[str, Any]:
         raise MeasureError("{} is no request ({}): give a JSON file".format(path, error)) from None
     if not isinstance(request, dict):
         raise MeasureError("{} is no request (no JSON object): give one with {}".format(path, ", ".join(KEYS)))
+    check(request, path)
+    return request
+
+
+def check(request: Dict[str, Any], path: str) -> None:
+    """Check what a request says, files left aside.
+
+    Args:
+        request: see the module's docstring.
+        path: the file that has it.
+
+    Raises:
+        MeasureError: it lacks something, or a value is not what it should be.
+    """
     missing = [key for key in KEYS if key not in request]
     if missing:
         raise MeasureError("{} lacks {}: add it".format(path, ", ".join(missing)))
     problems = list(_problems(request))
     if problems:
         raise MeasureError("{}: {}".format(path, "; ".join(problems)))
-    return request
 
 
 def _problems(request: Dict[str, Any]) -> Iterator[str]:
@@ -214,16 +243,28 @@ def _problems(request: Dict[str, Any]) -> Iterator[str]:
             yield "{} {} is no string: give a name in quotes, or null".format(key, json.dumps(request[key]))
     if not isinstance(request["lineage"], dict):
         yield "lineage {} is no JSON object: give one".format(json.dumps(request["lineage"]))
+    if request["seven_bit"] is not None and not _is_seven_bit(request["seven_bit"]):
+        yield "seven_bit is no JSON object with {}, lineage: give one, or null".format(", ".join(SEVEN_BIT))
     for key, (low, high) in COUNTS.items():
         value = request[key]
         if type(value) is not int or not low <= value <= high:  # True is an int, too
             yield "{} {} is no whole number in [{}, {}]: give one".format(key, json.dumps(value), low, high)
 
 
+def _is_seven_bit(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == {*SEVEN_BIT, "lineage"}
+        and isinstance(value["lineage"], dict)
+        and isinstance(value["model"], str)
+        and all(isinstance(value[key], (str, type(None))) for key in SEVEN_BIT)
+    )
+
+
 def _labels(path: str, count: int) -> np.ndarray[Any, Any]:
     try:
         labels: np.ndarray[Any, Any] = np.load(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise MeasureError("{} holds no labels ({}): name a .npy".format(path, line(error))) from None
     if labels.shape != (count,):
         raise MeasureError("{} holds labels {} for {} images: make it again".format(path, labels.shape, count))
@@ -242,7 +283,7 @@ def main(arguments: List[str]) -> int:
         return 2
     try:
         if asks:
-            runtimes.require(arguments[1])
+            print(json.dumps(runtimes.device_of(arguments[1])))
         else:
             print(json.dumps(measure(_read_request(arguments[0]))))
     except UnavailableError as error:

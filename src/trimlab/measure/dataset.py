@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from .errors import MeasureError
+from .progress import say
 from .session import Session, line
+
+SAY_SECONDS = 10.0
+"""Between two lines of how far a scoring is."""
 
 
 class Pack(NamedTuple):
@@ -74,8 +79,13 @@ def _problem(pack: Pack, image_shape: Tuple[int, ...]) -> Optional[str]:
 
 
 def predict(session: Session, pack: Pack, batch_size: int) -> np.ndarray[Any, Any]:
-    """Return the label that a file gives to every image: (N,) uint16."""
-    indices = np.arange(len(pack.images))
-    batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-    labels = [np.argmax(session.run(pack.batch(batch)), axis=1) for batch in batches]
-    return np.concatenate(labels).astype(np.uint16)
+    """Return the label that a file gives to every image: (N,) uint16. Where that takes long it says how far it is."""
+    count, said = len(pack.images), time.monotonic()
+    labels = np.zeros(count, np.uint16)
+    for start in range(0, count, batch_size):
+        chosen = np.arange(start, min(start + batch_size, count))
+        labels[chosen] = np.argmax(session.run(pack.batch(chosen)), axis=1)
+        if time.monotonic() - said > SAY_SECONDS:
+            say("scored {:,} of {:,} images".format(chosen[-1] + 1, count))
+            said = time.monotonic()
+    return labels

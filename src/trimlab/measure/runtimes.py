@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Tuple
 
-from . import onnx_runtime, openvino_runtime, tensorrt_runtime
+from . import device, onnx_runtime, openvino_runtime, tensorrt_runtime
 from .errors import MeasureError
 from .session import Session, Settings, imported, line
 
@@ -18,12 +17,18 @@ RUNTIMES: Dict[str, Callable[[str, Settings], Session]] = {
 }
 """What opens a file."""
 
-NEEDS: Dict[str, Callable[[], Any]] = {
-    "onnxruntime": partial(imported, "onnxruntime"),
-    "openvino": partial(imported, "openvino"),
-    "tensorrt": tensorrt_runtime.gpu_and_tensorrt,
+
+def _processor(module: str) -> Dict[str, Any]:
+    imported(module)
+    return device.cpu(device.cores())
+
+
+DEVICES: Dict[str, Callable[[], Dict[str, Any]]] = {
+    "onnxruntime": partial(_processor, "onnxruntime"),
+    "openvino": partial(_processor, "openvino"),
+    "tensorrt": tensorrt_runtime.gpu,
 }
-"""What gets hold of all that a runtime stands on, or fails."""
+"""What gets hold of all that a runtime stands on, and says what it computes on, or fails."""
 
 PRECISIONS: Dict[str, Tuple[str, ...]] = {
     "onnxruntime": ("fp32", "fp16", "int8"),
@@ -33,18 +38,18 @@ PRECISIONS: Dict[str, Tuple[str, ...]] = {
 """What each computes in; `bf16`, `tf32` and `int8-entropy` (calibrated by the runtime) take the FP32 file."""
 
 
-def require(runtime: str) -> None:
-    """Make sure that a runtime is to be had here.
+def device_of(runtime: str) -> Dict[str, Any]:
+    """Return the device that a runtime computes on here, as records have it, with all of a processor's cores.
 
     Args:
         runtime: a key of `RUNTIMES`.
 
     Raises:
-        NoRuntimeError: it isn't; the message says what is missing.
+        NoRuntimeError: the runtime is not available here; the message says what is missing.
         MeasureError: it is unknown.
     """
     _known(runtime)
-    NEEDS[runtime]()
+    return DEVICES[runtime]()
 
 
 def open_file(runtime: str, path: str, settings: Settings) -> Session:
@@ -56,7 +61,7 @@ def open_file(runtime: str, path: str, settings: Settings) -> Session:
         settings: how.
 
     Raises:
-        UnavailableError: the runtime or the precision is not to be had here.
+        UnavailableError: the runtime or the precision is not available here.
         MeasureError: the runtime is unknown, the file is missing or not one it reads.
     """
     _known(runtime)
@@ -76,10 +81,3 @@ def open_file(runtime: str, path: str, settings: Settings) -> Session:
 def _known(runtime: str) -> None:
     if runtime not in RUNTIMES:
         raise MeasureError(f"runtime {runtime!r} is unknown: use one of {', '.join(RUNTIMES)}")
-
-
-def cores() -> int:
-    """Return how many CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,0 +1,34 @@
+"""Which INT8 file a device measures: with 8-bit weights, or with 7-bit ones where 8-bit ones would saturate."""
+
+from __future__ import annotations
+
+from typing import AbstractSet, Any, Dict
+
+from . import device
+
+EXACT = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+"""x86 flags of instructions that add products of 8 bits in 32 bits."""
+
+
+def weight_bits(flags: AbstractSet[str], arm: bool) -> int:
+    """Return how many bits of an INT8 weight a processor multiplies by 8-bit activations without saturating: 7 or 8.
+
+    x86 without VNNI adds two products in 16 bits: 2 · 255 · 127 saturates there, 2 · 255 · 64 does not. Arm needs no
+    dot product for 8 bits: without one, ONNX Runtime makes activations signed, and 2 · 128 · 127 fits into 16 bits. A
+    processor of which nothing is known gets 7: that costs a little accuracy at most, and saturation costs points.
+
+    Args:
+        flags: of the processor, as Linux spells them.
+        arm: whether it is one of Arm's architecture.
+    """
+    return 8 if arm or flags & EXACT else 7
+
+
+def fitted(request: Dict[str, Any]) -> Dict[str, Any]:
+    """Return a request with the one INT8 file that this processor computes as it is written."""
+    seven_bit = request["seven_bit"]
+    flags = device.onednn_flags() if request["runtime"] == "openvino" else device.processor_flags()
+    if seven_bit is None or weight_bits(flags, device.is_arm()) == 8:
+        return {**request, "seven_bit": None}
+    lineage = {**request["lineage"], **seven_bit["lineage"]}
+    return {**request, **seven_bit, "lineage": lineage, "seven_bit": None}
