@@ -10,7 +10,7 @@ import pytest
 
 import factories
 import onnx_examples
-from trimlab import benchmarking, checkpoint, data, paths, quantization, records
+from trimlab import benchmarking, checkpoint, data, interpreters, paths, quantization, records
 
 WORKLOAD = {"model": "resnet20", "dataset": "digits", "training": "training.short", "precision": "fp32"}
 SECTIONS = {
@@ -44,6 +44,7 @@ def measured(folder: Path) -> Iterator[Path]:
         checkpoint.save(trained, paths.weights_file(paths.trained("small"), 0), metadata)
         write_pruned("small", trained)
         write_pruned("small-r50", onnx_examples.model("resnet20", seed=1))
+        interpreters.find_runtimes(["onnxruntime", "openvino"])
         for variant in MADE:
             quantization.quantize_variant(STUDY, variant)
             benchmarking.benchmark_variant(STUDY, variant)

@@ -2,17 +2,22 @@
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import onnx_examples
 import projects
-from trimlab import benchmarking, onnx_files, paths, quantization, records
+from trimlab import benchmarking, interpreters, onnx_files, paths, quantization, records
 from trimlab.errors import UserError
 from trimlab.measure import __main__ as measuring
-from trimlab.measure import device
+from trimlab.measure import device, runtimes
+from trimlab.measure.errors import NoRuntimeError
+from trimlab.measure.session import Settings
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +48,7 @@ def test_a_variant_has_the_files_of_its_precisions(project):
     assert names == {
         "seed0-fp32.onnx",
         "seed0-int8.onnx",
+        "seed0-int8-7bit.onnx",
         "seed0-int8-symmetric.onnx",
         "seed0-yardstick.onnx",
         "calibration.npy",
@@ -63,7 +69,10 @@ def test_the_manifest_names_every_file_by_its_digest(project):
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_a_record_speaks_of_its_file_and_its_weights(project, study, precision):
     record = measured(project, "small", precision)
-    file = project / paths.onnx_file("small", 0, precision)
+    flavour = onnx_files.SEVEN_BIT if record.weight_bits == 7 else ""  # this processor's choice
+    file = project / paths.onnx_file("small", 0, precision, flavour)
+    assert (record.weight_bits is None) == (precision != "int8")
+    assert record.weight_bytes == onnx_files.weight_bytes(file)
     assert record.file_sha256 == records.sha256_of(file)
     assert record.file_bytes == file.stat().st_size > record.weight_bytes
     assert record.weights_sha256 == records.sha256_of(project / paths.weights_file(paths.pruned("small"), 0))
@@ -78,6 +87,48 @@ def test_a_record_speaks_of_its_file_and_its_weights(project, study, precision):
 def test_fp32_files_agree_with_torch(project):
     assert measured(project, "small", "fp32").torch_agreement > 0.995
     assert measured(project, "small", "fp16").torch_agreement > 0.97
+
+
+def exact_labels(file, images):
+    session = runtimes.open_file("onnxruntime", str(file), Settings("int8", 1, len(images), exact=True))
+    return session.run(images).argmax(1)
+
+
+def scored_images(folder):
+    benchmarking.write_pack("digits", "test", folder / "scored.npz")
+    pack = measuring.dataset.load(str(folder / "scored.npz"), (3, 32, 32))
+    return pack.batch(np.arange(len(pack.images))), pack.labels
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(("flags", "bits"), [({"avx2"}, 7), ({"avx2", "avx_vnni"}, 8)])
+def test_an_int8_record_has_its_own_files_exact_arithmetic(runtime, flags, bits, project, study, monkeypatch, tmp_path):
+    """By a processor's flags: what this one's kernels make of either file decides nothing here."""
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(device, "is_arm", lambda: False)
+    monkeypatch.setattr(device, "processor_flags", lambda: frozenset(flags))
+    onnx_examples.no_limit_for_onednn(monkeypatch)
+    cell = benchmarking.Cell("small-r50", 0, "int8", runtime)
+    pack = tmp_path / "pack.npz"
+    benchmarking.write_pack("digits", "test", pack)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "measured", lambda variant: tmp_path / variant)
+        record, _ = benchmarking._measure(study, cell, pack, tmp_path)
+    file = paths.onnx_file("small-r50", 0, "int8", onnx_files.SEVEN_BIT if bits == 7 else "")
+    images, labels = scored_images(tmp_path)
+    exact = exact_labels(file, images)
+    predictions = np.load(tmp_path / f"small-r50/seed0-int8-{runtime}.npy")
+    assert (record.weight_bits, record.file_sha256) == (bits, records.sha256_of(file))
+    assert record.exact_top1_accuracy == np.mean(exact == labels)
+    assert record.exact_agreement == np.mean(exact == predictions)
+    assert record.onnx_agreement == (None if runtime == "onnxruntime" else record.exact_agreement)
+
+
+def test_other_precisions_have_no_exact_arithmetic_of_their_own(project):
+    for precision in ("fp32", "fp16"):
+        record = measured(project, "small", precision)
+        assert record.exact_top1_accuracy is record.exact_agreement is record.weight_bits is None
 
 
 def test_agreement_is_the_share_of_equal_labels(project):
@@ -134,13 +185,15 @@ def interpreter(folder, script):
 def test_an_interpreter_that_is_no_python_is_named(script, tmp_path, monkeypatch):
     monkeypatch.setenv("TRIMLAB_PYTHON", interpreter(tmp_path, script))
     with pytest.raises(UserError, match=r"interpreter '.*/python' printed no JSON: set TRIMLAB_PYTHON to a Python"):
-        benchmarking.run_measure({"model": "a.onnx", "runtime": "onnxruntime"})
+        interpreters.run_measure({"model": "a.onnx", "runtime": "onnxruntime"})
+    with pytest.raises(UserError, match=r"interpreter '.*/python' printed no JSON: set TRIMLAB_PYTHON to a Python"):
+        interpreters.find_runtimes(["onnxruntime"])
 
 
 def test_a_killed_measurement_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("TRIMLAB_PYTHON", interpreter(tmp_path, "echo timing batch 64 >&2; kill -9 $$"))
     with pytest.raises(UserError, match=r"measuring a\.onnx failed with exit code -9: timing batch 64"):
-        benchmarking.run_measure({"model": "a.onnx", "runtime": "onnxruntime"})
+        interpreters.run_measure({"model": "a.onnx", "runtime": "onnxruntime"})
 
 
 def test_a_record_names_the_python_that_measured(project, study, monkeypatch):
@@ -159,18 +212,18 @@ def test_a_broken_file_is_one_line(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"nothing")
     request = dict.fromkeys(measuring.NAMES, "") | dict.fromkeys(measuring.OPTIONAL) | projects.SECTIONS["benchmark"]
     request |= {"model": str(tmp_path / "bad.onnx"), "runtime": "onnxruntime", "precision": "fp32"}
-    request |= {"builds": 1, "lineage": {}}
+    request |= {"builds": 1, "lineage": {}, "seven_bit": None}
     with pytest.raises(UserError, match=r"bad\.onnx is no file that onnxruntime opens") as caught:
-        benchmarking.run_measure(request)
+        interpreters.run_measure(request)
     assert "\n" not in str(caught.value)
 
 
 def scored_in_onnxruntime(lines):
     """The files that ONNX Runtime was asked to label so that another runtime can be compared with it."""
-    return [line.split()[1] for line in lines if line.endswith(" in ONNX Runtime")]
+    return [line.split()[1] for line in lines if line.startswith("scoring seed")]
 
 
-def test_what_a_machine_cannot_measure_is_said_and_left_out(project, study, monkeypatch, capsys):
+def test_what_the_stage_before_did_not_find_is_not_asked_for(project, study, monkeypatch, capsys):
     monkeypatch.chdir(project)
     path = paths.index_file("small-r50")
     before = path.read_bytes()
@@ -179,34 +232,92 @@ def test_what_a_machine_cannot_measure_is_said_and_left_out(project, study, monk
     path.write_bytes(before)
     assert [record.runtime for record in measured] == ["onnxruntime"]
     lines = capsys.readouterr().err.splitlines()
-    assert not scored_in_onnxruntime(lines), "ONNX Runtime scored a file for a runtime that is not here"
-    (said,) = [line for line in lines if line.startswith("tensorrt ")]
-    assert said.startswith("tensorrt is not to be had here: no NVIDIA GPU to be used here (cudaGetDeviceCount: cuda")
+    assert len(scored_in_onnxruntime(lines)) == 1, "ONNX Runtime scored a file for a runtime that is not here"
 
 
-def test_nothing_measured_is_an_error(project, study, monkeypatch):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "here.json lists no runtimes"),
+        ("{", "here.json lists no runtimes"),
+        ("[]", "here.json lists no runtimes"),
+        ('{"runtimes": 3}', "here.json lists no runtimes"),
+        ('{"runtimes": ["openvino"]}', "here.json lists no runtime of onnxruntime"),
+    ],
+)
+def test_without_the_list_of_runtimes_nothing_is_measured(content, message, project, study, monkeypatch):
     monkeypatch.chdir(project)
-    asked = study.benchmark.model_copy(update={"runtimes": ["tensorrt"]})
-    with pytest.raises(UserError, match="small-r50: no runtime of tensorrt is to be had here: add one"):
-        benchmarking.benchmark_variant(study.model_copy(update={"benchmark": asked}), "small-r50")
+    path = paths.runtimes_file()
+    before = path.read_text()
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(UserError, match=rf"runtimes/{message}.*: run `dvc repro -f -s runtimes`"):
+        benchmarking.benchmark_variant(study, "small-r50")
+    path.write_text(before)
 
 
-@pytest.mark.parametrize(("wanted", "scored"), [(["openvino"], 1), (["onnxruntime", "openvino"], 0)])
-def test_onnxruntime_labels_a_file_once(wanted, scored, project, study, monkeypatch, capsys):
+def test_a_runtime_that_is_gone_since_is_no_result(project, study, monkeypatch):
+    """Else a cell without it would be restored on every machine."""
+
+    def gone(request):
+        raise NoRuntimeError("onnxruntime cannot be imported")
+
     monkeypatch.chdir(project)
+    monkeypatch.setattr(interpreters, "run_measure", gone)
+    with pytest.raises(UserError, match=r"onnxruntime is no longer available here .*: run `dvc repro -f -s runtimes`"):
+        benchmarking.benchmark_variant(study, "small-r50")
+
+
+@pytest.mark.parametrize("wanted", [["openvino"], ["onnxruntime", "openvino"]])
+def test_onnxruntime_labels_a_file_once(wanted, project, study, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    onnx_examples.no_limit_for_onednn(monkeypatch)  # else OpenVINO may run another file than ONNX Runtime
     path = paths.index_file("small-r50")
     before = path.read_bytes()
     asked = study.benchmark.model_copy(update={"runtimes": wanted})
     measured = benchmarking.benchmark_variant(study.model_copy(update={"benchmark": asked}), "small-r50")
     path.write_bytes(before)
-    assert len(scored_in_onnxruntime(capsys.readouterr().err.splitlines())) == scored
-    assert measured[-1].runtime == "openvino" and measured[-1].onnx_agreement > 0.9
+    assert len(scored_in_onnxruntime(capsys.readouterr().err.splitlines())) == 1
+    assert [record.runtime for record in measured] == wanted
+    assert len({record.exact_top1_accuracy for record in measured}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("quantize/small-r50/manifest.json", None, r"manifest\.json is no manifest \(FileNotFoundError"),
+        ("quantize/small-r50/manifest.json", b"{", r"manifest\.json is no manifest \(JSONDecodeError"),
+        ("quantize/small-r50/manifest.json", b"[]", r"manifest\.json is no manifest \(TypeError"),
+        ("quantize/small-r50/manifest.json", b"{}", r"manifest\.json is no manifest \(KeyError"),
+        ("quantize/small-r50/seed0-int8.onnx", None, r"seed0-int8\.onnx is no whole ONNX file"),
+        ("quantize/small-r50/seed0-int8.onnx", 1000, r"seed0-int8\.onnx is no whole ONNX file"),
+        ("quantize/small-r50/seed0-int8-7bit.onnx", 1000, r"seed0-int8-7bit\.onnx is no whole ONNX file"),
+        ("quantize/small-r50/seed0-yardstick.onnx", None, r"seed0-yardstick\.onnx cannot be read \(No such file"),
+        ("quantize/small-r50/seed0-yardstick.onnx", 1000, r"seed0-yardstick\.onnx is no file that onnxruntime opens"),
+        ("prune/small-r50/seed0-labels.npy", None, r"seed0-labels\.npy cannot be read \(No such file"),
+        ("prune/small-r50/seed0-labels.npy", 50, r"seed0-labels\.npy holds no labels"),
+        ("prune/small-r50/seed0-labels.npy", b"", r"seed0-labels\.npy holds no labels"),
+        ("prune/small-r50/seed0.json", 50, r"seed0\.json is no record"),
+    ],
+)
+def test_a_missing_or_broken_input_is_one_line(name, content, message, project, study, monkeypatch, tmp_path):
+    for folder in ("prepare", "prune", "quantize", "runtimes"):
+        shutil.copytree(project / folder, tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    file = Path(name)
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:content] if isinstance(content, int) else content)
+    with pytest.raises(UserError, match=message) as caught:
+        benchmarking.benchmark_variant(study, "small-r50")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_file_that_fails_costs_no_other_its_measurement(project, study, monkeypatch):
     monkeypatch.chdir(project)
     before = paths.index_file("small").read_bytes()
-    measure, asked = benchmarking.run_measure, []
+    measure, asked = interpreters.run_measure, []
 
     def failing(request):
         asked.append(request["precision"])
@@ -214,7 +325,7 @@ def test_a_file_that_fails_costs_no_other_its_measurement(project, study, monkey
             raise UserError("measuring it failed with exit code -11")
         return measure(request)
 
-    monkeypatch.setattr(benchmarking, "run_measure", failing)
+    monkeypatch.setattr(interpreters, "run_measure", failing)
     with pytest.raises(UserError, match="exit code -11; what was measured is kept for the next call"):
         benchmarking.benchmark_variant(study, "small")
     assert asked == ["fp32", "fp16", "int8"]
@@ -228,14 +339,60 @@ def test_a_file_that_fails_costs_no_other_its_measurement(project, study, monkey
     assert paths.kept_measurements() == []
 
 
+def test_a_process_deletes_what_itself_kept_alone(project, study, monkeypatch):
+    """Two queue workers may be at work on one variant with other params."""
+    monkeypatch.chdir(project)
+    before = paths.index_file("small-r50").read_bytes()
+    others = paths.kept_measurement("small-r50", "0" * 64)
+    others.parent.mkdir(parents=True, exist_ok=True)
+    for file in (others, others.with_suffix(".npy")):
+        file.write_text("another worker's")
+    benchmarking.benchmark_variant(study, "small-r50")
+    paths.index_file("small-r50").write_bytes(before)
+    assert paths.kept_measurements("small-r50") == [others]
+    assert others.with_suffix(".npy").exists()
+    others.unlink()
+
+
+@pytest.mark.parametrize("gone", [".json", ".npy"])
+def test_a_kept_measurement_that_another_process_deletes_is_measured_anew(gone, project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    before = paths.index_file("small-r50").read_bytes()
+    take, run_measure, measured = benchmarking._take, interpreters.run_measure, []
+
+    def deleted(kept, path):
+        if kept.exists():
+            kept.with_suffix(gone).unlink()
+        return take(kept, path)
+
+    def counted(request):
+        measured.append(request["model"])
+        return run_measure(request)
+
+    monkeypatch.setattr(benchmarking, "_take", deleted)
+    monkeypatch.setattr(interpreters, "run_measure", counted)
+    monkeypatch.setattr(benchmarking, "_write_index", lambda *_: 1 / 0)  # a kill
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            benchmarking.benchmark_variant(study, "small-r50")
+    assert len(measured) == 2
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
+    benchmarking.benchmark_variant(study, "small-r50")
+    paths.index_file("small-r50").write_bytes(before)
+
+
 def test_a_kept_measurement_of_another_file_is_not_taken(project, study, monkeypatch):
     monkeypatch.chdir(project)
     cell = benchmarking.Cell("small", 0, "int8", "onnxruntime")
     asked = benchmarking.request(study, cell, project / "pack.npz", project)
     digest = benchmarking._digest(asked)
-    assert benchmarking._digest({**asked, "dataset": "elsewhere.npz", "engines": "elsewhere"}) == digest
+    elsewhere = {"dataset": "elsewhere.npz", "engines": "elsewhere", "exact_labels": "elsewhere.npy"}
+    assert benchmarking._digest({**asked, **elsewhere}) == digest
     for change in ({"repeats": 1}, {"model": str(project / paths.onnx_file("small", 0, "fp32"))}, {"lineage": {}}):
         assert benchmarking._digest(asked | change) != digest
+    monkeypatch.setattr(device, "processor_name", lambda: "another machine, with a copy of this project")
+    assert benchmarking._digest(asked) != digest
 
 
 def test_openvino_computes_the_same_files_in_its_own_precisions(project, study, monkeypatch):

@@ -4,13 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import projects
-from trimlab import benchmarking, checkpoint, data, measure, paths, quantization, records, training
+from trimlab import benchmarking, checkpoint, data, interpreters, paths, quantization, records, training
 
 pytestmark = pytest.mark.gpu
 BATCH = 256
@@ -52,7 +51,8 @@ def measured(project):
         predictions = project / f"{cell.precision}-{cell.runtime}.npy"
         request = benchmarking.request(STUDY, cell, pack, project) | {"predictions": str(predictions)}
         request["torch_labels"] = str(project / "torch.npy")
-        record = records.Measurement.model_validate(benchmarking.run_measure(request))
+        benchmarking.score(request)
+        record = records.Measurement.model_validate(interpreters.run_measure(request))
         found[cell.runtime, cell.precision] = record
     return found
 
@@ -94,7 +94,7 @@ def test_a_kept_engine_predicts_the_same(project, measured):
     again = project / "again.npy"
     request = benchmarking.request(STUDY, cell, project / "all.npz", project) | {"predictions": str(again)}
     request["torch_labels"] = str(project / "torch.npy")
-    benchmarking.run_measure({**request, "builds": 1})
+    interpreters.run_measure({**request, "builds": 1})
     np.testing.assert_array_equal(np.load(again), np.load(project / "int8-tensorrt.npy"))
     assert {path.name: path.stat().st_mtime_ns for path in engines.glob("*.engine")} == before
 
@@ -122,7 +122,7 @@ print(json.dumps(differences))
 
 def test_a_cuda_graph_computes_what_the_plain_inference_does(project):
     interpreter = os.environ.get("TRIMLAB_PYTHON_TENSORRT", sys.executable)
-    source = Path(measure.__file__).parents[2]
+    source = interpreters.source()
     file = paths.onnx_file("small", 0, "fp16")
     command = [interpreter, "-c", GRAPH, str(source), str(file), str(BATCH)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -136,7 +136,32 @@ def test_what_was_pushed_is_pulled_and_nothing_runs(tiny, tmp_path):
     tiny.run("git", "clone", "-q", str(tiny.root), str(tmp_path / "clone"))
     clone = Project(tmp_path / "clone")
     clone.run("dvc", "pull")
-    assert clone.repro() == []
+    assert clone.repro() == ["runtimes"]  # what the machine has is never restored
+    assert "Data and pipelines are up to date." in clone.run("dvc", "repro")
+
+
+def without(folder, runtime):
+    """Return the variables of a machine that lacks a runtime."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\necho unavailable: {runtime} cannot be imported >&2\nexit 4\n")
+    path.chmod(0o755)
+    return {f"TRIMLAB_PYTHON_{runtime.upper()}": str(path)}
+
+
+def test_a_machine_with_more_runtimes_measures_anew_and_one_with_the_same_nothing(tiny, tmp_path):
+    tiny.edit("batch_repeats: 5}", "batch_repeats: 5, runtimes: [onnxruntime, openvino]}")
+    printed = tiny.run("dvc", "repro", **without(tmp_path, "openvino"))
+    assert ran(printed) == ["runtimes", "benchmark@base", "benchmark@half", "benchmark@candidate", "report"]
+    assert "openvino is not available here: openvino cannot be imported" in printed
+    assert {record.runtime for record in tiny.records().values() if record.kind == "measurement"} == {"onnxruntime"}
+    here = tiny.root / "runtimes/here.json"
+    here.unlink()
+    assert ran(tiny.run("dvc", "repro", **without(tmp_path, "openvino"))) == ["runtimes"]
+    here.unlink()  # a fresh clone, elsewhere
+    assert tiny.repro() == ["runtimes", "benchmark@base", "benchmark@half", "benchmark@candidate", "report"]
+    found = {record.runtime for record in tiny.records().values() if record.kind == "measurement"}
+    assert found == {"onnxruntime", "openvino"}
+    assert tiny.run("git", "status", "--short", "--", "runtimes") == ""
 
 
 def test_a_study_starts_from_a_weights_file(tiny):

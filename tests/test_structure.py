@@ -10,7 +10,7 @@ from trimlab.fingerprint import EXEMPT
 
 SRC = Path(__file__).parent.parent / "src"
 STAGES = Path(__file__).parent.parent / "stages"
-NAMES = ["prepare", "train", "prune", "quantize", "benchmark", "report"]
+NAMES = ["prepare", "train", "prune", "quantize", "runtimes", "benchmark", "report"]
 
 LAYERS = [
     {"cli"},
@@ -21,7 +21,7 @@ LAYERS = [
     {"archive", "results"},
     {"bundles"},
     {"benchmarking", "pruning", "quantization"},
-    {"training", "export", "calibration"},
+    {"training", "export", "calibration", "interpreters"},
     {"onnx_files", "checkpoint"},
     {"checks", "data", "models", "machine", "reference", "mlflow_store"},
     {"records", "measure"},

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -13,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trimlab import machine, measure, onnx_files, params, paths, progress, records
+from trimlab import interpreters, machine, onnx_files, params, paths, progress, records
 from trimlab.errors import UserError
-from trimlab.measure import dataset, isolated, runtimes
-from trimlab.measure.errors import MeasureError, UnavailableError
+from trimlab.measure import dataset, device, runtimes, weights
+from trimlab.measure.errors import MeasureError, NoRuntimeError, UnavailableError
 from trimlab.measure.session import Settings
 from trimlab.records import MADE_FROM, Computed
 
@@ -30,8 +28,8 @@ _LINEAGE = {
 _FILES = ("model", "yardstick", "torch_labels", "calibration")
 """What of a request decides a measurement by its content; the dataset's is in the lineage."""
 
-_SOURCE = Path(measure.__file__).parents[2]
-"""The folder that holds the package `trimlab`, for the interpreter that measures."""
+_PLACES = ("dataset", "onnx_labels", "exact_labels", "engines")
+"""What of a request is a place alone: it follows from the files."""
 
 
 class Cell(NamedTuple):
@@ -45,9 +43,21 @@ class Cell(NamedTuple):
     @property
     def file(self) -> Path:
         """The ONNX file: TensorRT has an INT8 file of its own; what a runtime converts itself is the FP32 one."""
-        symmetric = self.precision == "int8" and self.runtime == "tensorrt"
+        symmetric = self.precision == "int8" and self.on_gpu
         stored = "fp32" if self.precision in ("tf32", "bf16", "int8-entropy") else self.precision
         return paths.onnx_file(self.variant, self.seed, stored, onnx_files.SYMMETRIC if symmetric else "")
+
+    @property
+    def seven_bit_file(self) -> Path | None:
+        """The INT8 file for processors that saturate with 8-bit weights; None where there is no need of one."""
+        if self.precision != "int8" or self.on_gpu:
+            return None
+        return paths.onnx_file(self.variant, self.seed, "int8", onnx_files.SEVEN_BIT)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU computes."""
+        return self.runtime == "tensorrt"
 
 
 def cells(study: params.Params, variant: str, wanted: Sequence[params.Runtime]) -> Iterator[Cell]:
@@ -69,20 +79,20 @@ def benchmark_variant(study: params.Params, variant: str) -> list[records.Measur
     Raises:
         UserError: a file cannot be measured, or not by the interpreter that TRIMLAB_PYTHON names; or nothing can.
     """
-    measured: list[records.Measurement] = []
+    measured: list[tuple[records.Measurement, Path]] = []
     if study.variants[variant].precisions:
-        here = [runtime for runtime in study.benchmark.runtimes if _available(runtime)]
+        here = interpreters.found_runtimes(study.benchmark.runtimes)
         with tempfile.TemporaryDirectory() as scratch:
             measured = list(_measure_all(study, list(cells(study, variant, here)), Path(scratch)))
         if not measured:
-            raise UserError(
-                f"{variant}: no runtime of {', '.join(study.benchmark.runtimes)} is to be had here: add one"
-            )
-    _write_index(variant, measured)
-    for kept in paths.kept_measurements(variant):
-        kept.unlink()
-        kept.with_suffix(".npy").unlink()
-    return measured
+            raise UserError(f"{variant}: {', '.join(here)} can't measure any of its precisions here: add a runtime")
+    found = [record for record, _ in measured]
+    _write_index(variant, found)
+    for _, kept in measured:
+        # Those alone: another process may be at work on the same variant with other params.
+        kept.unlink(missing_ok=True)
+        kept.with_suffix(".npy").unlink(missing_ok=True)
+    return found
 
 
 def request(study: params.Params, cell: Cell, pack: Path, scratch: Path) -> dict[str, Any]:
@@ -92,10 +102,9 @@ def request(study: params.Params, cell: Cell, pack: Path, scratch: Path) -> dict
         study: the whole params.
         cell: what to measure.
         pack: what `write_pack` wrote.
-        scratch: folder for the labels that ONNX Runtime gives, where it isn't the one that is measured.
+        scratch: folder for the labels that `score` writes.
     """
     timing = study.benchmark
-    on_gpu = cell.runtime == "tensorrt"
     return {
         "model": str(cell.file),
         "precision": cell.precision,
@@ -103,13 +112,29 @@ def request(study: params.Params, cell: Cell, pack: Path, scratch: Path) -> dict
         "runtime": cell.runtime,
         "dataset": str(pack),
         "torch_labels": str(paths.torch_labels_file(cell.variant, cell.seed)),
-        "onnx_labels": None if cell.runtime == "onnxruntime" else str(_onnx_labels(cell.file, pack, scratch)),
+        **_labels(cell, cell.file, scratch),
+        "seven_bit": _seven_bit(cell, scratch),
         "calibration": str(onnx_files.calibration_file(cell.variant)) if cell.precision == "int8-entropy" else None,
-        "engines": str(paths.project_root() / paths.SCRATCH / "engines") if on_gpu else None,
-        "batch_size": timing.gpu_batch_size if on_gpu else timing.batch_size,
+        "engines": str(paths.project_root() / paths.SCRATCH / "engines") if cell.on_gpu else None,
+        "batch_size": timing.gpu_batch_size if cell.on_gpu else timing.batch_size,
         **timing.model_dump(include={"warmup", "repeats", "batch_repeats", "threads", "builds"}),
         "lineage": _lineage(study, cell),
     }
+
+
+def score(asked: dict[str, Any]) -> None:
+    """Write the labels that ONNX Runtime gives the images, once a file: a request's, and its file's of 7-bit weights.
+
+    An INT8 file is computed as it is written, in float between Q and DQ: what a runtime's kernels make of it, and what
+    another runtime is compared with, must not depend on the processor here.
+
+    Raises:
+        UserError: a file is missing or broken.
+    """
+    for part in filter(None, (asked, asked["seven_bit"])):
+        labels = part["exact_labels"] or part["onnx_labels"]
+        if labels and not Path(labels).exists():
+            _score(Path(part["model"]), Path(asked["dataset"]), Path(labels), exact=bool(part["exact_labels"]))
 
 
 def write_pack(dataset: str, split: str, path: Path) -> None:
@@ -127,37 +152,8 @@ def write_pack(dataset: str, split: str, path: Path) -> None:
     )
 
 
-def run_measure(request: dict[str, Any]) -> dict[str, Any]:
-    """Measure in a clean process and return the record as JSON has it; its progress is shown.
-
-    The interpreter is TRIMLAB_PYTHON_RUNTIME's (a runtime may need a Python of its own), TRIMLAB_PYTHON's, or this.
-
-    Raises:
-        UnavailableError: this machine can't measure that.
-        UserError: it failed, or the interpreter is none.
-    """
-    try:
-        return isolated.run(_interpreter(request["runtime"]), _SOURCE, request)
-    except UnavailableError:
-        raise
-    except MeasureError as error:
-        raise UserError(str(error)) from None
-
-
-def _available(runtime: str) -> bool:
-    """Ask before anything is loaded or scored: that takes long."""
-    try:
-        return isolated.available(_interpreter(runtime), _SOURCE, runtime)
-    except MeasureError as error:
-        raise UserError(str(error)) from None
-
-
-def _interpreter(runtime: str) -> str:
-    own = os.environ.get(f"TRIMLAB_PYTHON_{runtime.upper()}")
-    return own or os.environ.get("TRIMLAB_PYTHON") or sys.executable
-
-
-def _measure_all(study: params.Params, todo: list[Cell], scratch: Path) -> Iterator[records.Measurement]:
+def _measure_all(study: params.Params, todo: list[Cell], scratch: Path) -> Iterator[tuple[records.Measurement, Path]]:
+    """Yield records, each with the place where it is kept for the next call."""
     pack = scratch / "dataset.npz"
     if todo:
         write_pack(study.workload_of(todo[0].variant).dataset, study.data.split, pack)
@@ -165,6 +161,10 @@ def _measure_all(study: params.Params, todo: list[Cell], scratch: Path) -> Itera
     for cell in todo:
         try:
             yield _measure(study, cell, pack, scratch)
+        except NoRuntimeError as error:
+            # It was there when `runtimes` looked: without it this would become the result of machines that have it.
+            failed.append(f"{cell.runtime} is no longer available here ({error}): run `dvc repro -f -s runtimes`")
+            progress.say(f"error: {failed[-1]}")
         except UserError as error:
             progress.say(f"error: {error}")
             failed.append(str(error))
@@ -175,32 +175,66 @@ def _measure_all(study: params.Params, todo: list[Cell], scratch: Path) -> Itera
         raise UserError(f"{failed[0]}{more}; what was measured is kept for the next call")
 
 
-def _measure(study: params.Params, cell: Cell, pack: Path, scratch: Path) -> records.Measurement:
+def _measure(study: params.Params, cell: Cell, pack: Path, scratch: Path) -> tuple[records.Measurement, Path]:
     path = paths.measurement_file(*cell)
+    path.parent.mkdir(parents=True, exist_ok=True)
     progress.say(f"benchmark {cell.variant}: seed {cell.seed}, {cell.precision}, {cell.runtime}")
     with machine.exclusive(f"benchmark {cell.variant} {cell.precision}"):
-        asked = request(study, cell, pack, scratch)
+        asked = weights.fitted(request(study, cell, pack, scratch))
         kept = paths.kept_measurement(cell.variant, _digest(asked))
-        labels = kept.with_suffix(".npy")
-        if not kept.exists():
-            measured = run_measure({**asked, "predictions": str(labels)})
-            records.write(records.Measurement.model_validate(measured), kept)
-    if cell.runtime == "onnxruntime":
-        shutil.copyfile(labels, _onnx_labels_file(cell.file, scratch))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for source, target in ((labels, path.with_suffix(".npy")), (kept, path)):
-        shutil.copyfile(source, target)
-    record = records.read(path)
-    assert isinstance(record, records.Measurement)
+        record = _take(kept, path)
+        if record is None:
+            score(asked)
+            measured = interpreters.run_measure({**asked, "predictions": str(path.with_suffix(".npy"))})
+            record = records.Measurement.model_validate(measured)
+            records.write(record, path)
+            _keep(path, kept)
+    if cell.runtime == "onnxruntime" and not asked["exact_labels"]:
+        shutil.copyfile(path.with_suffix(".npy"), _labels_file(cell.file, scratch))
+    return record, kept
+
+
+def _take(kept: Path, path: Path) -> records.Measurement | None:
+    """Copy a kept record and its labels; return None where they are not there, or another process deletes them."""
+    labels = path.with_suffix(".npy")
+    try:
+        record = records.read(kept)
+        shutil.copyfile(kept.with_suffix(".npy"), labels)
+    except (UserError, OSError):
+        return None
+    if not isinstance(record, records.Measurement) or records.sha256_of(labels) != record.predictions_sha256:
+        return None
+    records.write(record, path)
     return record
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """Copy a record and its labels to where the next call looks; the record last, whole or not at all."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (".npy", ".json"):
+        scratch = kept.with_suffix(f"{suffix}.tmp")
+        shutil.copyfile(path.with_suffix(suffix), scratch)
+        scratch.replace(kept.with_suffix(suffix))
 
 
 def _digest(asked: dict[str, Any]) -> str:
     """Return the sha256 of what decides a measurement: files by their content, for some lie elsewhere each time."""
-    files = {key: asked[key] and records.sha256_of(Path(asked[key])) for key in _FILES}
-    folders = ("dataset", "onnx_labels", "engines")
-    values = {key: value for key, value in asked.items() if key not in folders} | files
+    files = {key: asked[key] and sha256_of_input(Path(asked[key])) for key in _FILES}
+    values = {key: value for key, value in asked.items() if key not in _PLACES} | files
+    values["processor"] = device.identity(device.cpu(asked["threads"] or device.cores()))
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_of_input(path: Path) -> str:
+    """Return the sha256 of a file that a former stage wrote.
+
+    Raises:
+        UserError: it is missing.
+    """
+    try:
+        return records.sha256_of(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): run `dvc repro`, which makes it again") from None
 
 
 def _lineage(study: params.Params, cell: Cell) -> dict[str, Any]:
@@ -215,24 +249,44 @@ def _lineage(study: params.Params, cell: Cell) -> dict[str, Any]:
         "commit": records.commit(),
         "versions": machine.versions("torch", "onnx"),
         "weight_bytes": onnx_files.weight_bytes(cell.file),
+        "weight_bits": 8 if cell.precision == "int8" else None,
         "torch_top1_accuracy": pruning.top1_accuracy,
         "calibration_sha256": onnx_files.read_manifest(cell.variant)["calibration_sha256"] if calibrated else None,
     }
 
 
-def _onnx_labels_file(file: Path, scratch: Path) -> Path:
+def _seven_bit(cell: Cell, scratch: Path) -> dict[str, Any] | None:
+    """Return what of a request is otherwise where the file with 7-bit weights is run."""
+    file = cell.seven_bit_file
+    if file is None:
+        return None
+    lineage = {"weight_bytes": onnx_files.weight_bytes(file), "weight_bits": 7}
+    return {"model": str(file), **_labels(cell, file, scratch), "lineage": lineage}
+
+
+def _labels(cell: Cell, file: Path, scratch: Path) -> dict[str, str | None]:
+    """Return where the labels lie that a file's are compared with; see `score`."""
+    labels = str(_labels_file(file, scratch))
+    return {
+        "onnx_labels": None if cell.runtime == "onnxruntime" else labels,
+        "exact_labels": labels if cell.precision == "int8" else None,
+    }
+
+
+def _labels_file(file: Path, scratch: Path) -> Path:
     return scratch / f"{file.stem}-labels.npy"
 
 
-def _onnx_labels(file: Path, pack: Path, scratch: Path) -> Path:
-    """Return the labels that ONNX Runtime gives the images, scored once a file: an engine is compared with them."""
-    path = _onnx_labels_file(file, scratch)
-    if not path.exists():
-        progress.say(f"scoring {file.name} in ONNX Runtime")
-        settings = Settings("fp32", runtimes.cores(), 64)
+def _score(file: Path, pack: Path, labels: Path, exact: bool) -> None:
+    how = "ONNX Runtime, without fused kernels" if exact else "ONNX Runtime"
+    progress.say(f"scoring {file.name} in {how}")
+    settings = Settings("int8" if exact else "fp32", device.cores(), 64, exact=exact)
+    try:
         session = runtimes.open_file("onnxruntime", str(file), settings)
-        np.save(path, dataset.predict(session, dataset.load(str(pack), session.image_shape), settings.batch_size))
-    return path
+        predicted = dataset.predict(session, dataset.load(str(pack), session.image_shape), settings.batch_size)
+    except MeasureError as error:
+        raise UserError(str(error)) from None
+    np.save(labels, predicted)
 
 
 def _write_index(variant: str, measured: list[records.Measurement]) -> None:

@@ -23,6 +23,11 @@ def project_root() -> Path:
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 
+def runtimes_file() -> Path:
+    """Return what `runtimes` writes: which of the study's runtimes this machine has."""
+    return Path("runtimes") / "here.json"
+
+
 def kept_measurements(variant: str = "*", root: Path | None = None) -> list[Path]:
     """Return the records of a `benchmark` that was interrupted, or lacks others; labels lie beside them as `.npy`."""
     return sorted(((root or project_root()) / SCRATCH / "measured").glob(f"{variant}/*.json"))
@@ -85,7 +90,7 @@ def record_file(folder: Path, seed: int) -> Path:
 
 
 def onnx_file(variant: str, seed: int, precision: str, flavour: str = "") -> Path:
-    """Return an exported file; `flavour` "symmetric" is the INT8 file for TensorRT."""
+    """Return an exported file; of an INT8 file there are flavours, see `onnx_files`."""
     suffix = f"-{flavour}" if flavour else ""
     return quantized(variant) / f"seed{seed}-{precision}{suffix}.onnx"
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from .__main__ import UNAVAILABLE
 from .errors import MeasureError, NoRuntimeError
@@ -20,19 +19,21 @@ _PROGRAM = (
 )
 
 
-def available(interpreter: str, source: Path, runtime: str) -> bool:
-    """Return whether an interpreter has a runtime, and say so where it hasn't.
+def device(interpreter: str, source: Path, runtime: str) -> Optional[Dict[str, Any]]:
+    """Return the device that a runtime computes on in an interpreter; say why where it is not available.
 
     Raises:
         MeasureError: the runtime is unknown, or the interpreter is none.
     """
-    code, last = _finished(_command(interpreter, source, "--runtime", runtime), Path(os.devnull), show=False)
-    if code == 0:
-        return True
+    with tempfile.TemporaryDirectory() as scratch:
+        printed = Path(scratch) / "device.json"
+        code, last = _finished(_command(interpreter, source, "--runtime", runtime), printed, show=False)
+        if code == 0:
+            return _read(printed, interpreter)
     if UNAVAILABLE.get(code) is not NoRuntimeError:
         raise MeasureError("looking for {} failed with exit code {}: {}".format(runtime, code, _said(last)))
-    say("{} is not to be had here: {}".format(runtime, _said(last)))
-    return False
+    say("{} is not available here: {}".format(runtime, _said(last)))
+    return None
 
 
 def run(interpreter: str, source: Path, request: Dict[str, Any]) -> Dict[str, Any]:
@@ -55,13 +56,17 @@ def run(interpreter: str, source: Path, request: Dict[str, Any]) -> Dict[str, An
             raise UNAVAILABLE[code](_said(last))
         if code:
             raise MeasureError("measuring {} failed with exit code {}: {}".format(request["model"], code, _said(last)))
-        try:
-            record: Dict[str, Any] = json.loads(printed.read_bytes())
-        except ValueError:
-            raise MeasureError(
-                "interpreter {!r} printed no JSON: set TRIMLAB_PYTHON to a Python".format(interpreter)
-            ) from None
-    return record
+        return _read(printed, interpreter)
+
+
+def _read(printed: Path, interpreter: str) -> Dict[str, Any]:
+    try:
+        found = json.loads(printed.read_bytes())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise MeasureError("interpreter {!r} printed no JSON: set TRIMLAB_PYTHON to a Python".format(interpreter))
+    return found
 
 
 def _command(interpreter: str, source: Path, *arguments: str) -> List[str]:

@@ -1,0 +1,16 @@
+"""Look which of the study's runtimes this machine has: `runtimes/here.json`."""
+
+from trimlab import errors, params
+
+
+def main() -> None:
+    """Write the runtimes that files are measured in here."""
+    study = params.load()
+    from trimlab import interpreters
+
+    interpreters.find_runtimes(study.benchmark.runtimes)
+
+
+if __name__ == "__main__":
+    with errors.one_line_errors():
+        main()
