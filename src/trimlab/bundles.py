@@ -4,10 +4,11 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from trimlab import benchmarking, measure, params, paths, progress, records
+from trimlab import benchmarking, interpreters, params, paths, progress
 from trimlab.errors import UserError
 from trimlab.measure.bundle import FILES, INDEX
 
@@ -29,20 +30,38 @@ def write(study: params.Params, variants: Sequence[str], wanted: Sequence[params
         path: the zip file.
 
     Raises:
-        UserError: a variant is unknown, has no precisions, or was not exported.
+        UserError: a variant is unknown, has no precisions, or was not exported; or the file cannot be written.
     """
     _check(study, variants)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as bundle:
+    if path.is_dir():
+        raise UserError(f"--out {path} is a folder: name a file in it, such as {path / 'bundle.zip'}")
+    scratch = path.with_name(f"{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as bundle:
+            asked = _fill(bundle, study, variants, wanted)
+        scratch.replace(path)
+    except OSError as error:
+        raise UserError(f"--out {path} cannot be written ({error.strerror}): name a file in another folder") from None
+    finally:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+    return len(asked)
+
+
+def _fill(
+    bundle: zipfile.ZipFile, study: params.Params, variants: Sequence[str], wanted: Sequence[params.Runtime]
+) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
         asked = _requests(study, variants, wanted, Path(folder))
         for request in asked:
-            _store_files(bundle, request)
-        bundle.writestr(INDEX, json.dumps(asked, indent=1))
-        bundle.writestr("__main__.py", _MAIN)
-        _store_source(bundle)
-    scratch.replace(path)
-    return len(asked)
+            for part in filter(None, (request, request["seven_bit"])):
+                _store_files(bundle, part)
+    bundle.writestr(INDEX, json.dumps(asked, indent=1))
+    bundle.writestr("__main__.py", _MAIN)
+    for file, name in interpreters.sources():
+        bundle.write(file, name)
+    return asked
 
 
 def _check(study: params.Params, variants: Sequence[str]) -> None:
@@ -69,21 +88,16 @@ def _requests(
         for cell in benchmarking.cells(study, variant, wanted):
             progress.say(f"bundle {variant}: seed {cell.seed}, {cell.precision}, {cell.runtime}")
             found.append(benchmarking.request(study, cell, pack, labels))
+            benchmarking.score(found[-1])
     return found
 
 
-def _store_files(bundle: zipfile.ZipFile, request: dict[str, Any]) -> None:
+def _store_files(bundle: zipfile.ZipFile, part: dict[str, Any]) -> None:
     """Store what a request needs, each content once, and name it there."""
     for key in FILES:
-        if request[key]:
-            file = Path(request[key])
-            name = f"files/{records.sha256_of(file)[:16]}{file.suffix}"
+        if part.get(key):
+            file = Path(part[key])
+            name = f"files/{benchmarking.sha256_of_input(file)[:16]}{file.suffix}"
             if name not in bundle.namelist():
                 bundle.write(file, name)
-            request[key] = name
-
-
-def _store_source(bundle: zipfile.ZipFile) -> None:
-    package = Path(measure.__file__).parent
-    for file in [package.parent / "__init__.py", *sorted(package.glob("*.py"))]:
-        bundle.write(file, file.relative_to(package.parents[1]))
+            part[key] = name

@@ -96,14 +96,14 @@ def bundle(
     variants: Annotated[list[str], typer.Argument(metavar="VARIANT...", help="Variants that `dvc repro` exported.")],
     out: Annotated[Path, typer.Option(help="The zip file to write.")],
     runtime: Annotated[
-        list[str] | None, typer.Option(help="Measure in this runtime (repeatable); default: in all.")
+        list[str] | None, typer.Option(help="Measure in this runtime (repeatable). Default: in the study's.")
     ] = None,
 ) -> None:
     """Pack files, test set and measuring code: `python FILE.zip` measures them on another device."""
     from trimlab import bundles
 
     study = params.load()
-    wanted = params.runtimes(runtime or [])
+    wanted = params.runtimes(runtime or study.benchmark.runtimes)
     asked = bundles.write(study, variants, wanted, out)
     print(f"wrote {out}: {asked} measurements, {out.stat().st_size / 2**20:.1f} MiB; run it with `python {out.name}`")
 
