@@ -1,11 +1,12 @@
 """Look which of the study's runtimes this machine has: `runtimes/here.json`."""
 
+import sys
+
 from trimlab import errors, params
 
 
-def main() -> None:
+def main(study: params.Params) -> None:
     """Write the runtimes that files are measured in here."""
-    study = params.load()
     from trimlab import interpreters
 
     interpreters.find_runtimes(study.benchmark.runtimes)
@@ -13,4 +14,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     with errors.one_line_errors():
-        main()
+        main(params.whole(sys.argv))
