@@ -27,6 +27,8 @@ SECTIONS = {
     "report": {"title": "A small study", "baseline": "small", "candidate": "small-r50"},
 }
 STUDY = factories.study(**SECTIONS)
+NORMALISATION = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+"""What the pruning records say; a measurement has it from them."""
 MADE = ("small", "small-r50", "small-r80")
 
 
@@ -59,6 +61,6 @@ def write_pruned(variant, model):
     labels = model(dataset.normalise(images)).argmax(1).numpy().astype(np.uint16)
     np.save(paths.torch_labels_file(variant, 0), labels)
     sha256 = records.sha256_of(weights)
-    scored = {"num_images": len(images), "dataset_sha256": dataset.sha256}
+    scored = {"num_images": len(images), "dataset_sha256": dataset.sha256, "normalisation": NORMALISATION}
     record = factories.pruning(STUDY, variant, weights_sha256=sha256, **scored)
     records.write(record, paths.record_file(paths.pruned(variant), 0))

@@ -18,6 +18,7 @@ from trimlab.measure import __main__ as measuring
 from trimlab.measure import device, runtimes
 from trimlab.measure.errors import NoRuntimeError
 from trimlab.measure.session import Settings
+from trimlab.params import Normalisation
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def exact_labels(file, images):
 
 
 def scored_images(folder):
-    benchmarking.write_pack("digits", "test", folder / "scored.npz")
+    benchmarking.write_pack(projects.STUDY.workloads["small"], "test", folder / "scored.npz")
     pack = measuring.dataset.load(str(folder / "scored.npz"), (3, 32, 32))
     return pack.batch(np.arange(len(pack.images))), pack.labels
 
@@ -111,7 +112,7 @@ def test_an_int8_record_has_its_own_files_exact_arithmetic(runtime, flags, bits,
     onnx_examples.no_limit_for_onednn(monkeypatch)
     cell = benchmarking.Cell("small-r50", 0, "int8", runtime)
     pack = tmp_path / "pack.npz"
-    benchmarking.write_pack("digits", "test", pack)
+    benchmarking.write_pack(projects.STUDY.workloads["small"], "test", pack)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "measured", lambda variant: tmp_path / variant)
         record, _ = benchmarking._measure(study, cell, pack, tmp_path)
@@ -123,6 +124,27 @@ def test_an_int8_record_has_its_own_files_exact_arithmetic(runtime, flags, bits,
     assert record.exact_top1_accuracy == np.mean(exact == labels)
     assert record.exact_agreement == np.mean(exact == predictions)
     assert record.onnx_agreement == (None if runtime == "onnxruntime" else record.exact_agreement)
+
+
+def test_images_are_normalised_as_the_workload_says(project, study, monkeypatch, tmp_path):
+    """Those that a file is scored on, and those that calibrate it."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("prepare", "train", "prune"):
+        shutil.copytree(project / folder, folder)
+    given = {"mean": [0.25, 0.5, 0.75], "std": [0.5, 0.25, 0.125]}
+    workload = study.workloads["small"].model_copy(update={"normalisation": Normalisation.model_validate(given)})
+    benchmarking.write_pack(workload, "test", tmp_path / "pack.npz")
+    with np.load(tmp_path / "pack.npz") as pack:
+        assert {key: pack[key].tolist() for key in ("mean", "std")} == given
+    quantization.quantize_variant(study.model_copy(update={"workloads": {"small": workload}}), "small-r50")
+    lowest = np.load(onnx_files.calibration_file("small-r50")).min(axis=(0, 2, 3))
+    np.testing.assert_allclose(lowest, [-0.5, -2, -6], rtol=1e-6)  # black pixels
+
+
+def test_a_record_carries_its_weights_normalisation(project):
+    pruning = records.read(project / paths.record_file(paths.pruned("small"), 0))
+    assert measured(project, "small", "fp32").normalisation == pruning.normalisation
+    assert pruning.normalisation.model_dump() == projects.NORMALISATION
 
 
 def test_other_precisions_have_no_exact_arithmetic_of_their_own(project):

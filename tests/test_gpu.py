@@ -41,7 +41,7 @@ def project(tmp_path_factory):
 def measured(project):
     """Every record of the variant, by runtime and precision, scored on all digits."""
     dataset, pack = data.load("digits"), project / "all.npz"
-    benchmarking.write_pack("digits", "test", project / "test.npz")
+    benchmarking.write_pack(STUDY.workloads["small"], "test", project / "test.npz")
     images = np.concatenate([dataset.train_images.numpy(), dataset.test_images.numpy()])
     labels = np.concatenate([dataset.train_labels.numpy(), dataset.test_labels.numpy()])
     np.savez(pack, **{**np.load(project / "test.npz"), "images": images, "labels": labels})

@@ -20,7 +20,7 @@ from trimlab.records import MADE_FROM, Computed
 
 _LINEAGE = {
     "workload", "model", "dataset", "dataset_sha256", "split", "num_classes", "num_images", "seed",
-    "weights_sha256", "variant", "ratio", "num_params", "macs",
+    "weights_sha256", "normalisation", "variant", "ratio", "num_params", "macs",
 }  # fmt: skip
 """What a measurement has from its variant's pruning record."""
 
@@ -137,11 +137,11 @@ def score(asked: dict[str, Any]) -> None:
             _score(Path(part["model"]), Path(asked["dataset"]), Path(labels), exact=bool(part["exact_labels"]))
 
 
-def write_pack(dataset: str, split: str, path: Path) -> None:
+def write_pack(workload: params.Workload, split: str, path: Path) -> None:
     """Write what `trimlab.measure` scores on: images (N, C, H, W) uint8, labels (N,), mean and std (C,)."""
     from trimlab import data  # torch: not for a variant without precisions
 
-    prepared = data.load(dataset)
+    prepared = data.load_for(workload)
     images, labels = prepared.scored(split)
     np.savez(
         path,
@@ -156,7 +156,7 @@ def _measure_all(study: params.Params, todo: list[Cell], scratch: Path) -> Itera
     """Yield records, each with the place where it is kept for the next call."""
     pack = scratch / "dataset.npz"
     if todo:
-        write_pack(study.workload_of(todo[0].variant).dataset, study.data.split, pack)
+        write_pack(study.workload_of(todo[0].variant), study.data.split, pack)
     failed: list[str] = []
     for cell in todo:
         try:

@@ -79,10 +79,9 @@ def _requests(
 ) -> list[dict[str, Any]]:
     found = []
     for variant in variants:
-        dataset = study.workload_of(variant).dataset
-        pack = folder / f"{dataset}.npz"
+        pack = folder / f"{study.variants[variant].workload}.npz"
         if not pack.exists():
-            benchmarking.write_pack(dataset, study.data.split, pack)
+            benchmarking.write_pack(study.workload_of(variant), study.data.split, pack)
         labels = folder / variant
         labels.mkdir()
         for cell in benchmarking.cells(study, variant, wanted):

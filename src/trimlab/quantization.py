@@ -200,7 +200,7 @@ def quantize_variant(study: params.Params, variant: str) -> None:
 def _write_files(study: params.Params, variant: str, manifest: dict[str, Any]) -> None:
     from trimlab import data  # torch: not for a variant without precisions
 
-    dataset = data.load(study.workload_of(variant).dataset)
+    dataset = data.load_for(study.workload_of(variant))
     chosen = data.calibration(dataset, study.quantization.calibration_images)
     images = dataset.normalise(dataset.train_images[chosen]).numpy()
     paths.quantized(variant).mkdir(parents=True, exist_ok=True)
