@@ -245,7 +245,7 @@ def test_an_engine_that_cannot_be_built_says_why(gpu, model):
     ("cuda", "said"),
     [
         ({"devices": 0}, r"no NVIDIA GPU"),
-        ({"error": "cudaErrorInsufficientDriver"}, r"no NVIDIA GPU to be used here .*cudaErrorInsufficientDriver"),
+        ({"error": "cudaErrorInsufficientDriver"}, r"no usable NVIDIA GPU here .*cudaErrorInsufficientDriver"),
     ],
 )
 @pytest.mark.parametrize("version", VERSIONS)

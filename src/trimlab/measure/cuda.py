@@ -29,7 +29,7 @@ class Cuda:
         try:
             count = self.call("cudaGetDeviceCount")
         except CudaError as error:
-            raise NoRuntimeError(f"no NVIDIA GPU to be used here ({error})") from None
+            raise NoRuntimeError(f"no usable NVIDIA GPU here ({error})") from None
         if not count:
             raise NoRuntimeError("no NVIDIA GPU here")
         properties = self.call("cudaGetDeviceProperties", 0)
