@@ -1,6 +1,12 @@
 """What tests share."""
 
+import os
 from pathlib import Path
+
+# Before torch is imported, here and in child processes: test workers share the cores, so threads that wait must not
+# spin, and one a process is enough.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch

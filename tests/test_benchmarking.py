@@ -413,8 +413,22 @@ def test_a_kept_measurement_of_another_file_is_not_taken(project, study, monkeyp
     assert benchmarking._digest({**asked, **elsewhere}) == digest
     for change in ({"repeats": 1}, {"model": str(project / paths.onnx_file("small", 0, "fp32"))}, {"lineage": {}}):
         assert benchmarking._digest(asked | change) != digest
-    monkeypatch.setattr(device, "processor_name", lambda: "another machine, with a copy of this project")
+    with monkeypatch.context() as patched:
+        patched.setattr(device, "processor_name", lambda: "another machine, with a copy of this project")
+        assert benchmarking._digest(asked) != digest
+    monkeypatch.setattr(benchmarking.fingerprint, "of", lambda module: "edited")
     assert benchmarking._digest(asked) != digest
+
+
+def test_an_impossible_figure_is_one_line(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    measure = interpreters.run_measure
+    monkeypatch.setattr(interpreters, "run_measure", lambda request: {**measure(request), "top1_accuracy": 7.5})
+    with pytest.raises(
+        UserError, match=r"what onnxruntime gave for .*top1_accuracy 7\.5"
+    ) as error:
+        benchmarking.benchmark_variant(study, "small-r50")
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_openvino_computes_the_same_files_in_its_own_precisions(project, study, monkeypatch):

@@ -1,5 +1,8 @@
 """Exported files: what torch computes, at the promised opset, the same bytes each time."""
 
+import json
+from importlib.metadata import version
+
 import numpy as np
 import onnx
 import pytest
@@ -7,7 +10,7 @@ import torch
 from torch import nn
 
 from onnx_examples import SHAPE, exported, images, model, operators
-from trimlab import export, onnx_files
+from trimlab import data, export, onnx_files, params, quantization
 
 MODELS = ["resnet20", "torchvision/mobilenet_v2"]
 
@@ -40,6 +43,28 @@ def test_batchnorm_is_folded(name):
 def test_two_exports_of_the_same_weights_are_the_same_bytes(tmp_path):
     export.export(model("resnet20"), SHAPE, tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == exported("resnet20").read_bytes()
+
+
+def test_every_file_says_how_to_feed_it_and_what_its_outputs_are(tmp_path):
+    images_ = torch.zeros(1, *SHAPE, dtype=torch.uint8)
+    label = torch.zeros(1, dtype=torch.int64)
+    dataset = data.Dataset(
+        "shades", images_, label, images_, label, label, label,
+        mean=torch.tensor([0.1, 0.2, 0.3]), std=torch.tensor([0.4, 0.5, 0.6]), classes=[*"abcdefghij"], sha256="0" * 64,
+    )  # fmt: skip
+    told = export.metadata(dataset)
+    files = [tmp_path / f"{name}.onnx" for name in ("fp32", "fp16", "u8s8", "u7s7", "symmetric")]
+    export.export(model("resnet20"), SHAPE, files[0], told)
+    export.to_fp16(files[0], files[1])
+    quantization.quantize(files[0], images(10), params.Quantization(), quantization.Files(*files[2:]))
+    for file in files:
+        about = onnx_files.open_session(file).get_modelmeta().custom_metadata_map
+        assert about == told
+        assert json.loads(about["classes"]) == [*"abcdefghij"]
+        assert json.loads(about["std"]) == pytest.approx([0.4, 0.5, 0.6])
+        assert about["input"] == "x: float32 (N, 3, 32, 32), RGB, (value / 255 - mean) / std"
+        proto = onnx.load(file)
+        assert (proto.producer_name, proto.producer_version) == ("trimlab", version("trimlab"))
 
 
 def test_a_file_does_not_say_where_it_was_made():

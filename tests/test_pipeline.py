@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 from pipelines import Project, ran
 from trimlab import records
@@ -30,6 +31,16 @@ def test_a_repro_ends_with_a_report_and_a_second_one_runs_nothing(reproduced):
     printed = reproduced.run("dvc", "repro")
     assert "Data and pipelines are up to date." in printed
     assert ran(printed) == []
+
+
+def test_the_readmes_lines_run_a_deployed_file(reproduced, project, tmp_path):
+    code = re.search(r"```python\n(.*?)```", (project / "README.md").read_text(), re.DOTALL)[1]
+    dataset = load_file(reproduced.root / "prepare/digits/dataset.safetensors")
+    labels = np.load(reproduced.root / "benchmark/candidate/seed0-int8-onnxruntime.npy")
+    for index in range(3):
+        Image.fromarray(dataset["test_images"][index].permute(1, 2, 0).numpy()).save(tmp_path / "image.png")
+        lines = code.replace("image.png", str(tmp_path / "image.png"))
+        assert reproduced.run("python", "-c", lines).split() == [str(labels[index])]
 
 
 def test_metrics_and_plots_are_readable(reproduced):

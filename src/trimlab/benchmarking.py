@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trimlab import interpreters, machine, onnx_files, params, paths, progress, records
+from trimlab import fingerprint, interpreters, machine, onnx_files, params, paths, progress, records
 from trimlab.errors import UserError
 from trimlab.measure import dataset, device, runtimes, weights
 from trimlab.measure.errors import MeasureError, NoRuntimeError, UnavailableError
@@ -186,12 +186,18 @@ def _measure(study: params.Params, cell: Cell, pack: Path, scratch: Path) -> tup
         if record is None:
             score(asked)
             measured = interpreters.run_measure({**asked, "predictions": str(path.with_suffix(".npy"))})
-            record = records.Measurement.model_validate(measured)
+            record = _checked(measured, cell)
             records.write(record, path)
             _keep(path, kept)
     if cell.runtime == "onnxruntime" and not asked["exact_labels"]:
         shutil.copyfile(path.with_suffix(".npy"), _labels_file(cell.file, scratch))
     return record, kept
+
+
+def _checked(measured: dict[str, Any], cell: Cell) -> records.Measurement:
+    record = records.parse(json.dumps(measured), f"what {cell.runtime} gave for {cell.file}")
+    assert isinstance(record, records.Measurement)
+    return record
 
 
 def _take(kept: Path, path: Path) -> records.Measurement | None:
@@ -218,9 +224,13 @@ def _keep(path: Path, kept: Path) -> None:
 
 
 def _digest(asked: dict[str, Any]) -> str:
-    """Return the sha256 of what decides a measurement: files by their content, for some lie elsewhere each time."""
+    """Return the sha256 of what decides a measurement: files by their content, for some lie elsewhere each time.
+
+    The code that measures is part of it: what older code kept is no result of this one.
+    """
     files = {key: asked[key] and sha256_of_input(Path(asked[key])) for key in _FILES}
     values = {key: value for key, value in asked.items() if key not in _PLACES} | files
+    values["code"] = fingerprint.of("trimlab.measure.__main__")
     values["processor"] = device.identity(device.cpu(asked["threads"] or device.cores()))
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

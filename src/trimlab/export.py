@@ -5,7 +5,10 @@ Opset 17 and IR 8 are what TensorRT 8.5 and older runtimes on devices read.
 
 import contextlib
 import io
+import json
 import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +19,35 @@ from onnxconverter_common import float16
 from torch import nn
 
 from trimlab import onnx_files
+from trimlab.data import Dataset
 from trimlab.onnx_files import INPUT, OUTPUT
 
 PARITY_TOLERANCE = 1e-3
 """Largest difference from torch's logits, as a share of the largest; another order of sums costs 1e-6."""
 
 
-def export(model: nn.Module, image_shape: tuple[int, int, int], path: Path) -> None:
+def metadata(dataset: Dataset) -> dict[str, str]:
+    """Return what has to be known to run a file: `mean`, `std` and `classes` as JSON, `input` and `output` in words."""
+    channels, height, width = dataset.image_shape
+    return {
+        "mean": json.dumps([round(value, 6) for value in dataset.mean.tolist()]),
+        "std": json.dumps([round(value, 6) for value in dataset.std.tolist()]),
+        "classes": json.dumps(dataset.classes),
+        "input": f"{INPUT}: float32 (N, {channels}, {height}, {width}), RGB, (value / 255 - mean) / std",
+        "output": f"{OUTPUT}: float32 (N, {dataset.num_classes}), one a class",
+    }
+
+
+def export(
+    model: nn.Module, image_shape: tuple[int, int, int], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write an FP32 ONNX file: any batch size, BatchNorm folded, the same bytes wherever it is made.
 
     Args:
         model: maps (N, C, H, W) float32, normalised, to logits (N, classes); on the CPU, in eval mode.
         image_shape: (C, H, W).
         path: where to; its folder is made.
+        metadata: kept in the file, and in those that are made from it.
 
     Raises:
         RuntimeError: the file's logits are not torch's.
@@ -39,6 +58,8 @@ def export(model: nn.Module, image_shape: tuple[int, int, int], path: Path) -> N
             _use_global_pool(proto, node)
     proto = version_converter.convert_version(proto, onnx_files.OPSET)
     _forget_origin(proto)
+    proto.producer_name, proto.producer_version = "trimlab", version("trimlab")
+    helper.set_model_props(proto, dict(metadata or {}))
     onnx_files.save(proto, path)
     check_parity(model, image_shape, path)
 

@@ -6,8 +6,9 @@ cannot fuse convolution and Add.
 """
 
 import hashlib
+import shutil
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import onnx
@@ -19,6 +20,9 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from trimlab import calibration, onnx_files, params, paths, progress, records
 from trimlab.calibration import Floats, Ranges
+
+if TYPE_CHECKING:  # torch: not for a variant without precisions
+    from trimlab import data
 
 # fmt: off
 _CPU_OPERATORS = [
@@ -63,6 +67,8 @@ def u8s8_model(proto: ModelProto, ranges: Ranges, weight_bits: Literal[7, 8] = 8
         ranges: of its activations.
         weight_bits: 7 keeps weights in [-64, 64]: x86 without VNNI adds two products in 16 bits.
     """
+    origin = proto.producer_name, proto.producer_version
+    about = {entry.key: entry.value for entry in proto.metadata_props}
     low_high = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     quantizer = QDQQuantizer(
         proto,
@@ -80,6 +86,9 @@ def u8s8_model(proto: ModelProto, ranges: Ranges, weight_bits: Literal[7, 8] = 8
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     quantized: ModelProto = quantizer.model.model
+    # ONNX Runtime's quantizer puts its own name into both.
+    quantized.producer_name, quantized.producer_version = origin
+    helper.set_model_props(quantized, about)
     return quantized
 
 
@@ -198,7 +207,7 @@ def quantize_variant(study: params.Params, variant: str) -> None:
 
 
 def _write_files(study: params.Params, variant: str, manifest: dict[str, Any]) -> None:
-    from trimlab import data  # torch: not for a variant without precisions
+    from trimlab import data
 
     dataset = data.load_for(study.workload_of(variant))
     chosen = data.calibration(dataset, study.quantization.calibration_images)
@@ -207,7 +216,7 @@ def _write_files(study: params.Params, variant: str, manifest: dict[str, Any]) -
     np.save(onnx_files.calibration_file(variant), images)
     for seed in study.seeds:
         progress.say(f"quantize {variant}: seed {seed}")
-        files = _write_seed(study, variant, seed, images)
+        files = _write_seed(study, variant, seed, dataset, images)
         weights = paths.weights_file(paths.pruned(variant), seed)
         manifest["weights_sha256"][str(seed)] = records.sha256_of(weights)
         manifest["files_sha256"].update({file.name: records.sha256_of(file) for file in files})
@@ -215,14 +224,19 @@ def _write_files(study: params.Params, variant: str, manifest: dict[str, Any]) -
         manifest["calibration_sha256"] = hashlib.sha256(chosen.numpy().tobytes()).hexdigest()
 
 
-def _write_seed(study: params.Params, variant: str, seed: int, images: Floats) -> list[Path]:
+def _write_seed(study: params.Params, variant: str, seed: int, dataset: "data.Dataset", images: Floats) -> list[Path]:
     precisions = study.variants[variant].precisions
     fp32, fp16 = (paths.onnx_file(variant, seed, precision) for precision in ("fp32", "fp16"))
     flavours = ("", onnx_files.SEVEN_BIT, onnx_files.SYMMETRIC)
     int8 = Files(*(paths.onnx_file(variant, seed, "int8", flavour) for flavour in flavours))
     yardstick = onnx_files.yardstick_file(variant, seed)
-    _export(paths.weights_file(paths.trained(study.variants[variant].workload), seed), images, yardstick)
-    _export(paths.weights_file(paths.pruned(variant), seed), images, fp32)
+    unpruned = paths.weights_file(paths.trained(study.variants[variant].workload), seed)
+    weights = paths.weights_file(paths.pruned(variant), seed)
+    _export(weights, dataset, fp32)
+    if records.sha256_of(unpruned) == records.sha256_of(weights):
+        shutil.copyfile(fp32, yardstick)
+    else:
+        _export(unpruned, dataset, yardstick)
     if "fp16" in precisions:
         from trimlab import export
 
@@ -232,8 +246,7 @@ def _write_seed(study: params.Params, variant: str, seed: int, images: Floats) -
     return [file for file in (yardstick, fp32, fp16, *int8) if file.exists()]
 
 
-def _export(weights: Path, images: Floats, path: Path) -> None:
+def _export(weights: Path, dataset: "data.Dataset", path: Path) -> None:
     from trimlab import checkpoint, export
 
-    channels, height, width = images.shape[1:]
-    export.export(checkpoint.load(weights), (channels, height, width), path)
+    export.export(checkpoint.load(weights), dataset.image_shape, path, export.metadata(dataset))

@@ -448,14 +448,29 @@ def read(path: Path) -> Training | Pruning | Measurement:
         UserError: the file is missing or holds no record, or a value is out of its bounds; in one line.
     """
     try:
-        return _ADAPTER.validate_json(_content(path))
+        content = _content(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run `dvc repro`, or `trimlab import` what was measured") from None
     except OSError as error:
         raise UserError(f"{path} is no record ({error.strerror or error}): name a record's .json file") from None
+    return parse(content, str(path))
+
+
+def parse(content: bytes | str, name: str) -> Training | Pruning | Measurement:
+    """Return the record that JSON says.
+
+    Args:
+        content: the JSON.
+        name: what a message calls it.
+
+    Raises:
+        UserError: it is no record, or a value is out of its bounds; in one line.
+    """
+    try:
+        return _ADAPTER.validate_json(content)
     except ValidationError as error:
         wrong = _complaint(error.errors()[0])
-        raise UserError(f"{path} is no record of this version ({wrong}): measure again, or leave it out") from None
+        raise UserError(f"{name} is no record of this version ({wrong}): measure again, or leave it out") from None
 
 
 def _content(path: Path) -> bytes:
