@@ -424,9 +424,7 @@ def test_an_impossible_figure_is_one_line(project, study, monkeypatch):
     monkeypatch.chdir(project)
     measure = interpreters.run_measure
     monkeypatch.setattr(interpreters, "run_measure", lambda request: {**measure(request), "top1_accuracy": 7.5})
-    with pytest.raises(
-        UserError, match=r"what onnxruntime gave for .*top1_accuracy 7\.5"
-    ) as error:
+    with pytest.raises(UserError, match=r"what onnxruntime gave for .*top1_accuracy 7\.5") as error:
         benchmarking.benchmark_variant(study, "small-r50")
     assert len(str(error.value).splitlines()) == 1
 
