@@ -216,6 +216,14 @@ def test_bf16_counts_as_native_where_torch_surely_multiplies_it(machine_is, limi
     assert device.has_native_bf16() == native
 
 
+def test_a_device_has_the_features_that_its_library_may_use(monkeypatch):
+    flags = frozenset({"avx2", "avx512f", "avx512_vnni", "avx512_bf16"})
+    monkeypatch.setattr(device, "processor_flags", lambda: flags)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert device.cpu(2)["features"] == ["avx512_bf16", "avx512_vnni", "avx512f", "avx2"]
+    assert device.cpu(2, onednn=True)["features"] == machine.cpu(2).features == ["avx2"]
+
+
 def test_cores_are_counted_where_affinity_is_unknown(monkeypatch):
     monkeypatch.delattr(device.os, "sched_getaffinity", raising=False)
     assert device.cores() == device.os.cpu_count()

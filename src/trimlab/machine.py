@@ -88,12 +88,12 @@ def alone(file: Path, otherwise: str) -> Iterator[None]:
 
 
 def cpu(threads: int) -> Device:
-    """Return this machine's processor as a record's device.
+    """Return this machine's processor as a record's device, with the features that torch makes use of.
 
     Args:
         threads: that computed.
     """
-    return Device.model_validate(device.cpu(threads))
+    return Device.model_validate(device.cpu(threads, onednn=True))
 
 
 def versions(*packages: str) -> dict[str, str]:

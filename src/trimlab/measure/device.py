@@ -96,13 +96,15 @@ def has_native_bf16() -> bool:
     return bool(onednn_flags() & {"amx_bf16", "avx512_bf16"})
 
 
-def cpu(threads: int) -> Dict[str, Any]:
+def cpu(threads: int, onednn: bool = False) -> Dict[str, Any]:
     """Return this machine's processor as a record's device.
 
     Args:
         threads: that computed.
+        onednn: whether oneDNN computed, so that features it may not use are left out.
     """
-    features = [flag for flag in DECISIVE_FLAGS if flag in processor_flags()]
+    flags = onednn_flags() if onednn else processor_flags()
+    features = [flag for flag in DECISIVE_FLAGS if flag in flags]
     return {"kind": "cpu", "name": processor_name(), "features": features, "threads": threads, "system": system()}
 
 

@@ -33,7 +33,7 @@ class OpenVino:
         self.version = str(openvino.__version__).split("-")[0]
         self.versions = {"openvino": self.version}
         self.image_shape = tuple(int(size.get_length()) for size in list(shape)[1:])
-        self.device = device.cpu(settings.threads)
+        self.device = device.cpu(settings.threads, onednn=True)
 
     def run(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return logits of a batch."""

@@ -18,14 +18,14 @@ RUNTIMES: Dict[str, Callable[[str, Settings], Session]] = {
 """What opens a file."""
 
 
-def _processor(module: str) -> Dict[str, Any]:
+def _processor(module: str, onednn: bool) -> Dict[str, Any]:
     imported(module)
-    return device.cpu(device.cores())
+    return device.cpu(device.cores(), onednn)
 
 
 DEVICES: Dict[str, Callable[[], Dict[str, Any]]] = {
-    "onnxruntime": partial(_processor, "onnxruntime"),
-    "openvino": partial(_processor, "openvino"),
+    "onnxruntime": partial(_processor, "onnxruntime", onednn=False),
+    "openvino": partial(_processor, "openvino", onednn=True),
     "tensorrt": tensorrt_runtime.gpu,
 }
 """What gets hold of all that a runtime stands on, and says what it computes on, or fails."""
