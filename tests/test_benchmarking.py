@@ -212,6 +212,12 @@ def test_an_interpreter_that_is_no_python_is_named(script, tmp_path, monkeypatch
         interpreters.find_runtimes(["onnxruntime"])
 
 
+def test_what_a_runtime_prints_need_not_be_utf8(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIMLAB_PYTHON", interpreter(tmp_path, r"printf 'caf\351\n' >&2; exit 1"))
+    with pytest.raises(UserError, match=r"measuring a\.onnx failed with exit code 1: caf\ufffd"):
+        interpreters.run_measure({"model": "a.onnx", "runtime": "onnxruntime"})
+
+
 def test_a_killed_measurement_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("TRIMLAB_PYTHON", interpreter(tmp_path, "echo timing batch 64 >&2; kill -9 $$"))
     with pytest.raises(UserError, match=r"measuring a\.onnx failed with exit code -9: timing batch 64"):

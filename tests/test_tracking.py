@@ -203,7 +203,7 @@ def test_parent_sums_up_seeds_of_one_device(study: params.Params, store: MlflowC
         "batch_latency": factories.latency(16.0),
         "yardstick_batch_latency": factories.latency(64.0),
     }
-    earlier = {"device": factories.GPU, "created": "2026-01-01T00:00:00+00:00"}
+    earlier = {"device": factories.GPU, "created": "2026-01-02T04:00:00+09:00"}
     tracking.complete(
         study,
         [
@@ -249,7 +249,8 @@ def test_run_names_its_dataset_and_holds_its_whole_record(
     study: params.Params, store: MlflowClient, tmp_path: Path
 ) -> None:
     batch = factories.latency(16.0, batch_size=64)
-    record = factories.measurement(study, study.report.candidate, "int8", batch_latency=batch)
+    exact = {"exact_top1_accuracy": 0.875, "exact_agreement": 0.75}
+    record = factories.measurement(study, study.report.candidate, "int8", batch_latency=batch, **exact)
     tracking.log(study, record)
     [run] = _children(store, study)
     [entry] = run.inputs.dataset_inputs
@@ -258,6 +259,7 @@ def test_run_names_its_dataset_and_holds_its_whole_record(
     assert records.read(file) == record
     assert run.data.metrics["batch_images_per_second"] == pytest.approx(4000)
     assert run.data.metrics["file_bytes"] == record.file_bytes
+    assert {key: run.data.metrics[key] for key in exact} == exact
     assert run.data.params["device.features"] == "avx512_vnni"
 
 

@@ -6,6 +6,7 @@ Speeds are compared within one process alone (`Measurement.speedup`), sizes with
 from collections.abc import Sequence
 
 from trimlab import reference
+from trimlab.measure.weights import EXACT
 from trimlab.records import Measurement, Pruning, Record
 from trimlab.results import (
     MIB,
@@ -31,9 +32,6 @@ from trimlab.tables import CONTENDED, least_to_most, lost_and_saved, millisecond
 
 TOLERATED_POINTS = 1.0
 """What a pruned model may lose and still count as kept."""
-
-VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
-"""What of a processor's features adds products of 8-bit numbers in 32 bits."""
 
 FLAT = 1.3
 """Latencies within this factor of each other count as flat."""
@@ -314,7 +312,7 @@ def _circumstances(record: Measurement) -> str:
     bits = f"{record.weight_bits or 8}-bit weights"
     features = record.device.features
     x86 = record.device.kind == "cpu" and any(name in record.device.system for name in ("x86_64", "AMD64"))
-    if record.weight_bits == 7 or not x86 or not features or VNNI & set(features):
+    if record.weight_bits == 7 or not x86 or not features or EXACT & set(features):
         return bits
     listed = escape(", ".join(features))
     return f"{bits}; the processor's features, {listed}, hold no VNNI, without which sums of products can saturate"

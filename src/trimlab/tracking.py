@@ -86,6 +86,8 @@ _MEASURED = frozenset(
         "torch_agreement",
         "onnx_top1_accuracy",
         "onnx_agreement",
+        "exact_top1_accuracy",
+        "exact_agreement",
         "engine.size_bytes",
         "engine.build_seconds",
         "num_params",
@@ -578,7 +580,7 @@ def _dataset(record: Record) -> "DatasetInput":
 
 
 def _created(record: Record) -> int:
-    return _milliseconds(datetime.fromisoformat(record.created))
+    return _milliseconds(record.moment)
 
 
 def _started(record: Record) -> int:
@@ -615,5 +617,5 @@ def _on_newest_device(measured: list[Measurement]) -> list[Measurement]:
     return [record for record in measured if record.device.identity == device]
 
 
-def _age(record: Record) -> tuple[str, str]:
-    return record.created, record.digest
+def _age(record: Record) -> tuple[datetime, str]:
+    return record.moment, record.digest

@@ -85,7 +85,9 @@ def _finished(command: List[str], printed: Path, show: bool) -> Tuple[int, str]:
     last = "nothing said"
     try:
         with printed.open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+            )
     except OSError as error:
         raise MeasureError(
             "interpreter {!r} does not run ({}): set TRIMLAB_PYTHON to a Python".format(command[0], error)
