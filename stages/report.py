@@ -15,7 +15,7 @@ def main(study: params.Params) -> None:
 
     tracking.complete(study, records)
     paths.forget_finished()
-    progress.say(f"the report is {paths.REPORT / 'report.md'}")
+    progress.say(f"wrote {paths.REPORT / 'report.md'}")
 
 
 if __name__ == "__main__":

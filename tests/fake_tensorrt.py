@@ -92,7 +92,7 @@ ACCEPTS: dict[str, Callable[[Any], bool]] = {
     "str": instance(str, bytes),
     "tuple": instance(tuple),
 }
-"""What pybind11 takes for a declared type that is no class of the module."""
+"""What pybind11 takes for a declared type that is not a class of the module."""
 
 DEFAULTS: dict[str, Callable[[], Any]] = {
     "Any": lambda: None,
@@ -442,7 +442,7 @@ class FakeTensorRT:
         def write(this: Any, value: Any) -> None:
             # An object is taken away by writing None.
             if not self._declared.accepts(kind, value) and (value is not None or kind not in self._declared.classes):
-                raise TypeError(f"{name}: {value!r} is no {kind}")
+                raise TypeError(f"{name}: {value!r} is not a {kind}")
             self.calls.append((name, {"value": value}))
             vars(this)[name.rsplit(".", 1)[-1]] = value
 

@@ -135,7 +135,7 @@ def test_missing_predictions_are_one_line(tmp_path: Path) -> None:
 def test_a_file_that_is_no_record_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "poem.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"poem.json is no record") as caught:
+    with pytest.raises(UserError, match=r"poem.json is not a record") as caught:
         archive.import_records([path])
     assert len(str(caught.value).splitlines()) == 1
 
@@ -188,7 +188,7 @@ def test_an_archive_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> N
     link = tarfile.TarInfo("link")
     link.type, link.linkname = tarfile.SYMTYPE, str(outside)
     for member in (tarfile.TarInfo("../escaped.json"), link):
-        with pytest.raises(UserError, match=r"^.*bad.tar.gz is no archive of records \(.*\): copy it again$"):
+        with pytest.raises(UserError, match=r"^.*bad.tar.gz is not an archive of records \(.*\): copy it again$"):
             archive.import_records([pack(tmp_path / "bad.tar.gz", (member, b""))])
     assert not list(tmp_path.rglob("escaped.json")) and not list(outside.iterdir())
 
@@ -200,7 +200,7 @@ def test_a_damaged_archive_is_one_line(tmp_path: Path, content: bytes) -> None:
         whole = json.dumps(factories.training(factories.study(), "large").model_dump()).encode()
         content = pack(packed, (tarfile.TarInfo("a.json"), whole)).read_bytes()[:200]
     packed.write_bytes(content)
-    with pytest.raises(UserError, match=r"^.*records.tar.gz is no archive of records \(.*\): copy it again$"):
+    with pytest.raises(UserError, match=r"^.*records.tar.gz is not an archive of records \(.*\): copy it again$"):
         archive.import_records([packed])
 
 
@@ -353,7 +353,7 @@ def test_an_impossible_value_is_one_line_with_its_file_and_field(tmp_path: Path,
     with pytest.raises(UserError) as caught:
         archive.import_records([path])
     (line,) = str(caught.value).splitlines()
-    assert line.startswith(f"{path} is no record of this version ({field}"), line
+    assert line.startswith(f"{path} is not a record of this version ({field}"), line
     assert len(line) < 400 + len(str(path))
     assert not paths.RECORDS.exists()
 
@@ -421,20 +421,20 @@ def test_predictions_that_are_a_folder_are_one_line(tmp_path: Path) -> None:
     )
     (folder / "1.npy").unlink()
     (folder / "1.npy").mkdir()
-    with pytest.raises(UserError, match=r"^.*1\.npy is no file: copy the predicted labels"):
+    with pytest.raises(UserError, match=r"^.*1\.npy is not a file: copy the predicted labels"):
         archive.import_records([folder])
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
-    with pytest.raises(UserError, match=r"pipe.json is no record \(not a regular file\)"):
+    with pytest.raises(UserError, match=r"pipe.json is not a record \(not a regular file\)"):
         archive.import_records([tmp_path / "pipe.json"])
 
 
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "huge.json").open("wb") as file:
         file.truncate(180 << 20)
-    with pytest.raises(UserError, match=r"huge.json is no record \(180 MiB, and a record has at most 16\)"):
+    with pytest.raises(UserError, match=r"huge.json is not a record \(180 MiB, and a record has at most 16\)"):
         archive.import_records([tmp_path / "huge.json"])
 
 
@@ -446,7 +446,7 @@ def test_a_source_with_too_long_a_name_is_one_line() -> None:
 def test_a_link_to_a_member_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     link = tarfile.TarInfo("link.json")
     link.type, link.linkname = tarfile.LNKTYPE, "missing.json"
-    with pytest.raises(UserError, match=r"^.*bad.tar.gz is no archive of records \(.*\): copy it again$"):
+    with pytest.raises(UserError, match=r"^.*bad.tar.gz is not an archive of records \(.*\): copy it again$"):
         archive.import_records([pack(tmp_path / "bad.tar.gz", (link, b""))])
 
 

@@ -241,7 +241,7 @@ def test_a_broken_file_is_one_line(tmp_path):
     request = dict.fromkeys(measuring.NAMES, "") | dict.fromkeys(measuring.OPTIONAL) | projects.SECTIONS["benchmark"]
     request |= {"model": str(tmp_path / "bad.onnx"), "runtime": "onnxruntime", "precision": "fp32"}
     request |= {"builds": 1, "lineage": {}, "seven_bit": None}
-    with pytest.raises(UserError, match=r"bad\.onnx is no file that onnxruntime opens") as caught:
+    with pytest.raises(UserError, match=r"bad\.onnx is not a file that onnxruntime opens") as caught:
         interpreters.run_measure(request)
     assert "\n" not in str(caught.value)
 
@@ -312,19 +312,23 @@ def test_onnxruntime_labels_a_file_once(wanted, project, study, monkeypatch, cap
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("quantize/small-r50/manifest.json", None, r"manifest\.json is no manifest \(FileNotFoundError"),
-        ("quantize/small-r50/manifest.json", b"{", r"manifest\.json is no manifest \(JSONDecodeError"),
-        ("quantize/small-r50/manifest.json", b"[]", r"manifest\.json is no manifest \(TypeError"),
-        ("quantize/small-r50/manifest.json", b"{}", r"manifest\.json is no manifest \(KeyError"),
-        ("quantize/small-r50/seed0-int8.onnx", None, r"seed0-int8\.onnx is no whole ONNX file"),
-        ("quantize/small-r50/seed0-int8.onnx", 1000, r"seed0-int8\.onnx is no whole ONNX file"),
-        ("quantize/small-r50/seed0-int8-7bit.onnx", 1000, r"seed0-int8-7bit\.onnx is no whole ONNX file"),
+        ("quantize/small-r50/manifest.json", None, r"manifest\.json is not a manifest \(FileNotFoundError"),
+        ("quantize/small-r50/manifest.json", b"{", r"manifest\.json is not a manifest \(JSONDecodeError"),
+        ("quantize/small-r50/manifest.json", b"[]", r"manifest\.json is not a manifest \(TypeError"),
+        ("quantize/small-r50/manifest.json", b"{}", r"manifest\.json is not a manifest \(KeyError"),
+        ("quantize/small-r50/seed0-int8.onnx", None, r"seed0-int8\.onnx is not a complete ONNX file"),
+        ("quantize/small-r50/seed0-int8.onnx", 1000, r"seed0-int8\.onnx is not a complete ONNX file"),
+        ("quantize/small-r50/seed0-int8-7bit.onnx", 1000, r"seed0-int8-7bit\.onnx is not a complete ONNX file"),
         ("quantize/small-r50/seed0-yardstick.onnx", None, r"seed0-yardstick\.onnx cannot be read \(No such file"),
-        ("quantize/small-r50/seed0-yardstick.onnx", 1000, r"seed0-yardstick\.onnx is no file that onnxruntime opens"),
+        (
+            "quantize/small-r50/seed0-yardstick.onnx",
+            1000,
+            r"seed0-yardstick\.onnx is not a file that onnxruntime opens",
+        ),
         ("prune/small-r50/seed0-labels.npy", None, r"seed0-labels\.npy cannot be read \(No such file"),
         ("prune/small-r50/seed0-labels.npy", 50, r"seed0-labels\.npy holds no labels"),
         ("prune/small-r50/seed0-labels.npy", b"", r"seed0-labels\.npy holds no labels"),
-        ("prune/small-r50/seed0.json", 50, r"seed0\.json is no record"),
+        ("prune/small-r50/seed0.json", 50, r"seed0\.json is not a record"),
     ],
 )
 def test_a_missing_or_broken_input_is_one_line(name, content, message, project, study, monkeypatch, tmp_path):

@@ -134,10 +134,10 @@ def edited(bundle, path, change):
         (lambda requests: requests[0].update(model="../../secret.onnx"), "is not in it"),
         (lambda requests: requests[0].update(model="files/gone.onnx"), "is not in it"),
         (lambda requests: requests[0]["lineage"].pop("variant"), "KeyError"),
-        (lambda requests: requests[0]["lineage"].update(variant="../up"), "is no name"),
+        (lambda requests: requests[0]["lineage"].update(variant="../up"), "is not a name"),
         (lambda requests: requests[0]["lineage"].update(seed="../up"), "seed"),
-        (lambda requests: requests[0].update(threads=-3), "threads -3 is no whole number"),
-        (lambda requests: requests[0].update(seven_bit={"model": 3}), "seven_bit is no JSON object"),
+        (lambda requests: requests[0].update(threads=-3), "threads -3 is not a whole number"),
+        (lambda requests: requests[0].update(seven_bit={"model": 3}), "seven_bit is not a JSON object"),
     ],
 )
 def test_an_altered_bundle_is_one_line(change, said, bundle, tmp_path):
@@ -152,9 +152,9 @@ def test_an_altered_bundle_is_one_line(change, said, bundle, tmp_path):
     ("options", "said"),
     [
         (["--runtime", "abacus"], "error: --runtime 'abacus' is not in this bundle: use some of onnxruntime, tensorrt"),
-        (["--records", "file"], "error: --records file is no folder (["),
-        (["--records", "file/below"], "error: --records file/below is no folder (["),
-        (["--threads", "-3"], "argument --threads: '-3' is no whole number in [0, 1024]"),
+        (["--records", "file"], "error: --records file is not a folder (["),
+        (["--records", "file/below"], "error: --records file/below is not a folder (["),
+        (["--threads", "-3"], "argument --threads: '-3' is not a whole number in [0, 1024]"),
     ],
 )
 def test_a_wrong_option_is_said_before_anything_is_measured(options, said, bundle, tmp_path):

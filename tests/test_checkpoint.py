@@ -160,7 +160,7 @@ def foreign_zip(file):
         (lambda file: torch.save({}, file), "holds no state dict: save `model.state_dict()`"),
         (lambda file: torch.save({1: torch.zeros(1)}, file), "holds no state dict"),
         (lambda file: torch.save(OrderedDict(a=3), file), "holds no state dict"),
-        (lambda file: file.mkdir(), "is no file: name an existing file, or `data/none` to train"),
+        (lambda file: file.mkdir(), "is not a file: name an existing file, or `data/none` to train"),
         (lambda file: None, "does not exist: name an existing file, or `data/none` to train"),
     ],
 )
@@ -194,7 +194,7 @@ def test_damaged_weights_of_a_stage_are_refused_in_one_line(write, in_tmp):
     file.parent.mkdir(parents=True)
     write(file)
     said = refusal(lambda: checkpoint.load(file))
-    assert said.startswith("train/digits/seed0.safetensors is not a whole file of trimlab's (")
+    assert said.startswith("train/digits/seed0.safetensors is damaged, or was not written by trimlab (")
     assert said.endswith("run `dvc checkout train/digits`, or remove it and run `dvc repro`")
 
 

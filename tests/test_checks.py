@@ -57,9 +57,9 @@ def test_a_folder_is_no_file_and_a_file_no_folder(study):
         (paths.Path("data") / name).mkdir()
     (paths.Path("data") / "mine").touch()
     assert checks.missing_files(study) == [
-        "workloads.large.weights 'data/mine.pt' is no file: name a file",
-        "datasets.mine.path 'data/mine' is no folder: name a folder",
-        "datasets.pack.path 'data/pack.npz' is no file: name a file",
+        "workloads.large.weights 'data/mine.pt' is not a file: name a file",
+        "datasets.mine.path 'data/mine' is not a folder: name a folder",
+        "datasets.pack.path 'data/pack.npz' is not a file: name a file",
     ]
 
 
@@ -92,7 +92,7 @@ def test_the_folders_of_cifar_are_torchvisions():
 
 def test_what_nothing_uses_is_a_warning(study):
     assert checks.warnings(study)[:4] == [
-        f"{key} is used by nothing: remove it, or name it where you meant to"
+        f"{key} is not used: remove it, or refer to it where you meant to"
         for key in ("datasets.pack", "sweep.r50", "sweep.r80")
     ] + ["report.candidate 'large' is the baseline: it is compared with its own FP32 file"]
 
@@ -100,7 +100,7 @@ def test_what_nothing_uses_is_a_warning(study):
 def test_a_curve_without_points_is_a_warning():
     study = factories.study(training={"short": {"epochs": 3, "evaluate_every": 4}, "spare": {"epochs": 2}})
     assert checks.warnings(study) == [
-        "training.spare is used by nothing: remove it, or name it where you meant to",
+        "training.spare is not used: remove it, or refer to it where you meant to",
         "training.short.evaluate_every 4 is above its 3 epochs: the curve has the last epoch alone",
     ]
 
@@ -122,13 +122,13 @@ def test_check_fails_on_a_missing_file_and_not_on_a_warning(project, in_tmp):
     done = CliRunner().invoke(cli.app, ["check"])
     assert done.exit_code == 0
     assert done.stdout.splitlines() == [
-        "warning: params.yaml: sweep.spare is used by nothing: remove it, or name it where you meant to",
+        "warning: params.yaml: sweep.spare is not used: remove it, or refer to it where you meant to",
         "params.yaml: study quick, 2 workloads, 4 variants: all values are good",
     ]
 
 
 def test_the_schema_is_written_in_a_projects_root_alone(in_tmp):
-    with pytest.raises(UserError, match=r"holds no dvc\.yaml: run `trimlab schema` in the project's root"):
+    with pytest.raises(UserError, match=r"has no dvc\.yaml: run `trimlab schema` in the project's root"):
         cli.schema()
     assert not paths.SCHEMA.exists()
     (in_tmp / "dvc.yaml").touch()

@@ -173,7 +173,7 @@ def test_a_constant_channel_is_said_and_not_scaled(in_tmp, capsys):
     images = shades(40)
     images[..., 2] = 7
     data.prepare("set", npz(train_images=images), DATA)
-    assert "channel 2 has one value in all training images" in capsys.readouterr().err
+    assert "channel 2 has the same value in all training images" in capsys.readouterr().err
     flat = data.load("set")
     assert flat.std[2] == 1
     assert flat.normalise(flat.test_images).isfinite().all()
@@ -182,7 +182,7 @@ def test_a_constant_channel_is_said_and_not_scaled(in_tmp, capsys):
 
 def test_images_of_one_colour_are_refused(in_tmp):
     source = npz(train_images=np.full((40, 8, 8, 3), 9, np.uint8))
-    assert "one and the same colour" in refusal(lambda: data.prepare("set", source, DATA))
+    assert "have the same colour" in refusal(lambda: data.prepare("set", source, DATA))
 
 
 @pytest.mark.parametrize("told", ["", "{", "[]", "{}", '{"sha256": "0", "classes": 3}', "\xff"])
@@ -235,7 +235,7 @@ def test_images_of_two_sizes_are_refused(in_tmp):
 def test_a_damaged_image_is_named(in_tmp):
     write_folder(in_tmp / "pets")
     (in_tmp / "pets/train/cat/bad.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"bad\.png is no readable image"):
+    with pytest.raises(UserError, match=r"bad\.png is not a readable image"):
         data.prepare("pets", params.Dataset(source="folder", path="pets"), DATA)
 
 
@@ -250,10 +250,10 @@ def pets():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("train/cat.png", r"train/cat\.png is no class folder"),
-        ("train/cat/more/1.png", r"train/cat/more is a folder: put images right into pets/train/cat"),
-        ("test/dog/notes.txt", r"notes\.txt is no readable image"),
-        ("train/cat/README", r"README is no readable image"),
+        ("train/cat.png", r"train/cat\.png is not a class folder"),
+        ("train/cat/more/1.png", r"train/cat/more is a folder: put images directly into pets/train/cat"),
+        ("test/dog/notes.txt", r"notes\.txt is not a readable image"),
+        ("train/cat/README", r"README is not a readable image"),
     ],
 )
 def test_what_is_no_image_in_a_class_folder_is_named(name, message, in_tmp):
@@ -285,7 +285,7 @@ def test_what_desktops_leave_behind_is_no_image_and_no_class(in_tmp):
 def test_a_pipe_is_refused_and_not_waited_for(in_tmp):
     write_folder(in_tmp / "pets")
     os.mkfifo(in_tmp / "pets/train/cat/a.png")
-    assert "a.png is no regular file" in refusal(pets)
+    assert "a.png is not a regular file" in refusal(pets)
 
 
 def test_a_decompression_bomb_is_refused(in_tmp):
@@ -396,7 +396,7 @@ def test_an_npz_that_does_not_fit_is_refused(changed, message, in_tmp):
 
 def test_a_file_that_is_no_npz_is_refused(in_tmp):
     (in_tmp / "set.npz").write_bytes(b"PK\x03\x04 junk")
-    with pytest.raises(UserError, match=r"is no \.npz"):
+    with pytest.raises(UserError, match=r"is not an \.npz"):
         data.prepare("set", params.Dataset(source="npz", path="set.npz"), DATA)
 
 
@@ -427,7 +427,7 @@ def promised_27_tib(file):
 def test_a_file_that_holds_no_arrays_is_refused(write, in_tmp):
     write(in_tmp / "set.npz")
     said = refusal(lambda: data.prepare("set", params.Dataset(source="npz", path="set.npz"), DATA))
-    assert said.startswith("set.npz is no ")
+    assert said.startswith("set.npz is not ")
 
 
 def test_missing_cifar_says_where_to_put_it(in_tmp, monkeypatch):
@@ -438,7 +438,7 @@ def test_missing_cifar_says_where_to_put_it(in_tmp, monkeypatch):
 
     monkeypatch.setattr(datasets.CIFAR10, "download", offline)
     monkeypatch.delenv("DATA_ROOT", raising=False)
-    with pytest.raises(UserError, match=r"data/raw holds no whole cifar-10-batches-py, .* put the official"):
+    with pytest.raises(UserError, match=r"data/raw holds no complete cifar-10-batches-py, .* put the official"):
         data.prepare("cifar10", params.Dataset(source="cifar10", path="data/none"), DATA)
 
 

@@ -213,16 +213,19 @@ def test_one_json_line_holds_what_the_file_did(request_file, tmp_path):
     ("change", "message"),
     [
         ({"model": "missing.onnx"}, "missing.onnx does not exist"),
-        ({"model": __file__}, "is no file that onnxruntime opens"),
-        ({"dataset": __file__}, "is no packed dataset"),
+        ({"model": __file__}, "is not a file that onnxruntime opens"),
+        ({"dataset": __file__}, "is not a packed dataset"),
         ({"runtime": "abacus"}, "runtime 'abacus' is unknown: use one of onnxruntime"),
-        ({"precision": "bf16"}, "precision 'bf16' is none of onnxruntime's: use one of fp32, fp16, int8"),
+        ({"precision": "bf16"}, "precision 'bf16' is not one of onnxruntime's: use one of fp32, fp16, int8"),
         ({"torch_labels": __file__}, "holds no labels"),
         ({"torch_labels": os.devnull}, "holds no labels"),
         ({"exact_labels": "missing.npy"}, "missing.npy holds no labels"),
-        ({"seven_bit": {"model": "other.onnx"}}, "seven_bit is no JSON object with model, onnx_labels, exact_labels"),
-        ({"lineage": []}, "lineage [] is no JSON object"),
-        ({"calibration": 3}, "calibration 3 is no string: give a name in quotes, or null"),
+        (
+            {"seven_bit": {"model": "other.onnx"}},
+            "seven_bit is not a JSON object with model, onnx_labels, exact_labels",
+        ),
+        ({"lineage": []}, "lineage [] is not a JSON object"),
+        ({"calibration": 3}, "calibration 3 is not a string: give a name in quotes, or null"),
         ({"predictions": str(Path(__file__).parent)}, "cannot be written"),
     ],
 )
@@ -246,7 +249,7 @@ def test_a_request_is_an_object(value, tmp_path, capsys):
     file = tmp_path / "request.json"
     file.write_text(json.dumps(value))
     assert main([str(file)]) == 1
-    assert "is no request (no JSON object): give one with model, " in one_line(capsys)
+    assert "is not a request (no JSON object): give one with model, " in one_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +271,7 @@ def test_a_count_is_a_whole_number_within_its_bounds(request_file, key, value, b
     file = tmp_path / "request.json"
     file.write_text(json.dumps({**request_file, key: value}))
     assert main([str(file)]) == 1
-    assert f"{key} {json.dumps(value)} is no whole number in {bounds}: give one" in one_line(capsys)
+    assert f"{key} {json.dumps(value)} is not a whole number in {bounds}: give one" in one_line(capsys)
 
 
 @pytest.mark.parametrize("key", ["model", "yardstick", "runtime", "dataset", "predictions"])
@@ -277,7 +280,7 @@ def test_a_name_is_a_string(request_file, key, value, tmp_path, capsys):
     file = tmp_path / "request.json"
     file.write_text(json.dumps({**request_file, key: value}))
     assert main([str(file)]) == 1
-    assert f"{key} {json.dumps(value)} is no string: give a name in quotes" in one_line(capsys)
+    assert f"{key} {json.dumps(value)} is not a string: give a name in quotes" in one_line(capsys)
 
 
 @pytest.mark.parametrize(("name", "code"), [("onnxruntime", 0), ("tensorrt", 4), ("abacus", 1)])
@@ -329,7 +332,7 @@ def test_what_is_no_archive_is_no_pack(content, tmp_path):
         np.save(path.open("wb"), np.zeros(3))  # an array, no archive of them
     else:
         path.write_bytes(content)
-    with pytest.raises(MeasureError, match=r"pack\.npz is no packed dataset \(.*\): pack it again"):
+    with pytest.raises(MeasureError, match=r"pack\.npz is not a packed dataset \(.*\): pack it again"):
         dataset.load(str(path), SHAPE)
 
 

@@ -134,7 +134,7 @@ def test_a_damaged_store_is_kept_and_a_new_one_made(
     damaged = store.read_bytes()
     assert tracking.rebuild(STUDY, [RECORD]) == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert "it is now mlflow.db.broken-2" in line and "the records are kept" in line
+    assert "it was renamed to mlflow.db.broken-2" in line and "the records are kept" in line
     assert (tmp_path / "mlflow.db.broken-2").read_bytes() == damaged
     assert _record_of_the_run(store) == RECORD
 

@@ -190,7 +190,7 @@ def test_without_git_and_commit_nothing_is_copied(source, run_dir, monkeypatch):
 
 @pytest.mark.parametrize(
     ("place", "refusal"),
-    [(".", "is in the source tree"), ("deep/inside", "is in the source tree"), ("../full", "is no run directory")],
+    [(".", "is in the source tree"), ("deep/inside", "is in the source tree"), ("../full", "is not a run directory")],
 )
 def test_a_folder_that_cannot_keep_a_run_is_refused(place, refusal, source):
     (source.parent / "full").mkdir()

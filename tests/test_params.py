@@ -32,7 +32,7 @@ BAD = {
     "  r30:": ("  30:", "sweep.30 30 is wrong"),
     "model: resnet20": ("model: torchvision/resnet19", "model 'torchvision/resnet19' is unknown: use one of resnet18"),
     "baseline: resnet20-digits\n": ("baseline: candidate\n", "report.baseline 'candidate' is pruned"),
-    "split: test": ("splitt: test", "data.splitt is no known key (did you mean split?)"),
+    "split: test": ("splitt: test", "data.splitt is not a known key (did you mean split?)"),
     "weights: data/none}\n\nsweep": ("weights: ''}\n\nsweep", "workloads.resnet20-digits-amp.weights '' is wrong"),
     "pruning: sweep.r30}": (
         "pruning: sweep.r30, precisions: [int8, int8]}",
@@ -43,9 +43,9 @@ BAD = {
         "benchmark.runtimes ['onnxruntime', 'onnxruntime'] repeat: list each once",
     ),
     "study: quick": (f"study: {'q' * 65}", "does not match ^[a-z][a-z0-9-]{0,63}$: rename it"),
-    "ratio: 0.3,": ("ratio: !!float word,", "is no valid YAML: could not convert string to float: 'word'"),
+    "ratio: 0.3,": ("ratio: !!float word,", "is not valid YAML: could not convert string to float: 'word'"),
     "importance: l1\n": (f"importance: {'l' * 100_000}\n", "is not allowed: use one of l1"),
-    "scope: uniform": ('"sco\\npe": uniform', "pruning.'sco\\npe' is no known key"),
+    "scope: uniform": ('"sco\\npe": uniform', "pruning.'sco\\npe' is not a known key"),
 }
 
 
@@ -116,7 +116,7 @@ def test_anchors_and_merges_are_allowed(text, tmp_path):
 def test_of_many_problems_the_first_are_told(text, tmp_path):
     lines = problems(text.replace("  - 0\n", f"  {['x'] * 1000}\n"), tmp_path)
     assert len(lines) == params.MOST_PROBLEMS + 1
-    assert lines[-1].endswith("970 more problems: fix those above first")
+    assert lines[-1].endswith("970 more problems: fix these first")
 
 
 ODD = [

@@ -227,7 +227,7 @@ def test_a_file_that_does_not_parse_says_why(gpu, model):
     gpu.trt.returns("OnnxParser.parse", False)
     gpu.trt.returns("OnnxParser.num_errors", 1)
     gpu.trt.returns("ParserError.desc", "opset 99")
-    with pytest.raises(MeasureError, match=r"model\.onnx is no file that TensorRT \S+ parses \(opset 99\)"):
+    with pytest.raises(MeasureError, match=r"model\.onnx is not a file that TensorRT \S+ parses \(opset 99\)"):
         opened(model)
 
 

@@ -402,7 +402,7 @@ def test_a_server_that_does_not_answer_is_asked_twice_by_a_stage(
 def test_a_place_where_no_store_can_be_is_said_at_once(
     place: str, study: params.Params, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last is no file to us, as a database server is not: MLflow alone decides when to give up."""
+    """The last is not a file to us, as a database server is not: MLflow alone decides when to give up."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", place)
     started = time.monotonic()
     with pytest.raises(UserError, match=r"^MLflow's store .* fails .*MLFLOW_TRACKING_URI"):

@@ -132,15 +132,16 @@ def import_records(sources: Sequence[Path] = ()) -> Imported:
 
     Args:
         sources: files, folders, or `.tar.gz` archives of folders; without any, what the stages of params.yaml's
-            study wrote. Of `records/` itself, where a bundle may have written to, what is in no study's folder.
+            study wrote. `records/` itself may be given, because a bundle may have written there: what is already in a
+            study's folder is left alone.
 
     Returns:
-        How many were new, and how many were there before.
+        How many were new, and how many were already there.
 
     Raises:
-        UserError: a file does not exist; or, a line each, it is no record or out of its bounds, its predictions are
-            not its own, or it measured weights of which the study knows nothing; or it cannot be written. Nothing is
-            written then.
+        UserError: a file does not exist; or, a line each, it is not a valid record, its predictions belong to another
+            record, or it measured weights that the study does not know; or `records/` cannot be written. Nothing is
+            imported then.
     """
     if sources:
         with TemporaryDirectory() as scratch:
@@ -159,7 +160,7 @@ Homed = tuple[Path, Training | Pruning | Measurement, str]
 
 
 def _read_all(files: Iterable[Path]) -> list[tuple[Path, Training | Pruning | Measurement]]:
-    """Read records; all that are none are said at once, a line each."""
+    """Read records; report every file that is not one, a line each."""
     found, problems = [], []
     for path in files:
         try:
@@ -209,7 +210,7 @@ def _unpacked(source: Path, folder: Path) -> Path:
                     raise UserError(f"{source} unpacks to more than {ARCHIVE_BYTES >> 20} MiB: import a folder")
                 packed.extract(member, target, filter="data")
     except (tarfile.TarError, OSError, EOFError, KeyError, zlib.error) as error:  # KeyError: a link to no member
-        raise UserError(f"{source} is no archive of records ({error}): copy it again") from None
+        raise UserError(f"{source} is not an archive of records ({error}): copy it again") from None
     return target
 
 
@@ -304,7 +305,7 @@ def _wrong_labels(path: Path, record: Measurement) -> str:
     if not labels.exists():
         return f"{labels} is missing: copy the predicted labels that lie beside {path.name}"
     if not labels.is_file():
-        return f"{labels} is no file: copy the predicted labels that lie beside {path.name}"
+        return f"{labels} is not a file: copy the predicted labels that lie beside {path.name}"
     if records.sha256_of(labels) != record.predictions_sha256:
         return f"{labels} is not what {path.name} predicted (sha256 differs): copy both again"
     try:
@@ -343,7 +344,7 @@ def _lineage(homes: list[Homed], unknown: list[Homed]) -> list[Homed]:
 
 
 def _work_tree() -> Iterator[tuple[Path, Training | Pruning]]:
-    """Yield what the stages have trained and pruned here, as far as they are."""
+    """Yield the records of what the stages have trained and pruned here so far."""
     try:
         files = list(stage_files(params.load()))
     except UserError:  # no study here: nothing was trained
@@ -379,7 +380,7 @@ def _target(record: Training | Pruning | Measurement, home: str) -> Path:
 
 
 def _store(new: dict[Path, tuple[Path, Training | Pruning | Measurement]]) -> None:
-    """Store records and predicted labels: written beside first, so that a full disk leaves nothing half done."""
+    """Store records and predicted labels, by way of a temporary folder: a full disk leaves nothing half done."""
     paths.RECORDS.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=paths.RECORDS, prefix=".import-") as scratch:
         written: list[tuple[Path, Path]] = []

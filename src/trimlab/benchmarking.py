@@ -26,10 +26,10 @@ _LINEAGE = {
 
 
 _FILES = ("model", "yardstick", "torch_labels", "calibration")
-"""What of a request decides a measurement by its content; the dataset's is in the lineage."""
+"""Files of a request whose content decides the measurement; the dataset's digest is in the lineage."""
 
 _PLACES = ("dataset", "onnx_labels", "exact_labels", "engines")
-"""What of a request is a place alone: it follows from the files."""
+"""Entries of a request that only say where something lies: they follow from the files."""
 
 
 class Cell(NamedTuple):
@@ -49,7 +49,7 @@ class Cell(NamedTuple):
 
     @property
     def seven_bit_file(self) -> Path | None:
-        """The INT8 file for processors that saturate with 8-bit weights; None where there is no need of one."""
+        """The INT8 file for processors that saturate with 8-bit weights; None where it is not needed."""
         if self.precision != "int8" or self.on_gpu:
             return None
         return paths.onnx_file(self.variant, self.seed, "int8", onnx_files.SEVEN_BIT)
@@ -73,8 +73,8 @@ def benchmark_variant(study: params.Params, variant: str) -> list[records.Measur
     """Measure a variant's file of each seed and precision; write records and, beside them, predicted labels.
 
     A variant without precisions gets an empty list of records, which is what DVC finds as its output. What this
-    machine can't measure is said and left out. Where one file fails, the others are measured all the same, and kept
-    for the next call; so they are where this one is killed.
+    machine can't measure is reported and skipped. Where one file fails, the others are still measured, and kept for the
+    next call; the same holds where this call is killed.
 
     Raises:
         UserError: a file cannot be measured, or not by the interpreter that TRIMLAB_PYTHON names; or nothing can.
@@ -123,10 +123,10 @@ def request(study: params.Params, cell: Cell, pack: Path, scratch: Path) -> dict
 
 
 def score(asked: dict[str, Any]) -> None:
-    """Write the labels that ONNX Runtime gives the images, once a file: a request's, and its file's of 7-bit weights.
+    """Write the labels that ONNX Runtime predicts, once per file: for a request's file and its 7-bit variant.
 
-    An INT8 file is computed as it is written, in float between Q and DQ: what a runtime's kernels make of it, and what
-    another runtime is compared with, must not depend on the processor here.
+    An INT8 file is computed as it is written, in float between Q and DQ: the reference that a runtime's kernels, or
+    another runtime, are compared with must not depend on this machine's processor.
 
     Raises:
         UserError: a file is missing or broken.
@@ -153,7 +153,7 @@ def write_pack(workload: params.Workload, split: str, path: Path) -> None:
 
 
 def _measure_all(study: params.Params, todo: list[Cell], scratch: Path) -> Iterator[tuple[records.Measurement, Path]]:
-    """Yield records, each with the place where it is kept for the next call."""
+    """Yield records, each with the file in which it is kept for the next call."""
     pack = scratch / "dataset.npz"
     if todo:
         write_pack(study.workload_of(todo[0].variant), study.data.split, pack)
@@ -201,7 +201,7 @@ def _checked(measured: dict[str, Any], cell: Cell) -> records.Measurement:
 
 
 def _take(kept: Path, path: Path) -> records.Measurement | None:
-    """Copy a kept record and its labels; return None where they are not there, or another process deletes them."""
+    """Copy a kept record and its labels; return None where they are missing, or another process deletes them."""
     labels = path.with_suffix(".npy")
     try:
         record = records.read(kept)
@@ -224,9 +224,9 @@ def _keep(path: Path, kept: Path) -> None:
 
 
 def _digest(asked: dict[str, Any]) -> str:
-    """Return the sha256 of what decides a measurement: files by their content, for some lie elsewhere each time.
+    """Return the sha256 of what decides a measurement: files by their content, because their paths change.
 
-    The code that measures is part of it: what older code kept is no result of this one.
+    The code that measures is part of it: what older code measured is not a result of the current code.
     """
     files = {key: asked[key] and sha256_of_input(Path(asked[key])) for key in _FILES}
     values = {key: value for key, value in asked.items() if key not in _PLACES} | files
@@ -266,7 +266,7 @@ def _lineage(study: params.Params, cell: Cell) -> dict[str, Any]:
 
 
 def _seven_bit(cell: Cell, scratch: Path) -> dict[str, Any] | None:
-    """Return what of a request is otherwise where the file with 7-bit weights is run."""
+    """Return the entries of a request that change where the file with 7-bit weights is run."""
     file = cell.seven_bit_file
     if file is None:
         return None
@@ -275,7 +275,7 @@ def _seven_bit(cell: Cell, scratch: Path) -> dict[str, Any] | None:
 
 
 def _labels(cell: Cell, file: Path, scratch: Path) -> dict[str, str | None]:
-    """Return where the labels lie that a file's are compared with; see `score`."""
+    """Return the paths of the labels that a file's are compared with; see `score`."""
     labels = str(_labels_file(file, scratch))
     return {
         "onnx_labels": None if cell.runtime == "onnxruntime" else labels,

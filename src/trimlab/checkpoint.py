@@ -20,7 +20,7 @@ from trimlab import models
 from trimlab.errors import UserError, one_line, short
 
 LARGEST = 1e8
-"""Magnitude that no weight of a trained model has; products of larger ones leave float32 soon."""
+"""Magnitude that no weight of a trained model has; products of larger ones soon exceed float32."""
 
 
 def save(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
@@ -43,7 +43,7 @@ def load(path: Path) -> nn.Module:
     """Return the model that `save` wrote, in eval mode, with its pruned shapes.
 
     Raises:
-        UserError: the file is missing, damaged, or somebody else's.
+        UserError: the file is missing, damaged, or not written by trimlab.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -53,8 +53,8 @@ def load(path: Path) -> nn.Module:
         raise UserError(f"{path} does not exist: run `dvc repro`") from None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is not a whole file of trimlab's ({one_line(error, 100)}): run `dvc checkout {path.parent}`, or "
-            "remove it and run `dvc repro`"
+            f"{path} is damaged, or was not written by trimlab ({one_line(error, 100)}): run `dvc checkout "
+            f"{path.parent}`, or remove it and run `dvc repro`"
         ) from None
     return rebuild(name, num_classes, weights).eval()
 
@@ -77,17 +77,17 @@ def rebuild(name: str, num_classes: int, weights: Mapping[str, Tensor]) -> nn.Mo
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read somebody's file of weights: safetensors, or a state dict without code in it.
+    """Read a user's file of weights: safetensors, or a state dict without code in it.
 
-    All come as float32: float16 and bfloat16 lose nothing by that, float64 is rounded. What DistributedDataParallel or
-    torch.compile put before every name is taken off.
+    Everything is returned as float32: float16 and bfloat16 lose nothing, float64 is rounded. The prefix that
+    DistributedDataParallel or torch.compile puts before every name is removed.
 
     Raises:
-        UserError: the file is missing, truncated, or a pickle that holds more than tensors; a tensor is no dense
-            floating-point one, or has values that no trained model has (not finite, huge, a negative variance).
+        UserError: the file is missing, truncated, or a pickle that holds more than tensors; a tensor is not a
+            dense floating-point one, or has values that no trained model has (not finite, huge, a negative variance).
     """
     if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
+        what = "is not a file" if path.exists() else "does not exist"
         raise UserError(f"weights {path} {what}: name an existing file, or `data/none` to train")
     state: Any = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
     state = state.get("state_dict", state) if isinstance(state, dict) else state
@@ -102,7 +102,7 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except Exception as error:  # SafetensorError, and whatever an odd header provokes
         raise UserError(
-            f"weights {path} is no whole safetensors file ({one_line(error, 100)}): copy it again"
+            f"weights {path} is not a complete safetensors file ({one_line(error, 100)}): copy it again"
         ) from None
 
 
@@ -121,7 +121,7 @@ def _load_pickle(path: Path) -> Any:
             "of the whole model"
         )
     reason = one_line(reason.split(". ")[0], 100) if path.stat().st_size else "it is empty"
-    raise UserError(f"weights {path} cannot be read ({reason}): copy it again, or save `model.state_dict()` anew")
+    raise UserError(f"weights {path} cannot be read ({reason}): copy it again, or save `model.state_dict()` again")
 
 
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -150,7 +150,7 @@ def _sane(path: Path, key: str, tensor: Tensor) -> Tensor:
     if odd.numel():
         raise UserError(
             f"{name} holds {odd[0].item():.3g}, not in [{low:g}, {LARGEST:g}]: give weights of a training that did not "
-            "diverge, and save them anew"
+            "diverge, and save them again"
         )
     return tensor.float()
 

@@ -1,4 +1,4 @@
-"""What `trimlab check` says of a study whose values are all good: files that are missing, values that look odd."""
+"""What `trimlab check` reports about a study whose values are valid: missing files, values that look odd."""
 
 import os
 from collections.abc import Collection, Iterator
@@ -31,7 +31,7 @@ def missing_files(study: Params) -> list[str]:
 
 def _complaint(path: Path, kind: str) -> str:
     if path.exists():
-        return f"is no {kind}: name a {kind}"
+        return f"is not a {kind}: name a {kind}"
     tracked = next((f"{each}.dvc" for each in (path, *path.parents) if Path(f"{each}.dvc").is_file()), None)
     if tracked:
         return f"does not exist, though DVC tracks it: run `dvc checkout {tracked}`, or `dvc pull {tracked}`"
@@ -51,12 +51,12 @@ def notes(study: Params) -> list[str]:
 
 
 def warnings(study: Params) -> list[str]:
-    """Return a line for each value that is allowed, and probably not meant."""
+    """Return a line for each value that is allowed but probably a mistake."""
     return [*_unused(study), *_odd(study)]
 
 
 def _unused(study: Params) -> Iterator[str]:
-    """Workloads are left out: without a variant, they still are trained, and in the report."""
+    """Yield the keys that nothing uses, except workloads: without a variant, they are still trained and reported."""
     used = {workload.training for workload in study.workloads.values()}
     used |= {f"datasets.{workload.dataset}" for workload in study.workloads.values()}
     used |= {variant.pruning for variant in study.variants.values()}
@@ -67,7 +67,7 @@ def _unused(study: Params) -> Iterator[str]:
     }
     for key in (f"{section}.{name}" for section, names in sections.items() for name in names):
         if key not in used:
-            yield f"{key} is used by nothing: remove it, or name it where you meant to"
+            yield f"{key} is not used: remove it, or refer to it where you meant to"
 
 
 def _odd(study: Params) -> Iterator[str]:

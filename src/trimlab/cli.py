@@ -34,7 +34,7 @@ def check(file: Annotated[Path, typer.Argument(help="A params file.")] = paths.P
 def schema() -> None:
     """Write params.schema.json, which explains params.yaml to editors."""
     if not Path("dvc.yaml").is_file():
-        raise errors.UserError(f"{Path.cwd()} holds no dvc.yaml: run `trimlab schema` in the project's root")
+        raise errors.UserError(f"{Path.cwd()} has no dvc.yaml: run `trimlab schema` in the project's root")
     paths.SCHEMA.write_text(params.schema())
     print(f"wrote {paths.SCHEMA}")
 

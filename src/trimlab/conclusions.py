@@ -85,9 +85,9 @@ def ratio_explained(results: Results) -> str:
 
 
 def amp(results: Results) -> str:
-    """Say what mixed precision did to accuracy, for trainings alike but for precision, on one device.
+    """Say what mixed precision did to accuracy, for trainings that differ only in precision, on one device.
 
-    Or that it does not compute in mixed precision.
+    Where the device does not compute in mixed precision, say that.
     """
     said = [_fell_back(results, key) for key in results.study.workloads if results.repeats(key)]
     low = [key for key in results.study.workloads if _precision(results, key) in ("bf16", "fp16")]

@@ -50,9 +50,9 @@ class Dataset:
     """Indices into the training set, outside the hold-out, (K,) int64, in an order in which any first n of them hold
     each class in proportion to its size."""
     mean: Tensor
-    """That images in [0, 1] are normalised by, (C,): of the training images, unless a workload has its own."""
+    """Subtracted from images in [0, 1], (C,): the training images' mean, unless the workload has its own."""
     std: Tensor
-    """Of the training images, (C,); 1 for a channel that is constant."""
+    """Divided by, (C,): the training images' deviation, 1 for a constant channel, unless the workload has its own."""
     classes: list[str]
     sha256: str
     """Of the prepared file."""
@@ -145,7 +145,7 @@ def load(name: str) -> Dataset:
     """Read a prepared dataset.
 
     Raises:
-        UserError: it was not prepared, or the files are not those that were written.
+        UserError: it was not prepared, or the files have changed since.
     """
     path = paths.dataset_file(name)
     told = path.with_suffix(".json")
@@ -169,7 +169,7 @@ def load_for(workload: Workload) -> Dataset:
     """Read a workload's dataset, normalised as the workload says.
 
     Raises:
-        UserError: like `load`; or the images have another number of channels than the normalisation.
+        UserError: as in `load`; or the images and the normalisation differ in their number of channels.
     """
     dataset, normalisation = load(workload.dataset), workload.normalisation
     if normalisation == "dataset":
@@ -217,13 +217,13 @@ def _held_out(name: str, count: int, data: Data) -> int:
 
 
 def _constant(name: str, images: Tensor) -> Tensor:
-    """Return which channels are one value in all images, (C,) bool."""
+    """Return which channels have the same value in all images, (C,) bool."""
     constant = images.amin((0, 2, 3)) == images.amax((0, 2, 3))
     if constant.all():
-        raise UserError(f"dataset {name}: all training images are of one and the same colour: give other images")
+        raise UserError(f"dataset {name}: all training images have the same colour: give other images")
     if constant.any():
         which = ", ".join(str(channel) for channel in constant.nonzero().flatten().tolist())
-        progress.say(f"dataset {name}: channel {which} has one value in all training images and is not scaled")
+        progress.say(f"dataset {name}: channel {which} has the same value in all training images and is not scaled")
     return constant
 
 
@@ -231,7 +231,7 @@ def drawn(labels: Tensor, among: Tensor, shares: Tensor, seed: int) -> Tensor:
     """Shuffle indices so that any first n of them hold the classes in proportion to `shares`, as far as they last.
 
     The kth image of a class (from 0) is due at (k + 1/2) / share, as in Sainte-Laguë's method for parliaments: no other
-    n images are closer to the proportions. Classes of one share take turns.
+    n images are closer to the proportions. Classes with equal shares take turns.
 
     Args:
         labels: of all images, (N,) int64.
@@ -270,7 +270,7 @@ def _open_cifar(cifar: Any, root: str, train: bool) -> Any:
         return cifar(root, train=train, download=True)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"{Path(root).resolve()} holds no whole {cifar.base_folder}, and it cannot be downloaded "
+            f"{Path(root).resolve()} holds no complete {cifar.base_folder}, and it cannot be downloaded "
             f"({one_line(error)}): put the official {cifar.base_folder} folder there, or set data.root or DATA_ROOT "
             "to where it is"
         ) from None
@@ -297,12 +297,12 @@ def _read_digits(_: Path, __: Data) -> tuple[Split, Split, list[str]]:
 
 def _read_npz(path: Path, _: Data) -> tuple[Split, Split, list[str]]:
     if not path.is_file():
-        raise UserError(f"{path} is no file: name an .npz that numpy.savez wrote")
+        raise UserError(f"{path} is not a file: name an .npz that numpy.savez wrote")
     try:
         arrays = _load_npz(path)
     except Exception as error:  # zip, zlib and numpy raise whatever the bytes provoke
         raise UserError(
-            f"{path} is no .npz with {', '.join(_NPZ_KEYS)} ({one_line(error)}): save it with numpy.savez"
+            f"{path} is not an .npz with {', '.join(_NPZ_KEYS)} ({one_line(error)}): save it with numpy.savez"
         ) from None
     train, test = ((_npz_images(path, arrays, part), _npz_labels(path, arrays, part)) for part in ("train", "test"))
     return train, test, _npz_classes(path, arrays, train[1])
@@ -316,7 +316,7 @@ def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
         arrays = {key: file[key] for key in (*_NPZ_KEYS, "classes") if key in file or key in _NPZ_KEYS}
     foreign = [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]
     if foreign:
-        raise ValueError(f"{foreign[0]} is no array")
+        raise ValueError(f"{foreign[0]} is not an array")
     return arrays
 
 
@@ -328,11 +328,11 @@ def _npz_images(path: Path, arrays: dict[str, NDArray[Any]], part: str) -> Tenso
 
 
 def _npz_labels(path: Path, arrays: dict[str, NDArray[Any]], part: str) -> Tensor:
-    """Read labels of whatever integer type; (N, 1) is taken for (N,)."""
+    """Read labels of any integer type; (N, 1) is read as (N,)."""
     labels = arrays[f"{part}_labels"]
     if labels.dtype.kind not in "iu" or not labels.size or labels.ndim < 1 or labels.size != len(labels):
         raise UserError(f"{path}: {part}_labels is {labels.dtype} {labels.shape}: give whole numbers (N,)")
-    # Before the conversion, in which uint64 would wrap. More classes than images is a mistake, and would take for ever.
+    # Before the conversion, in which uint64 would wrap. More classes than images is a mistake, and would take forever.
     most = max(len(arrays["train_labels"]), arrays["classes"].size if "classes" in arrays else 0)
     if not 0 <= int(labels.min()) <= int(labels.max()) < most:
         raise UserError(
@@ -367,11 +367,11 @@ def _read_folder(path: Path, _: Data) -> tuple[Split, Split, list[str]]:
 
 
 _LEFT_BEHIND = {"thumbs.db", "desktop.ini", "__macosx"}
-"""What desktops leave in folders, besides names with a dot in front."""
+"""What desktops leave in folders, besides hidden files."""
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Return what lies in a folder, in order, less what is hidden or a desktop's own; nothing where there is none."""
+    """Return what lies in a folder, in order, without hidden and desktop files; nothing if it does not exist."""
     try:
         entries = sorted(folder.iterdir()) if folder.is_dir() else []
     except OSError as error:
@@ -388,12 +388,12 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
     classes = {}
     for entry in _entries(folder):
         if not entry.is_dir():
-            raise UserError(f"{entry} is no class folder: lay images out as {folder}/CLASS/*.png, remove all else")
+            raise UserError(f"{entry} is not a class folder: lay images out as {folder}/CLASS/*.png, remove all else")
         classes[entry.name] = _entries(entry)
         for file in classes[entry.name]:
             if not file.is_file():
-                what = "a folder" if file.is_dir() else "no regular file"
-                raise UserError(f"{file} is {what}: put images right into {entry}, remove all else")
+                what = "a folder" if file.is_dir() else "not a regular file"
+                raise UserError(f"{file} is {what}: put images directly into {entry}, remove all else")
     return classes
 
 
@@ -415,8 +415,8 @@ def _read_images(classes: dict[str, list[Path]]) -> Split:
 def _read_image(file: Path) -> NDArray[np.uint8]:
     """Read an image file as (H, W, 3) uint8.
 
-    Grey is repeated, and transparency dropped, as torchvision's ImageFolder does. Of 16 bits a channel, grey is scaled
-    and rounded; of colours Pillow gives the upper 8 bits alone, at most one level lower.
+    Grey is repeated, and transparency dropped, as torchvision's ImageFolder does. 16-bit grey is scaled and
+    rounded; of 16-bit colours Pillow gives only the upper 8 bits, at most one level lower.
 
     Raises:
         UserError: it is damaged, huge, or has values without a known range (32 bits, floating-point).
@@ -431,7 +431,7 @@ def _read_image(file: Path) -> NDArray[np.uint8]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UserError(f"{file} has more than {Image.MAX_IMAGE_PIXELS} pixels: make it smaller") from None
     except Exception:  # Pillow raises whatever the bytes provoke
-        raise UserError(f"{file} is no readable image: replace or remove it") from None
+        raise UserError(f"{file} is not a readable image: replace or remove it") from None
     if pixels is None:
         raise UserError(f"{file} has pixels of mode {mode}, whose range is unknown: convert it to 8-bit RGB or grey")
     return pixels

@@ -12,7 +12,7 @@ class UserError(ValueError):
 
 
 def one_line(text: object, limit: int = 200) -> str:
-    """Return somebody else's text as one printable line of at most `limit` characters, without terminal colours."""
+    """Return foreign text as one printable line of at most `limit` characters, without terminal colours."""
     words = " ".join(_ANSI.sub("", str(text)).split())
     return _cut("".join(c if c.isprintable() else repr(c)[1:-1] for c in words), limit)
 

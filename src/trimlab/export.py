@@ -47,7 +47,7 @@ def export(
         model: maps (N, C, H, W) float32, normalised, to logits (N, classes); on the CPU, in eval mode.
         image_shape: (C, H, W).
         path: where to; its folder is made.
-        metadata: kept in the file, and in those that are made from it.
+        metadata: stored in the file, and in those made from it.
 
     Raises:
         RuntimeError: the file's logits are not torch's.
@@ -67,7 +67,7 @@ def export(
 def to_fp16(source: Path, path: Path) -> None:
     """Write a copy of an FP32 file with float16 weights and activations; input and logits stay float32."""
     with warnings.catch_warnings():
-        # Weights below float16's smallest number are as good as 0, and nobody can mend them.
+        # Weights below float16's smallest number are as good as 0, and the user cannot change them.
         warnings.filterwarnings("ignore", message="the float32 number .* will be truncated to")
         proto = float16.convert_float_to_float16(onnx.load(source), keep_io_types=True)
     onnx_files.save(proto, path)

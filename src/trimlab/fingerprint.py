@@ -1,4 +1,4 @@
-"""What code computed something: the digest of a module and of all that it imports, without comments and formatting."""
+"""Which code computed something: the digest of a module and all that it imports, without comments and formatting."""
 
 import ast
 import hashlib
@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = "trimlab"
 ROOT = Path(__file__).parent
 EXEMPT = frozenset({"errors", "fingerprint", "mlflow_store", "params", "paths", "progress", "records", "tracking"})
-"""Modules that change no result: what params and records say reaches a result as params and data."""
+"""Modules that change no result: what params and records hold reaches it as values with digests of their own."""
 
 
 @cache
@@ -28,7 +28,7 @@ def of(module: str) -> str:
 
 
 def closure(module: str) -> set[str]:
-    """Return the full names of a module and of all that it reaches by imports in this package, less `EXEMPT`."""
+    """Return the full names of a module and all that it imports from this package, directly or not, except `EXEMPT`."""
     todo, found = {module}, set[str]()
     while todo:
         name = todo.pop()
@@ -38,9 +38,9 @@ def closure(module: str) -> set[str]:
 
 
 def canonical(source: str) -> str:
-    """Return a text of the syntax tree that is equal for equal code, whatever its comments, docstrings and layout.
+    """Return the syntax tree as text: equal for equal code, whatever its comments, docstrings and layout.
 
-    It is also the same on every supported Python: `ast.dump` writes empty fields on some of them alone.
+    It is the same on every supported Python; `ast.dump` is not, because only some versions write empty fields.
     """
     tree = ast.parse(source)
     for node in ast.walk(tree):

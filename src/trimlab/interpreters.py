@@ -1,4 +1,4 @@
-"""The Pythons that measure: which one serves a runtime, what of ours it imports, which runtimes this machine has."""
+"""The Pythons that measure: which one serves a runtime, what it sees of trimlab, which runtimes this machine has."""
 
 import atexit
 import functools
@@ -18,7 +18,7 @@ from trimlab.measure.errors import MeasureError, UnavailableError
 
 
 def sources() -> Iterator[tuple[Path, Path]]:
-    """Yield every file of ours that measures, and its name in a folder on another Python's path."""
+    """Yield every file of the measuring code, and its name in a folder on another Python's path."""
     package = Path(measure.__file__).parent
     for file in [package.parent / "__init__.py", *sorted(package.glob("*.py"))]:
         yield file, file.relative_to(package.parents[1])
@@ -28,7 +28,7 @@ def sources() -> Iterator[tuple[Path, Path]]:
 def source() -> Path:
     """Return a folder that holds `sources` and nothing else, until this process ends.
 
-    Where trimlab is installed, the folder around it is this Python's site-packages: another Python must not see that.
+    Where trimlab is installed, its parent folder is this Python's site-packages, which another Python must not see.
     """
     folder = tempfile.TemporaryDirectory(prefix="trimlab-measure-")
     atexit.register(folder.cleanup)
@@ -40,13 +40,13 @@ def source() -> Path:
 
 
 def run_measure(request: dict[str, Any]) -> dict[str, Any]:
-    """Measure in a clean process and return the record as JSON has it; its progress is shown.
+    """Measure in a clean process and return the record as parsed JSON; its progress is shown.
 
-    The interpreter is TRIMLAB_PYTHON_RUNTIME's (a runtime may need a Python of its own), TRIMLAB_PYTHON's, or this.
+    The interpreter is TRIMLAB_PYTHON_RUNTIME (a runtime may need a Python of its own), TRIMLAB_PYTHON, or this one.
 
     Raises:
         UnavailableError: this machine can't measure that.
-        UserError: it failed, or the interpreter is none.
+        UserError: it failed, or the interpreter does not run.
     """
     try:
         return isolated.run(_interpreter(request["runtime"]), source(), request)
@@ -59,10 +59,10 @@ def run_measure(request: dict[str, Any]) -> dict[str, Any]:
 def find_runtimes(wanted: Sequence[params.Runtime]) -> None:
     """Write which of the wanted runtimes this machine has to `paths.runtimes_file()`, and say why it lacks others.
 
-    Nothing else is written: two machines of equal runtimes write equal files, and share what they measured.
+    Nothing else is written: machines with the same runtimes write equal files, and share what they measured.
 
     Raises:
-        UserError: it has none of them, or an interpreter is none.
+        UserError: it has none of them, or an interpreter does not run.
     """
     here = [runtime for runtime in wanted if _available(runtime)]
     if not here:

@@ -29,7 +29,7 @@ def exclusive(what: str) -> Iterator[device.Watch]:
     Raises:
         UserError: the lock file cannot be written.
     """
-    lock = FileLock(file := _machine_lock(), mode=0o666)  # whatever the umask: the next one may be another user
+    lock = FileLock(file := _machine_lock(), mode=0o666)  # whatever the umask: the next process may be another user's
     try:
         _acquire(lock, what)
     except OSError as error:
@@ -42,7 +42,7 @@ def exclusive(what: str) -> Iterator[device.Watch]:
 
 
 def _machine_lock() -> Path:
-    """Return the machine's lock file; TRIMLAB_LOCK names another, where this is not to be waited for."""
+    """Return the machine's lock file; TRIMLAB_LOCK names another, so as not to wait for it."""
     shared = SHARED if SHARED.is_dir() else Path(tempfile.gettempdir())
     return Path(os.environ.get("TRIMLAB_LOCK") or shared / "trimlab-machine.lock")
 

@@ -1,7 +1,7 @@
-"""MLflow's local store, a file of SQLite: made whole or not at all, repaired where it is torn, moved with its project.
+"""MLflow's local store, an SQLite file: created atomically, replaced where it is broken, moved with its project.
 
 MLflow makes and upgrades its tables in some 70 steps without a transaction; a process that is killed between two
-leaves a file that no MLflow ever opens again. So both happen in a file beside, which is renamed when it is complete.
+leaves a file that no MLflow ever opens again. So both happen in a temporary file, which is renamed when it is complete.
 All of it is called under the store's lock, before MLflow opens the file.
 """
 
@@ -48,19 +48,19 @@ class StoreError(Exception):
 def prepare(file: Path, ours: bool) -> None:
     """Make, upgrade or repair a store so that MLflow opens it, and point its experiments to the artifacts beside it.
 
-    A store that is torn is moved aside, as `FILE.broken-N`, and a line says so. One that is locked, unreadable or of
-    a newer MLflow stays.
+    A broken store is renamed to `FILE.broken-N`, and a line says so. One that is locked, unreadable or of a newer
+    MLflow stays.
 
     Args:
         file: the store.
-        ours: whether nobody else's file can have this name, so that one without SQLite's header is a damaged store.
+        ours: whether only trimlab uses this name, so that a file without SQLite's header must be a damaged store.
 
     Raises:
         StoreError, OSError, sqlite3.Error: the store cannot be used.
     """
     if file.is_dir():
         raise StoreError(f"{file} is a folder")
-    # More than once, because `mlflow server` takes no lock of ours and may make the tables at the same time.
+    # More than once, because `mlflow server` does not take this lock, and may make the tables at the same time.
     for _ in range(3):
         if _is_complete(file, ours):
             return _bring_home(file)
@@ -97,7 +97,7 @@ def _is_empty(file: Path) -> bool:
 
 
 def _is_quiet(file: Path) -> bool:
-    """Wait until nobody has written to a store for a while, or give up."""
+    """Wait until a store has not been written to for a while, or give up."""
     deadline = time.monotonic() + _BUSY_SECONDS
     while time.monotonic() < deadline:
         if time.time() - file.stat().st_mtime > _QUIET_SECONDS:
@@ -205,7 +205,7 @@ def _set_aside(file: Path, reason: str) -> None:
         if path.exists():
             path.replace(aside)
     progress.say(
-        f"MLflow's store {file} is broken ({reason}): it is now {broken.name}, and a new one is made; "
+        f"MLflow's store {file} is broken ({reason}): it was renamed to {broken.name}, and a new one is created; "
         "the records are kept, and the report stage or `trimlab track` adds their runs again"
     )
 

@@ -1,7 +1,8 @@
 """A study in slices, for a host without network and git, on which a command lives for some minutes only.
 
 The first slice copies the source tree it stands in to a run directory; results, DVC's cache and resumable checkpoints
-stay there for the later ones. Each runs `dvc repro` for a while and takes home the records of finished cells.
+stay there for the later ones. Each runs `dvc repro` for a while and copies the records of finished cells to its output
+folder.
 
 Any of it may be killed at any moment. What a killed slice left running has the run directory in its environment, and
 the next slice ends it; no process group of its own, so that a host which kills the caller's ends it at once.
@@ -102,7 +103,7 @@ def _check_places(root: Path) -> None:
     if root.is_relative_to(Path.cwd()):
         raise UserError(f"{root} is in the source tree, which does not last: name a folder outside of it")
     if root.exists() and not (root / _OWN).is_dir() and any(root.iterdir()):
-        raise UserError(f"{root} is no run directory, and not empty: name a new folder")
+        raise UserError(f"{root} is not a run directory, and not empty: name a new folder")
 
 
 @contextmanager
@@ -238,7 +239,7 @@ def _start(commit: str, log: BinaryIO) -> "subprocess.Popen[bytes]":
         "TRIMLAB_COMMIT": commit,
         _MARK: str(root),
     }
-    # One broken cell must not cost the others their turn: nobody is there to mend it between two slices.
+    # One broken cell must not cost the others their turn: nobody is there to fix it between two slices.
     command = [sys.executable, "-m", "dvc", "repro", "--keep-going"]
     return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 

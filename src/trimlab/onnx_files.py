@@ -51,7 +51,7 @@ def read_manifest(variant: str) -> dict[str, Any]:
         manifest["calibration_sha256"], manifest["files_sha256"]  # what others ask of it
     except (OSError, ValueError, TypeError, LookupError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path} is no manifest ({reason}): run `dvc repro quantize@{variant}`") from None
+        raise UserError(f"{path} is not a manifest ({reason}): run `dvc repro quantize@{variant}`") from None
     found: dict[str, Any] = manifest
     return found
 
@@ -71,7 +71,7 @@ def save(proto: ModelProto, path: Path) -> None:
 
 
 def weight_bytes(path: Path) -> int:
-    """Return the bytes of a file's initializers and constants: what of it are weights.
+    """Return the bytes of a file's initializers and constants, which are its weights.
 
     Raises:
         UserError: the file is missing or truncated.
@@ -79,7 +79,9 @@ def weight_bytes(path: Path) -> int:
     try:
         graph = onnx.load(path).graph
     except Exception as error:  # protobuf raises whatever the bytes provoke
-        raise UserError(f"{path} is no whole ONNX file ({error}): run `dvc repro`, which makes it again") from None
+        raise UserError(
+            f"{path} is not a complete ONNX file ({error}): run `dvc repro`, which makes it again"
+        ) from None
     constants = [node.attribute[0].t for node in graph.node if node.op_type == "Constant"]
     return sum(numpy_helper.to_array(tensor).nbytes for tensor in [*graph.initializer, *constants])
 

@@ -229,7 +229,7 @@ class Benchmark(Section):
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Threads of the runtime; 0 takes all cores."""
     runtimes: Annotated[list[Runtime], Field(min_length=1)] = ["onnxruntime"]
-    """What files are measured in. One that is not available (TensorRT without a GPU) is reported and left out."""
+    """What files are measured in. One that is not available (TensorRT without a GPU) is reported and skipped."""
     gpu_batch_size: Annotated[int, Field(ge=2, le=65536)] = 1024
     """The large batch on a GPU."""
     builds: Annotated[int, Field(ge=1, le=100)] = 1
@@ -427,7 +427,7 @@ def digest_of(*values: Any) -> str:
 
 
 MOST_PROBLEMS = 30
-"""That are told at once."""
+"""Reported at once."""
 MOST_NODES = 100_000
 DEEPEST = 20
 """What a params file may hold, aliases written out: a study has some hundred values, five deep at most."""
@@ -444,7 +444,7 @@ def load(path: Path = paths.PARAMS) -> Params:
     except ValidationError as error:
         lines = [line for detail in error.errors()[:MOST_PROBLEMS] for line in _describe(detail)]
         if error.error_count() > MOST_PROBLEMS:
-            lines.append(f"{error.error_count() - MOST_PROBLEMS} more problems: fix those above first")
+            lines.append(f"{error.error_count() - MOST_PROBLEMS} more problems: fix these first")
         raise UserError("\n".join(f"{path}: {line}" for line in lines)) from None
 
 
@@ -456,7 +456,7 @@ def cell(arguments: Sequence[str], section: Literal["datasets", "workloads", "va
         section: what the stage is fanned out over.
 
     Raises:
-        UserError: the params are bad, or no cell is named, an unknown one, or more than one.
+        UserError: the params are invalid, or the arguments are not exactly one known cell.
     """
     study, role = load(), section.removesuffix("s")
     cells: Collection[str] = getattr(study, section)
@@ -472,7 +472,7 @@ def whole(arguments: Sequence[str]) -> Params:
     """Return the study, for a stage whose command line, `sys.argv`, names nothing.
 
     Raises:
-        UserError: the params are bad, or there is an argument.
+        UserError: the params are invalid, or there is an argument.
     """
     study = load()
     if len(arguments) != 1:
@@ -492,7 +492,7 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path} does not exist: run in the project's root, or name an existing file") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): name a params file") from None
-    # DVC's own YAML library: `1e-4` is a number to both, to PyYAML it is a string.
+    # DVC's own YAML library: `1e-4` is a number to both, but a string to PyYAML.
     yaml = YAML(typ="safe", pure=True)
     try:
         nodes, depth = _extent(yaml.compose(written), {})
@@ -505,7 +505,7 @@ def _read(path: Path) -> Any:
             "start from a file in studies/"
         ) from None
     except Exception as error:  # a tag such as !!float raises whatever the conversion of its value does
-        raise UserError(f"{path} is no valid YAML: {one_line(error, 250)}") from None
+        raise UserError(f"{path} is not valid YAML: {one_line(error, 250)}") from None
 
 
 def _extent(node: Node | None, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
@@ -526,7 +526,7 @@ def _unresolved(key: str, value: str, known: Collection[str]) -> str | None:
 
 
 def _choice(known: Collection[str]) -> str:
-    """Offer names: all, or where they are too many for a line the first of them."""
+    """Offer names: all of them, or the first few where they are too many for a line."""
     names = ", ".join(known)
     if len(names) > LISTED:
         names = f"{names[:LISTED].rpartition(', ')[0] or next(iter(known))} … ({len(known)} in all)"
@@ -557,7 +557,7 @@ def _complaint(detail: ErrorDetails) -> str:
     match detail["type"]:
         case "extra_forbidden":
             known = _fields_at(detail["loc"][:-1])
-            return f"is no known key{_guess(str(detail['loc'][-1]), known)}: {_choice(known)}"
+            return f"is not a known key{_guess(str(detail['loc'][-1]), known)}: {_choice(known)}"
         case "missing":
             return "is missing: add it"
         case "string_pattern_mismatch":

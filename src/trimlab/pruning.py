@@ -18,7 +18,7 @@ from trimlab.errors import UserError
 LATENCY_WARMUP = 20
 LATENCY_REPEATS = 100
 GLOBAL_TOLERANCE = 0.05
-"""How many more of all channels may stay than were asked for, with scope `global`: coupled layers count once there."""
+"""Share of all channels that may stay beyond the request, with scope `global`: coupled layers count once there."""
 
 
 def prune_variant(study: schema.Params, variant: str, seed: int, on_epoch: training.OnEpoch) -> records.Pruning:
@@ -221,7 +221,7 @@ def _teacher(baseline: Path, point: schema.PruningPoint) -> training.Teacher | N
 
 
 def _check_reached(model: nn.Module, before: dict[str, int], ratio: float, section: schema.Pruning, keys: Keys) -> None:
-    """Refuse a ratio that torch-pruning did not reach: it skips a layer of which nothing would be left, silently."""
+    """Refuse a ratio that torch-pruning did not reach: it silently skips a layer of which nothing would be left."""
     modules, last = dict(model.named_modules()), models.classifier(model)
     kept = {name: width for name, width in widths(model).items() if modules[name] is not last}
     if section.scope == "global":

@@ -66,17 +66,17 @@ Count = Annotated[int, Field(ge=1, le=MOST)]
 WholeNumber = Annotated[int, Field(ge=0, le=MOST)]
 """A count that may be 0."""
 Milliseconds = Annotated[float, Field(ge=1e-6, le=1e9)]
-"""Of a call: from a nanosecond to eleven days, so that a ratio of two is finite and not 0."""
+"""Of a call: from a nanosecond to eleven days, so that the ratio of two is finite and above 0."""
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 LearningRate = Annotated[float, Field(ge=0, le=1e3)]
 _SHA256, _KEY = r"^[0-9a-f]{64}$", r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _LINE = r"^[^\p{C}\p{Zl}\p{Zp}]*$"
 _INSTANT = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)$"
 _PATTERNS = {
-    _SHA256: "is no sha256 of 64 hexadecimal digits",
-    _KEY: "is no name: use letters, digits, dots and dashes",
+    _SHA256: "is not a sha256 of 64 hexadecimal digits",
+    _KEY: "is not a name: use letters, digits, dots and dashes",
     _LINE: "is not one line without control characters",
-    _INSTANT: "is no time as in 2026-01-02T03:04:05+00:00",
+    _INSTANT: "is not a time such as 2026-01-02T03:04:05+00:00",
 }
 Sha256 = Annotated[str, Field(pattern=_SHA256)]
 Key = Annotated[str, Field(pattern=_KEY, max_length=128)]
@@ -84,7 +84,7 @@ Key = Annotated[str, Field(pattern=_KEY, max_length=128)]
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=_LINE)]
 """One line, without control characters."""
 LongText = Annotated[str, Field(max_length=20_000), AfterValidator(_one_line)]
-"""Made one line: whatever a runtime puts into the names of its layers is no reason to lose a record."""
+"""Turned into one line: no record is lost because of what a runtime puts into its layers' names."""
 Instant = Annotated[str, Field(pattern=_INSTANT), AfterValidator(_instant)]
 """ISO 8601 with a time zone."""
 
@@ -110,7 +110,7 @@ class Device(Part):
     name: Text
     """Model name of the processor or GPU."""
     features: Annotated[list[Text], Field(max_length=100)]
-    """What decides speed: a CPU's `amx_bf16`, `avx512_bf16`, `avx512_vnni`; a GPU's memory and CUDA version."""
+    """What decides speed: a CPU's `amx_bf16`, `avx512_bf16`, `avx512_vnni`; a GPU's compute capability and memory."""
     threads: Annotated[int, Field(ge=1, le=65536)]
     """CPU threads used."""
     system: Text
@@ -452,7 +452,7 @@ def read(path: Path) -> Training | Pruning | Measurement:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run `dvc repro`, or `trimlab import` what was measured") from None
     except OSError as error:
-        raise UserError(f"{path} is no record ({error.strerror or error}): name a record's .json file") from None
+        raise UserError(f"{path} is not a record ({error.strerror or error}): name a record's .json file") from None
     return parse(content, str(path))
 
 
@@ -464,17 +464,17 @@ def parse(content: bytes | str, name: str) -> Training | Pruning | Measurement:
         name: what a message calls it.
 
     Raises:
-        UserError: it is no record, or a value is out of its bounds; in one line.
+        UserError: it is not a record, or a value is out of its bounds; in one line.
     """
     try:
         return _ADAPTER.validate_json(content)
     except ValidationError as error:
         wrong = _complaint(error.errors()[0])
-        raise UserError(f"{name} is no record of this version ({wrong}): measure again, or leave it out") from None
+        raise UserError(f"{name} is not a record of this version ({wrong}): measure again, or leave it out") from None
 
 
 def _content(path: Path) -> bytes:
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():  # reading a pipe would wait forever
         raise OSError("not a regular file")
     if path.stat().st_size > RECORD_BYTES:
         raise OSError(f"{path.stat().st_size >> 20} MiB, and a record has at most {RECORD_BYTES >> 20}")

@@ -53,7 +53,7 @@ def _write(results: Results, folder: Path) -> None:
 
 
 def _take_the_place(made: Path, folder: Path, scratch: Path) -> None:
-    """Move each part of a finished report to its place; whatever else lies in the folder stays."""
+    """Move each part of a finished report to its place; other files in the folder stay."""
     folder.mkdir(exist_ok=True)
     for part in sorted(made.iterdir()):
         if (folder / part.name).exists():
@@ -82,7 +82,7 @@ def markdown(results: Results, drawn: Sequence[str]) -> str:
         ("Conclusions", _bullets(conclusions.closing(results))),
         ("Every measurement", _measurements(results)),
     ]
-    # What the study does not have has no heading either.
+    # A section without content has no heading either.
     body = [f"## {heading}\n\n{text.strip()}\n" for heading, text in sections if text.strip()]
     return "\n".join([f"# {results.study.report.title}\n", *body])
 

@@ -31,7 +31,7 @@ _NAMES = {
 }
 _SPLITS = {"test": "test set", "holdout": "hold-out"}
 _MARKUP = re.compile(r"[\\`*<>\[\]|~$&#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.")
-"""What markdown reads as more than text; an underscore within a word is none of it."""
+"""What markdown reads as more than text; an underscore within a word is plain text."""
 K = TypeVar("K")
 T = TypeVar("T")
 Identity = tuple[str, ...]
@@ -79,7 +79,7 @@ class Results:
 
     @cached_property
     def labels(self) -> dict[Identity, str]:
-        """Name every device of the whole: by its model, and where that is another's too, by what differs."""
+        """Name every device: by its model, and where devices share a model, also by what differs."""
         return device_labels(record.device for record in (self.whole or self).records)
 
     def label(self, device: Identity) -> str:
@@ -156,7 +156,7 @@ class Results:
         return mean([record.num_params for record in found]) if found else None
 
     def fell_back(self, workload: str) -> bool:
-        """Say whether a workload asks for AMP, and this device trained it without: it computes no bf16 natively."""
+        """Say whether a workload asks for AMP, but this device trained it without, because it has no native bf16."""
         found = self.trained(workload)
         asked = self.study.workloads[workload].precision == "amp"
         return bool(asked and found and found[0].origin == "trained" and found[0].precision in ("fp32", "tf32"))
@@ -164,7 +164,7 @@ class Results:
     def twins(self, workload: str, *precisions: str) -> list[str]:
         """Return the workloads of the same model, dataset and recipe that this device trained in these precisions.
 
-        None that asked for AMP and got FP32 is among them.
+        Workloads that asked for AMP and got FP32 are left out.
         """
         own, found = self.study.workloads[workload], []
         for key, other in self.study.workloads.items():
@@ -176,7 +176,7 @@ class Results:
         return found
 
     def repeats(self, workload: str) -> str | None:
-        """Return the workload of which one that fell back from AMP is only the repetition."""
+        """Return the workload that this one, having fallen back from AMP, merely repeats; None where it does not."""
         twins = self.twins(workload, self.trained(workload)[0].precision) if self.fell_back(workload) else []
         return twins[0] if twins else None
 
@@ -222,7 +222,7 @@ class Results:
         return None if record.split != "test" or (key and rounded) else lookup(record.model, source, *key)
 
     def missing(self) -> list[str]:
-        """Say what the study asks for, seed by seed and runtime by runtime, and no record holds."""
+        """Say what the study asks for that no record holds, by seed and by runtime."""
         trained = {(record.workload, record.seed) for record in self.trainings}
         pruned = {(record.variant, record.seed) for record in self.prunings}
         said = [

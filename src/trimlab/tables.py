@@ -38,7 +38,7 @@ from trimlab.results import (
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell: its text and, in a footnote, what has to be said about it."""
+    """A table's cell: its text, and a footnote to it."""
 
     text: str
     note: str = ""
@@ -100,7 +100,7 @@ def devices(results: Results) -> str:
 def baselines(results: Results) -> str:
     """Return every training of one device, grouped by model and dataset, beside the published ones.
 
-    A workload that asked for AMP, and on this device only repeats one in FP32, is a sentence and no row.
+    A workload that asked for AMP but only repeats one in FP32 on this device has no row: a sentence says so.
     """
     keys = list(results.study.workloads)
     groups = [records for key in keys if (records := results.trained(key)) and not results.repeats(key)]

@@ -44,7 +44,7 @@ _LOCK_SECONDS = 60.0
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # Its own 7 retries of 2 minutes hold a stage for a quarter of an hour where a server does not answer.
+    # Its default of 7 retries of 2 minutes each holds up a stage for 15 minutes where a server does not answer.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
 }
@@ -67,7 +67,7 @@ _STUDY_PARAMS: dict[str, Any] = {
 """What a parent shows; the whole tree is its `params.json`."""
 
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Without it MLflow's pages open an experiment as one of generative AI: traces, no table of metrics."""
+"""Without it MLflow shows an experiment as one of generative AI: traces, without a table of metrics."""
 
 _KEY_LENGTH = 250
 _NAME_LENGTH = 250
@@ -158,7 +158,7 @@ def _begin(study: Params, stage: str, name: str, seed: int) -> "_Stream":
     run_name = _training_name(stage, name, seed)
     with _parent(study, run_name) as parent:
         run = parent.unfinished(run_name, _stage_tags(stage, name))
-        parent.client.update_run(run.info.run_id, status="RUNNING")  # again, where an error had ended it
+        parent.client.update_run(run.info.run_id, status="RUNNING")  # again, if an error had ended it
         return _Stream(run.info.run_id, {step for _, step in _streamed(parent.client, run)})
 
 
@@ -305,13 +305,13 @@ def _experiment(client: "MlflowClient", name: str) -> str:
 def _new_parent(client: "MlflowClient", experiment_id: str, study: Params, tags: dict[str, str]) -> str:
     run_id: str = client.create_run(experiment_id, tags=tags, run_name=_parent_name(study)).info.run_id
     _describe(client, run_id, study)
-    # It is no process, and whoever is killed could not end it: what runs is seen at its children.
+    # It is not a process, and a killed one could not end it: the children show what is running.
     client.set_terminated(run_id)
     return run_id
 
 
 def _parent_name(study: Params) -> str:
-    """Return what a person tells studies apart by; the digest of the params is a tag."""
+    """Return a name by which people can tell studies apart; the digest of the params is a tag."""
     candidate, experiment = study.report.candidate, os.environ.get("DVC_EXP_NAME")
     name = f"{candidate}, {study.point(candidate).ratio:.0%} pruned"
     return _cut(f"{experiment}: {name}" if experiment else name, _NAME_LENGTH)
@@ -361,7 +361,7 @@ def _failures() -> tuple[type[Exception], ...]:
 def _client(uri: str) -> "MlflowClient":
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # How it makes its tables and which request it tries again are no stage's messages, and errors come as exceptions.
+    # Its messages about creating tables and retrying requests are noise here: errors come as exceptions.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     if uri.startswith(_SQLITE):
@@ -369,7 +369,9 @@ def _client(uri: str) -> "MlflowClient":
     elif not uri.startswith("http"):
         from mlflow.store.db import utils
 
-        utils.MAX_RETRY_COUNT = 4  # a second in all; its own 10 take more than a minute where no database answers
+        utils.MAX_RETRY_COUNT = (
+            4  # a second in all; its default of 10 takes more than a minute where no database answers
+        )
     from mlflow import MlflowClient
 
     return MlflowClient(uri)
@@ -391,7 +393,7 @@ def _lock_file(uri: str) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = file.with_name(f"{file.name}.lock")
     if not lock.exists():
-        lock.touch()  # fails at once in a folder that takes no files, where FileLock would wait
+        lock.touch()  # fails at once in a read-only folder, where FileLock would wait
     return lock
 
 
@@ -496,7 +498,7 @@ def _study_params(study: Params) -> dict[str, str]:
 
 
 def _deciding_params(study: Params, record: Record) -> dict[str, str]:
-    """Return the params that decided a record, beside those that are its own fields."""
+    """Return the params that decided a record, besides those that are fields of it."""
     sections: dict[str, BaseModel] = {"training": study.recipe(record.workload)}
     if isinstance(record, Pruning | Measurement):
         sections["pruning"] = study.pruning_of(record.variant)
@@ -552,7 +554,7 @@ def _key(text: str) -> str:
 
 
 def _cut(text: str, length: int) -> str:
-    """Shorten a text to what MLflow keeps, without what no database stores (an environment's raw bytes)."""
+    """Shorten a text to what MLflow keeps, without what databases refuse (an environment may hold raw bytes)."""
     text = text.encode(errors="replace").decode().replace("\0", " ")
     return text if len(text) <= length else f"{text[: length - 1]}…"
 

@@ -79,7 +79,7 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
     spec = study.workloads[workload]
     dataset = data.load_for(spec)
     if any(variant.workload == workload and variant.precisions for variant in study.variants.values()):
-        data.calibration(dataset, study.quantization.calibration_images)  # too many are refused now, not after hours
+        data.calibration(dataset, study.quantization.calibration_images)  # refuse too many now, not after hours
     given = Path(spec.weights) != paths.NO_FILE
     if given:
         model = checkpoint.rebuild(spec.model, dataset.num_classes, checkpoint.read_weights(Path(spec.weights)))
@@ -280,7 +280,7 @@ def device_record() -> Device:
 
 
 def gpu_versions() -> dict[str, str]:
-    """Return the versions that a GPU stands on, as its measurements have them; none without a GPU."""
+    """Return the versions of CUDA and the driver, as a GPU's measurements have them; none without a GPU."""
     if not torch.cuda.is_available():
         return {}
     driver = nvidia_driver()
@@ -291,7 +291,7 @@ def scratch_file(module: str, precision: UsedPrecision, *identity: str) -> Path:
     """Return where the resumable checkpoint of a training lies: by all that decides its weights.
 
     Args:
-        module: the one that trains; its code and what that imports are part of the digest, and so is torch's version.
+        module: the one that trains: its code, what that imports, and torch's version are part of the digest.
         precision: what is computed in.
         identity: digests of params and data, and the seed.
     """
@@ -550,7 +550,7 @@ class _Loop:
                 told = file.metadata()
             tensors = load_file(found[0], device=str(self.device))
         except SafetensorError:
-            progress.say(f"{self.label}: the resumable checkpoint {found[0]} is damaged, starting anew")
+            progress.say(f"{self.label}: the resumable checkpoint {found[0]} is damaged: starting again")
             return
         self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
         for index, parameter in enumerate(self._parameters()):

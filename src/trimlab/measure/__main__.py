@@ -209,9 +209,9 @@ def _read_request(path: str) -> Dict[str, Any]:
     try:
         request = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise MeasureError("{} is no request ({}): give a JSON file".format(path, error)) from None
+        raise MeasureError("{} is not a request ({}): give a JSON file".format(path, error)) from None
     if not isinstance(request, dict):
-        raise MeasureError("{} is no request (no JSON object): give one with {}".format(path, ", ".join(KEYS)))
+        raise MeasureError("{} is not a request (no JSON object): give one with {}".format(path, ", ".join(KEYS)))
     check(request, path)
     return request
 
@@ -237,18 +237,18 @@ def check(request: Dict[str, Any], path: str) -> None:
 def _problems(request: Dict[str, Any]) -> Iterator[str]:
     for key in NAMES:
         if not isinstance(request[key], str):
-            yield "{} {} is no string: give a name in quotes".format(key, json.dumps(request[key]))
+            yield "{} {} is not a string: give a name in quotes".format(key, json.dumps(request[key]))
     for key in OPTIONAL:
         if not isinstance(request[key], (str, type(None))):
-            yield "{} {} is no string: give a name in quotes, or null".format(key, json.dumps(request[key]))
+            yield "{} {} is not a string: give a name in quotes, or null".format(key, json.dumps(request[key]))
     if not isinstance(request["lineage"], dict):
-        yield "lineage {} is no JSON object: give one".format(json.dumps(request["lineage"]))
+        yield "lineage {} is not a JSON object: give one".format(json.dumps(request["lineage"]))
     if request["seven_bit"] is not None and not _is_seven_bit(request["seven_bit"]):
-        yield "seven_bit is no JSON object with {}, lineage: give one, or null".format(", ".join(SEVEN_BIT))
+        yield "seven_bit is not a JSON object with {}, lineage: give one, or null".format(", ".join(SEVEN_BIT))
     for key, (low, high) in COUNTS.items():
         value = request[key]
         if type(value) is not int or not low <= value <= high:  # True is an int, too
-            yield "{} {} is no whole number in [{}, {}]: give one".format(key, json.dumps(value), low, high)
+            yield "{} {} is not a whole number in [{}, {}]: give one".format(key, json.dumps(value), low, high)
 
 
 def _is_seven_bit(value: Any) -> bool:

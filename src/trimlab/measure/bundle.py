@@ -1,6 +1,6 @@
 """`python FILE.zip`: measure on this device whatever the bundle holds, and write records.
 
-A bundle needs Python 3.8 or newer, numpy and a runtime, and nothing of ours.
+A bundle needs Python 3.8 or newer, numpy and a runtime; trimlab need not be installed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _options(arguments: List[str]) -> argparse.Namespace:
 def _threads(text: str) -> int:
     low, high = COUNTS["threads"]
     if not text.isdigit() or not low <= int(text) <= high:
-        raise argparse.ArgumentTypeError("{!r} is no whole number in [{}, {}]".format(text, low, high))
+        raise argparse.ArgumentTypeError("{!r} is not a whole number in [{}, {}]".format(text, low, high))
     return int(text)
 
 
@@ -79,7 +79,7 @@ def _placed(request: Dict[str, Any], folder: Path) -> Dict[str, Any]:
     lineage = request["lineage"]
     for name in (lineage["variant"], str(lineage["seed"]), str(request["precision"]), request["runtime"]):
         if not _SAFE.fullmatch(name):
-            raise ValueError("{!r} is no name of a variant, a seed, a precision or a runtime".format(name))
+            raise ValueError("{!r} is not a name of a variant, a seed, a precision or a runtime".format(name))
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
     placed = {**request, **_files(request, folder), "digest": digest}
     if request["seven_bit"]:
@@ -104,7 +104,7 @@ def _measure(requests: List[Dict[str, Any]], source: Path, options: argparse.Nam
     try:
         options.records.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MeasureError("--records {} is no folder ({}): name one".format(options.records, error)) from None
+        raise MeasureError("--records {} is not a folder ({}): name one".format(options.records, error)) from None
     chosen = [request for request in requests if request["runtime"] in (options.runtime or in_bundle)]
     outcomes = [_record(request, path, source) for request, path in _todo(chosen, source, options)]
     measured, found = outcomes.count("measured"), outcomes.count("found")

@@ -53,7 +53,7 @@ def load(path: str, image_shape: Tuple[int, ...]) -> Pack:
         with np.load(path, allow_pickle=False) as file:
             pack = Pack(*(file[name] for name in Pack._fields))
     except Exception as error:  # zipfile, zlib and numpy raise whatever the bytes provoke
-        raise MeasureError(f"{path} is no packed dataset ({line(error)}): pack it again") from None
+        raise MeasureError(f"{path} is not a packed dataset ({line(error)}): pack it again") from None
     problem = _problem(pack, image_shape)
     if problem:
         raise MeasureError(f"{path} holds {problem}")

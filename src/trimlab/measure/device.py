@@ -70,7 +70,7 @@ def processor_flags() -> FrozenSet[str]:
 
 
 def onednn_flags() -> FrozenSet[str]:
-    """Return the flags that oneDNN makes use of, in torch and in OpenVINO: ONEDNN_MAX_CPU_ISA can limit them."""
+    """Return the flags that oneDNN, in torch and OpenVINO, makes use of: ONEDNN_MAX_CPU_ISA can limit them."""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
     return processor_flags() & frozenset(_ONEDNN_LIMITS.get(limit.upper(), processor_flags()))
 
@@ -189,7 +189,7 @@ def _processor_values(key: str) -> List[str]:
 
 
 def _board() -> str:
-    """Return the board's name, which small Arm devices have: all their processors are called alike."""
+    """Return the board's name, which small Arm devices have: their processors share one name."""
     try:
         return _BOARD_FILE.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
     except OSError:

@@ -23,7 +23,7 @@ def device(interpreter: str, source: Path, runtime: str) -> Optional[Dict[str, A
     """Return the device that a runtime computes on in an interpreter; say why where it is not available.
 
     Raises:
-        MeasureError: the runtime is unknown, or the interpreter is none.
+        MeasureError: the runtime is unknown, or the interpreter does not run.
     """
     with tempfile.TemporaryDirectory() as scratch:
         printed = Path(scratch) / "device.json"
@@ -46,7 +46,7 @@ def run(interpreter: str, source: Path, request: Dict[str, Any]) -> Dict[str, An
 
     Raises:
         UnavailableError: this machine can't measure that.
-        MeasureError: it failed, and the message has its exit code and last line; or the interpreter is none.
+        MeasureError: it failed, and the message has its exit code and last line; or the interpreter does not run.
     """
     with tempfile.TemporaryDirectory() as scratch:
         file, printed = Path(scratch) / "request.json", Path(scratch) / "record.json"
@@ -82,7 +82,7 @@ def _said(line: str) -> str:
 
 def _finished(command: List[str], printed: Path, show: bool) -> Tuple[int, str]:
     """Run a command with its output in a file; return its exit code and the last line that it said."""
-    last = "nothing said"
+    last = "it printed nothing"
     try:
         with printed.open("wb") as output:
             process = subprocess.Popen(

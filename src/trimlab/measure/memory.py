@@ -18,7 +18,7 @@ def peak_bytes() -> int:
 
 
 def forget_peak() -> None:
-    """Let `peak_bytes` start anew where the system can; elsewhere it stays that of the process's whole life."""
+    """Reset `peak_bytes` where the system can; elsewhere it stays the peak of the process's whole life."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

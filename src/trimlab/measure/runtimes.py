@@ -28,7 +28,7 @@ DEVICES: Dict[str, Callable[[], Dict[str, Any]]] = {
     "openvino": partial(_processor, "openvino", onednn=True),
     "tensorrt": tensorrt_runtime.gpu,
 }
-"""What gets hold of all that a runtime stands on, and says what it computes on, or fails."""
+"""Functions that load a runtime and all it depends on, and return its device, or fail."""
 
 PRECISIONS: Dict[str, Tuple[str, ...]] = {
     "onnxruntime": ("fp32", "fp16", "int8"),
@@ -67,7 +67,7 @@ def open_file(runtime: str, path: str, settings: Settings) -> Session:
     _known(runtime)
     if settings.precision not in PRECISIONS[runtime]:
         known = ", ".join(PRECISIONS[runtime])
-        raise MeasureError(f"precision {settings.precision!r} is none of {runtime}'s: use one of {known}")
+        raise MeasureError(f"precision {settings.precision!r} is not one of {runtime}'s: use one of {known}")
     if not Path(path).is_file():
         raise MeasureError(f"{path} does not exist: name an exported file")
     try:
@@ -75,7 +75,7 @@ def open_file(runtime: str, path: str, settings: Settings) -> Session:
     except MeasureError:
         raise
     except Exception as error:  # a runtime raises whatever the bytes provoke
-        raise MeasureError(f"{path} is no file that {runtime} opens ({line(error)}): export it again") from None
+        raise MeasureError(f"{path} is not a file that {runtime} opens ({line(error)}): export it again") from None
 
 
 def _known(runtime: str) -> None:

@@ -39,7 +39,7 @@ class Session(Protocol):
     version: str
     """Of the runtime."""
     versions: Dict[str, str]
-    """Of the runtime and of what it stands on, by name."""
+    """Of the runtime and what it depends on, by name."""
     image_shape: Tuple[int, ...]
     """(C, H, W)."""
     device: Dict[str, Any]

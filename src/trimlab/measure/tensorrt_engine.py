@@ -97,7 +97,7 @@ def _built(trt: Any, cuda: Cuda, path: str, settings: Settings, logger: Any, ide
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(Path(path).read_bytes()):
         said = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
-        raise MeasureError(f"{path} is no file that TensorRT {trt.__version__} parses ({said}): export it again")
+        raise MeasureError(f"{path} is not a file that TensorRT {trt.__version__} parses ({said}): export it again")
     config = builder.create_builder_config()
     _configure(trt, config, settings.precision)
     _add_profiles(builder, network, config, settings.batch_size)

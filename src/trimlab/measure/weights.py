@@ -15,7 +15,7 @@ def weight_bits(flags: AbstractSet[str], arm: bool) -> int:
 
     x86 without VNNI adds two products in 16 bits: 2 · 255 · 127 saturates there, 2 · 255 · 64 does not. Arm needs no
     dot product for 8 bits: without one, ONNX Runtime makes activations signed, and 2 · 128 · 127 fits into 16 bits. A
-    processor of which nothing is known gets 7: that costs a little accuracy at most, and saturation costs points.
+    processor about which nothing is known gets 7: that costs little accuracy, and saturation costs whole points.
 
     Args:
         flags: of the processor, as Linux spells them.
