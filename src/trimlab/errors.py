@@ -1,5 +1,7 @@
 """Errors that the user can fix: one line each, no traceback."""
 
+import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,12 +31,41 @@ def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), ("written", "make room")),
+    errno.EROFS: ("written", "make it writable"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), ("opened", "change its permissions")),
+}
+"""What the user can do where the system refuses a file."""
+_RUST = re.compile(r"\(os error (\d+)\)")
+_NUMPY = re.compile(r"\d+ requested and \d+ written")
+
+
+def _refused(error: Exception) -> str:
+    """Say which file the system refused, why, and what to do; nothing where an error says something else."""
+    number, name = (error.errno, error.filename) if isinstance(error, OSError) else (None, None)
+    if told := _RUST.search(str(error)):  # safetensors raises no OSError
+        number = int(told[1])
+    elif isinstance(error, OSError) and number is None and _NUMPY.search(str(error)):
+        number = errno.ENOSPC  # numpy counts, and gives no reason
+    if number is None or number not in _REMEDIES:
+        return ""
+    done, remedy = _REMEDIES[number]
+    what = one_line(name) if name else "a file"
+    return f"{what} cannot be {done} ({os.strerror(number)}): {remedy}, and run the same command again"
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the process with the error's own lines and exit code 1."""
+    """End the process with exit code 1, and with an error's own lines, or one that says which file was refused."""
     try:
         yield
     except UserError as error:
         raise SystemExit("\n".join(f"error: {line}" for line in str(error).splitlines())) from None
+    except Exception as error:
+        refused = _refused(error)
+        if not refused:
+            raise
+        raise SystemExit(f"error: {refused}") from None
     except KeyboardInterrupt:
         raise SystemExit("interrupted: run the same command again to go on") from None
