@@ -130,12 +130,14 @@ def edited(bundle, path, change):
         (lambda requests: b"{", "JSONDecodeError"),
         (lambda requests: b'{"a": 1}', "no list"),
         (lambda requests: b"[3]", "TypeError"),
+        (lambda requests: b"[" * 100_000, "RecursionError"),
         (lambda requests: requests[0].pop("warmup"), "lacks warmup"),
         (lambda requests: requests[0].update(model="../../secret.onnx"), "is not in it"),
         (lambda requests: requests[0].update(model="files/gone.onnx"), "is not in it"),
         (lambda requests: requests[0]["lineage"].pop("variant"), "KeyError"),
         (lambda requests: requests[0]["lineage"].update(variant="../up"), "is not a name"),
         (lambda requests: requests[0]["lineage"].update(seed="../up"), "seed"),
+        (lambda requests: requests[0]["lineage"].update(seed=None), "seed None is not a whole number"),
         (lambda requests: requests[0].update(threads=-3), "threads -3 is not a whole number"),
         (lambda requests: requests[0].update(seven_bit={"model": 3}), "seven_bit is not a JSON object"),
     ],
@@ -195,12 +197,15 @@ def test_a_bundle_carries_both_int8_files_and_the_device_chooses(bundle, brought
     assert record.exact_agreement is not None
 
 
-@pytest.mark.parametrize("out", [".", "file/x.zip"])
+@pytest.mark.parametrize("out", [".", "file/x.zip", "pipe", f"{300 * 'x'}.zip"])
 def test_a_place_where_no_bundle_can_be_is_one_line(out, project, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--out .* (is a folder: name a file in it|cannot be written \()"):
+    os.mkfifo(tmp_path / "pipe")
+    places = r"--out .* (is a folder: name a file in it|is no regular file: name another|cannot be written \()"
+    with pytest.raises(UserError, match=places):
         bundles.write(projects.STUDY, ["small-r50"], ["onnxruntime"], tmp_path / out)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "pipe"}
+    assert (tmp_path / "pipe").is_fifo()
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,9 @@ def write(study: params.Params, variants: Sequence[str], wanted: Sequence[params
         UserError: a variant is unknown, has no precisions, or was not exported; or the file cannot be written.
     """
     _check(study, variants)
-    if path.is_dir():
-        raise UserError(f"--out {path} is a folder: name a file in it, such as {path / 'bundle.zip'}")
     scratch = path.with_name(f"{path.name}.tmp")
     try:
+        _check_place(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as bundle:
             asked = _fill(bundle, study, variants, wanted)
@@ -47,6 +46,13 @@ def write(study: params.Params, variants: Sequence[str], wanted: Sequence[params
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
     return len(asked)
+
+
+def _check_place(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"--out {path} is a folder: name a file in it, such as {path / 'bundle.zip'}")
+    if path.exists() and not path.is_file():  # a device or a pipe, which the bundle would replace
+        raise UserError(f"--out {path} is no regular file: name another one")
 
 
 def _fill(

@@ -208,7 +208,7 @@ def _save(predictions: np.ndarray[Any, Any], path: str) -> None:
 def _read_request(path: str) -> Dict[str, Any]:
     try:
         request = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise MeasureError("{} is not a request ({}): give a JSON file".format(path, error)) from None
     if not isinstance(request, dict):
         raise MeasureError("{} is not a request (no JSON object): give one with {}".format(path, ", ".join(KEYS)))
@@ -265,7 +265,8 @@ def _labels(path: str, count: int) -> np.ndarray[Any, Any]:
     try:
         labels: np.ndarray[Any, Any] = np.load(path)
     except (OSError, ValueError, EOFError) as error:
-        raise MeasureError("{} holds no labels ({}): name a .npy".format(path, line(error))) from None
+        message = "{} holds no labels ({}): make it again, or name another .npy"
+        raise MeasureError(message.format(path, line(error))) from None
     if labels.shape != (count,):
         raise MeasureError("{} holds labels {} for {} images: make it again".format(path, labels.shape, count))
     return labels

@@ -68,7 +68,7 @@ def _unpacked(bundle: str, folder: Path) -> List[Dict[str, Any]]:
         if not isinstance(requests, list):
             raise ValueError("no list")
         return [_placed(request, folder) for request in requests]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
         message = "{} is not as `trimlab bundle` wrote it ({}: {}): copy it again"
         raise MeasureError(message.format(bundle, type(error).__name__, error)) from None
 
@@ -80,6 +80,8 @@ def _placed(request: Dict[str, Any], folder: Path) -> Dict[str, Any]:
     for name in (lineage["variant"], str(lineage["seed"]), str(request["precision"]), request["runtime"]):
         if not _SAFE.fullmatch(name):
             raise ValueError("{!r} is not a name of a variant, a seed, a precision or a runtime".format(name))
+    if type(lineage["seed"]) is not int:
+        raise ValueError("seed {!r} is not a whole number".format(lineage["seed"]))
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
     placed = {**request, **_files(request, folder), "digest": digest}
     if request["seven_bit"]:
