@@ -425,6 +425,24 @@ def test_predictions_that_are_a_folder_are_one_line(tmp_path: Path) -> None:
         archive.import_records([folder])
 
 
+def test_predictions_that_cannot_be_read_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = factories.study()
+    folder = bundle(
+        tmp_path / "bundle", factories.pruning(study, "large"), factories.measurement(study, "large", "int8")
+    )
+    whole = records.sha256_of
+
+    def denied(path: Path) -> str:  # by permissions, which bind no root
+        if path.suffix == ".npy":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return whole(path)
+
+    monkeypatch.setattr(records, "sha256_of", denied)
+    with pytest.raises(UserError, match=r"^.*1\.npy holds no labels \(.*Permission denied\): measure 1\.json again"):
+        archive.import_records([folder])
+    assert not paths.RECORDS.exists()
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
     with pytest.raises(UserError, match=r"pipe.json is not a record \(not a regular file\)"):
@@ -461,7 +479,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(monkeypatch: pytest.MonkeyPa
     else:
         monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(
-        UserError, match=r"^records cannot be written \(No space left on device\): nothing was imported"
+        UserError, match=r"^records cannot be written \(No space left on device\), and nothing was imported: make room"
     ):
         archive.import_records()
     assert not list(paths.RECORDS.rglob("*"))

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from trimlab import params, paths, records
-from trimlab.errors import UserError
+from trimlab.errors import UserError, one_line
 from trimlab.params import Params
 from trimlab.records import MADE_FROM, Measurement, Pruning, Record, Training
 
@@ -192,7 +192,10 @@ def _import(homes: list[Homed], stored: set[Path]) -> Imported:
         _store(new)
     except OSError as error:
         why = error.strerror or error
-        raise UserError(f"{paths.RECORDS} cannot be written ({why}): nothing was imported; import again") from None
+        raise UserError(
+            f"{paths.RECORDS} cannot be written ({why}), and nothing was imported: make room, or make it writable, and "
+            "import again"
+        ) from None
     return Imported(len(new), len(known))
 
 
@@ -210,7 +213,7 @@ def _unpacked(source: Path, folder: Path) -> Path:
                     raise UserError(f"{source} unpacks to more than {ARCHIVE_BYTES >> 20} MiB: import a folder")
                 packed.extract(member, target, filter="data")
     except (tarfile.TarError, OSError, EOFError, KeyError, zlib.error) as error:  # KeyError: a link to no member
-        raise UserError(f"{source} is not an archive of records ({error}): copy it again") from None
+        raise UserError(f"{source} is not an archive of records ({one_line(error)}): copy it again") from None
     return target
 
 
@@ -306,13 +309,12 @@ def _wrong_labels(path: Path, record: Measurement) -> str:
         return f"{labels} is missing: copy the predicted labels that lie beside {path.name}"
     if not labels.is_file():
         return f"{labels} is not a file: copy the predicted labels that lie beside {path.name}"
-    if records.sha256_of(labels) != record.predictions_sha256:
-        return f"{labels} is not what {path.name} predicted (sha256 differs): copy both again"
     try:
+        if records.sha256_of(labels) != record.predictions_sha256:
+            return f"{labels} is not what {path.name} predicted (sha256 differs): copy both again"
         held = np.lib.format.open_memmap(labels, mode="r")  # reads no pickle, and trusts no header beyond the file
     except (ValueError, OSError, EOFError) as error:
-        why = " ".join(str(error).split())
-        return f"{labels} holds no labels ({why}): measure {path.name} again, or leave it out"
+        return f"{labels} holds no labels ({one_line(error)}): measure {path.name} again, or leave it out"
     if held.dtype != np.uint16 or held.shape != (record.num_images,):
         return (
             f"{labels} holds {held.dtype} of shape {held.shape}, not uint16 labels of the {record.num_images} images: "
