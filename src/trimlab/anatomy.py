@@ -12,7 +12,6 @@ from trimlab.results import (
     Results,
     bench_of,
     cell,
-    count,
     escape,
     exact_difference,
     is_inexact,
@@ -25,7 +24,7 @@ from trimlab.results import (
     pretty,
     signed,
 )
-from trimlab.tables import Cell, Row, least_to_most, markdown, milliseconds, where
+from trimlab.tables import Cell, Row, device_and_threads, least_to_most, markdown, milliseconds, where
 
 MULTIPLE = 16
 """Channels that vector units and tensor cores take at once; other widths are filled up."""
@@ -161,9 +160,9 @@ def layers(results: Results, record: Measurement) -> str:
     ]
     caption = (
         f"{record.variant}, {precision_name(record.precision)}, as {pretty(record.runtime)} "
-        f"{escape(record.runtime_version)} compiled and profiled it on {results.label(record.device.identity)} with "
-        f"{count(record.device.threads, 'thread')}; medians of profiled runs. Channels of the output as the "
-        "runtime reports them."
+        f"{escape(record.runtime_version)} compiled and profiled it on "
+        f"{' with '.join(device_and_threads(results, [record]))}; medians of profiled runs. Channels of the "
+        "output as the runtime reports them."
     )
     return markdown(headers, rows, caption)
 

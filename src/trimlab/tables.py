@@ -255,17 +255,21 @@ def losses(results: Results, workloads: Sequence[str]) -> str:
 
 def where(results: Results, records: Sequence[Record]) -> str:
     """Return the device, threads, runtime and versions of records, as captions give them."""
-    first = records[0]
-    threads = " or ".join(str(n) for n in sorted({record.device.threads for record in records}))
     measured = {f"{pretty(r.runtime)} {r.runtime_version}" for r in records if isinstance(r, Measurement)}
     trained = {f"torch {r.versions['torch']}" for r in records if "torch" in r.versions}
     runtimes = [escape(name) for name in sorted(measured or trained)]
     split = " or ".join(sorted({split_name(record.split) for record in records}))
     images = " or ".join(f"{n:,}" for n in sorted({record.num_images for record in records}))
-    device = results.label(first.device.identity)
-    counted = f"{threads} thread{'' if threads == '1' else 's'}"
-    parts = [device, *([] if device.endswith(f", {counted}") else [counted]), *runtimes]
+    parts = [*device_and_threads(results, records), *runtimes]
     return f"{', '.join(parts)}; scored on {images} images of the {split}"
+
+
+def device_and_threads(results: Results, records: Sequence[Record]) -> list[str]:
+    """Return the device of records, and their threads where its label doesn't end with them."""
+    device = results.label(records[0].device.identity)
+    threads = " or ".join(str(n) for n in sorted({record.device.threads for record in records}))
+    counted = f"{threads} thread{'' if threads == '1' else 's'}"
+    return [device] if device.endswith(f", {counted}") else [device, counted]
 
 
 def timing(latencies: Iterable[Latency]) -> str:
