@@ -196,6 +196,7 @@ def test_damaged_weights_of_a_stage_are_refused_in_one_line(write, in_tmp):
     said = refusal(lambda: checkpoint.load(file))
     assert said.startswith("train/digits/seed0.safetensors is damaged, or was not written by trimlab (")
     assert said.endswith("run `dvc checkout train/digits`, or remove it and run `dvc repro`")
+    assert "NoneType" not in said
 
 
 def test_missing_weights_of_a_stage_say_what_makes_them(tmp_path):

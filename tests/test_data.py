@@ -428,6 +428,7 @@ def test_a_file_that_holds_no_arrays_is_refused(write, in_tmp):
     write(in_tmp / "set.npz")
     said = refusal(lambda: data.prepare("set", params.Dataset(source="npz", path="set.npz"), DATA))
     assert said.startswith("set.npz is not ")
+    assert "context manager" not in said
 
 
 def test_missing_cifar_says_where_to_put_it(in_tmp, monkeypatch):

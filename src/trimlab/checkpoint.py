@@ -47,7 +47,9 @@ def load(path: Path) -> nn.Module:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads(file.metadata()["trimlab"])
+            metadata = json.loads((file.metadata() or {}).get("trimlab", "null"))
+            if metadata is None:
+                raise ValueError("its metadata does not say what it is")
         name, num_classes, weights = str(metadata["model"]), int(metadata["num_classes"]), load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run `dvc repro`") from None

@@ -7,6 +7,7 @@ chosen on the test set.
 import json
 import os
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -312,6 +313,8 @@ _NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is no zip archive")
     with np.load(path, allow_pickle=False) as file:
         arrays = {key: file[key] for key in (*_NPZ_KEYS, "classes") if key in file or key in _NPZ_KEYS}
     foreign = [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]
