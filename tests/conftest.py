@@ -10,10 +10,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
+from hypothesis import settings
 
 from pipelines import TINY, Project, copy_source
 
 PROJECT = Path(__file__).parent.parent
+
+# On a busy machine an example can take any time; what hangs ends at the test's own limit.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 def pytest_collection_modifyitems(items):

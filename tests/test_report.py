@@ -231,6 +231,27 @@ def test_a_full_disk_is_one_line_and_leaves_the_former_report(monkeypatch: pytes
     assert contents() == former
 
 
+@pytest.mark.parametrize("failing", range(8))
+def test_a_report_that_cannot_be_moved_leaves_the_old_one_as_it_was(
+    failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = factories.study()
+    report.render(study, factories.everything(study), tmp_path / "report")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    rename, calls = Path.rename, []
+
+    def sometimes(self: Path, target: Path) -> Path:
+        calls.append(self)
+        if len(calls) == failing + 1:
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="No space left on device"):
+        patched.setattr(Path, "rename", sometimes)
+        report.render(study, factories.everything(study)[:-1], tmp_path / "report")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_what_else_lies_in_a_reports_folder_stays() -> None:
     FOLDER.mkdir()
     (FOLDER / "notes.md").write_text("mine")

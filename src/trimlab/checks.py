@@ -39,14 +39,13 @@ def _complaint(path: Path, kind: str) -> str:
 
 
 def notes(study: Params) -> list[str]:
-    """Return a line for each dataset that `dvc repro` is going to download."""
+    """Return a line for each download that `dvc repro` is going to make."""
     root = Path(os.environ.get("DATA_ROOT") or study.data.root)
+    sources = {data.source for key, data in study.datasets.items() if not paths.dataset_file(key).is_file()}
     return [
-        f"{root} holds no {CIFAR_FOLDERS[dataset.source]}: `dvc repro` downloads it there (170 MB)"
-        for key, dataset in study.datasets.items()
-        if dataset.source in CIFAR_FOLDERS
-        and not (root / CIFAR_FOLDERS[dataset.source]).is_dir()
-        and not paths.dataset_file(key).is_file()
+        f"{root} holds no {folder}: `dvc repro` downloads it there (170 MB)"
+        for source, folder in CIFAR_FOLDERS.items()
+        if source in sources and not (root / folder).is_dir()
     ]
 
 

@@ -179,8 +179,8 @@ def load_for(workload: Workload) -> Dataset:
     channels = dataset.image_shape[0]
     if len(values.mean) != channels:
         raise UserError(
-            f"workloads.*.normalisation has {len(values.mean)} channels, the images of {dataset.name} {channels}: give "
-            "one value a channel"
+            f"a workload's normalisation has {len(values.mean)} channels, the images of {dataset.name} {channels}: "
+            "give one value a channel"
         )
     return replace(dataset, mean=torch.tensor(values.mean), std=torch.tensor(values.std))
 

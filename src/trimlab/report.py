@@ -53,12 +53,21 @@ def _write(results: Results, folder: Path) -> None:
 
 
 def _take_the_place(made: Path, folder: Path, scratch: Path) -> None:
-    """Move each part of a finished report to its place; other files in the folder stay."""
+    """Move each part of a finished report to its place, or none of them; other files in the folder stay."""
     folder.mkdir(exist_ok=True)
-    for part in sorted(made.iterdir()):
-        if (folder / part.name).exists():
-            (folder / part.name).rename(scratch / f"former-{part.name}")
-        part.rename(folder / part.name)
+    undo = []
+    try:
+        for part in sorted(made.iterdir()):
+            place, former = folder / part.name, scratch / f"former-{part.name}"
+            if place.exists():
+                place.rename(former)
+                undo.append((former, place))
+            part.rename(place)
+            undo.append((place, part))
+    except OSError:
+        for there, back in reversed(undo):
+            there.rename(back)
+        raise
 
 
 def markdown(results: Results, drawn: Sequence[str]) -> str:

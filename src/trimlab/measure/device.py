@@ -133,7 +133,7 @@ def nvidia_driver() -> Optional[str]:
 def identity(device: Dict[str, Any]) -> List[Any]:
     """Return what tells a record's device from others: kind, name and features, and a processor's threads."""
     threads = [device["threads"]] if device["kind"] == "cpu" else []
-    return [device["kind"], device["name"], *device["features"], *threads]
+    return [device["kind"], device["name"], *sorted(set(device["features"])), *threads]
 
 
 def cores() -> int:
