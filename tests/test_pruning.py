@@ -40,7 +40,7 @@ def test_a_rebuilt_pruned_model_gives_bit_equal_outputs(name, scope, tmp_path):
 
 
 @given(ratio=st.floats(0.05, 0.9), importance=st.sampled_from(["l1", "l2", "lamp", "fpgm", "bn_scale", "random"]))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_any_ratio_and_importance_leaves_a_working_smaller_model(ratio, importance):
     model = models.build("resnet20", 10)
     pruning.prune(model, ratio, schema.Pruning(importance=importance), SHAPE)

@@ -551,7 +551,7 @@ def chosen_of(records: list[Record]) -> list[Record]:
         return factories.everything(SMALL)[:1]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(any_records())
 def test_any_valid_records_give_a_report_without_a_number_that_is_none(records: list[Record]) -> None:
     of = Results.of(SMALL, chosen_of(records))
@@ -562,7 +562,7 @@ def test_any_valid_records_give_a_report_without_a_number_that_is_none(records: 
     assert not re.search(r"\b(nan|inf)\b", "".join(report.plot_data(of).values()))
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(any_records())
 def test_any_valid_records_are_rendered(records: list[Record]) -> None:
     report.render(SMALL, chosen_of(records), FOLDER)
