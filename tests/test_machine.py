@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +18,7 @@ from trimlab.errors import UserError
 from trimlab.measure import device
 from trimlab.measure.cuda import Cuda
 from trimlab.records import Device
+from users import another_user
 
 
 def test_a_cell_that_is_being_computed_is_refused_in_one_line(in_tmp):
@@ -72,18 +72,6 @@ def test_another_users_lock_can_be_held(tmp_path, monkeypatch):
             pass
     finally:
         shutil.rmtree(shared)
-
-
-@contextmanager
-def another_user():
-    """Become nobody, where this is root."""
-    was = os.geteuid()
-    if was == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(was)
 
 
 def test_a_lock_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 import factories
 from trimlab import mlflow_store, records, tracking
 from trimlab.errors import UserError
+from users import another_user
 
 ROOT = Path(__file__).parents[1]
 SQLITE = "sqlite:///"
@@ -167,13 +168,10 @@ def _unreadable(store: Path) -> Iterator[None]:
     store.with_name("mlflow.db.lock").touch()
     store.with_name("mlflow.db.lock").chmod(0o666)
     store.chmod(0)
-    was = os.geteuid()
-    if was == 0:
-        os.seteuid(65534)
     try:
-        yield
+        with another_user():
+            yield
     finally:
-        os.seteuid(was)
         store.chmod(0o600)
 
 
