@@ -248,7 +248,7 @@ def test_a_request_nested_too_deep_is_one_line(tmp_path, capsys):
     file = tmp_path / "request.json"
     file.write_text("[" * 100_000)
     assert main([str(file)]) == 1
-    assert "is no request (" in one_line(capsys)
+    assert "is not a request (" in one_line(capsys)
 
 
 @pytest.mark.parametrize("value", [None, 3, "model", [], True])
