@@ -152,8 +152,9 @@ class Workload(Section):
     training: str
     """A key of `training`, as `training.KEY`; with `weights`, what fine-tuning inherits (batch, augmentation …)."""
     precision: TrainingPrecision = "auto"
-    """`fp32` is strict; `tf32` uses it where a GPU has it; `amp` is torch.amp in bf16, or fp16 on a GPU without bf16;
-    `auto` is `amp` where the device computes bf16 natively, `tf32` elsewhere."""
+    """`fp32` is strict; `tf32` uses it where a GPU has it; `amp` is torch.amp in bf16, in fp16 on a GPU without bf16,
+    and FP32 on a CPU that would only emulate bf16; `auto` is `amp` where the device computes bf16 natively, `tf32`
+    elsewhere."""
     weights: Annotated[str, Field(min_length=1)]
     """A file of weights (safetensors, or a state dict) that takes the place of training; `data/none` to train."""
     normalisation: NormalisedBy = "dataset"
