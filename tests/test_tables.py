@@ -298,8 +298,8 @@ def test_how_far_the_yardstick_moves_is_said() -> None:
         for precision, p50 in zip(("fp32", "fp16", "int8"), times, strict=True)
     ]
     said = "anew in each of these 3 processes: p50 4.00 – 6.00 ms at batch 1, 240.00 – 240.00 ms at batch 64"
-    assert said in conclusions.yardstick(measured)
-    assert conclusions.yardstick(measured[:1]) == ""
+    assert said in conclusions.baseline_times(measured)
+    assert conclusions.baseline_times(measured[:1]) == ""
 
 
 def test_a_speed_up_beside_an_unusual_yardstick_is_marked() -> None:

@@ -175,7 +175,7 @@ def precision_cost(measured: Sequence[Measurement], precision: str) -> str:
 
 
 def fastest(measured: Sequence[Measurement]) -> str:
-    """Name the file that gains most throughput over its yardstick."""
+    """Name the file that gains most throughput over its workload's unpruned FP32 file."""
     cells: dict[tuple[str, str], list[Measurement]] = {}
     for record in measured:
         cells.setdefault((record.variant, record.precision), []).append(record)
@@ -208,7 +208,7 @@ def rounding(results: Results, bench: Bench, workload: str) -> str:
     return " ".join(said)
 
 
-def yardstick(measured: Sequence[Measurement]) -> str:
+def baseline_times(measured: Sequence[Measurement]) -> str:
     """Say how far the times of a workload's unpruned FP32 file lie apart: it is timed again beside every file."""
     if len(measured) < 2:
         return ""

@@ -193,7 +193,7 @@ def _scale(peak: Any) -> NDArray[np.float32]:
 
 
 def quantize_variant(study: params.Params, variant: str) -> None:
-    """Write a variant's ONNX files for each seed and precision, its yardstick and the manifest."""
+    """Write a variant's ONNX files for each seed and precision, its baseline file and the manifest."""
     manifest: dict[str, Any] = {
         "variant": variant,
         "quantization": study.quantization.model_dump(),

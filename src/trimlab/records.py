@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from trimlab.errors import UserError
+from trimlab.errors import UserError, short
 from trimlab.params import Precision
 
 VOLATILE = frozenset(
@@ -286,7 +286,7 @@ class Pruning(Record):
 
 
 class Clock(Part):
-    """Another way of timing the same file and its yardstick, in turns."""
+    """Another way of timing the same file and its baseline file, in turns."""
 
     name: Literal["gpu", "gpu_graph", "latency_graph"]
     """GPU time by events, copies left out, without and with a CUDA graph; wall-clock time with copies and a graph."""
@@ -416,12 +416,12 @@ class Measurement(Record):
 
     @property
     def speedup(self) -> float:
-        """How much faster than the yardstick at batch 1, by medians of one process."""
+        """How much faster than the baseline file at batch 1, by medians of one process."""
         return self.yardstick_latency.p50_ms / self.latency.p50_ms
 
     @property
     def batch_speedup(self) -> float:
-        """How much faster than the yardstick at the large batch, by medians of one process."""
+        """How much faster than the baseline file at the large batch, by medians of one process."""
         return self.yardstick_batch_latency.p50_ms / self.batch_latency.p50_ms
 
 
@@ -488,10 +488,7 @@ def _complaint(detail: ErrorDetails) -> str:
     message = _PATTERNS.get(detail.get("ctx", {}).get("pattern", ""), detail["msg"])
     message = message.removeprefix("Input ").removeprefix("Value error, ")
     single = not isinstance(detail["input"], dict | list | bytes) and detail["type"] != "missing"
-    value = repr(detail["input"])
-    return " ".join(
-        filter(None, [where, (value if len(value) <= 60 else value[:57] + "...") if single else "", message])
-    )
+    return " ".join(filter(None, [where, short(detail["input"]) if single else "", message]))
 
 
 def stable(record: Record) -> dict[str, Any]:

@@ -252,7 +252,7 @@ def _per_bench(results: Results, which: str, table: Callable[[Results, str, Benc
                 parts.append(title + _bench_suffix(results, bench))
                 parts.append(table(results, workload, bench))
                 read = [conclusions.precision_cost(measured, precision) for precision in ("fp16", "int8")]
-                read += [conclusions.fastest(measured), conclusions.yardstick(measured)]
+                read += [conclusions.fastest(measured), conclusions.baseline_times(measured)]
                 parts.append(" ".join(text for text in read if text))
     return _join(parts)
 

@@ -50,7 +50,7 @@ NOT_TUNED = Cell("—", "not fine-tuned")
 CONTENDED = "timed while other processes took more than a tenth of the machine"
 DRIFTED = "timed while the unpruned FP32 file beside it was off its usual time by more than a fifth"
 DRIFT = 1.2
-"""How far the yardstick's median may be from what is usual on that bench, either way."""
+"""How far the baseline file's median may be from what is usual on that bench, either way."""
 RESUMED = "interrupted and resumed, so timed in several processes"
 FELL_BACK = "AMP was asked for, but the device does not compute bf16 natively"
 UNKNOWN_FULL = Cell("—", "the records hold no unpruned model of this workload")
@@ -452,7 +452,7 @@ def _compared(
     speedup: Callable[[Measurement], float],
     yardstick: Callable[[Measurement], Latency],
 ) -> str | Cell:
-    """Write a speed-up; a note says where the yardstick was not as fast as in the bench's other processes."""
+    """Write a speed-up; a note says where the baseline file was not as fast as in the bench's other processes."""
     text = _timed(spread([speedup(record) for record in found], _hundredths), found)
     usual = statistics.median(yardstick(record).p50_ms for record in beside)
     off = [yardstick(record).p50_ms / usual for record in found]

@@ -25,7 +25,7 @@ from filelock import FileLock
 from pydantic import BaseModel
 
 from trimlab import mlflow_store, paths, progress
-from trimlab.errors import UserError
+from trimlab.errors import UserError, one_line
 from trimlab.params import Params
 from trimlab.records import Epoch, Measurement, Pruning, Record, Training
 
@@ -202,7 +202,7 @@ def _attempt(do: Callable[[], T]) -> T | None:
         _failed.add(uri)
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         progress.say(
-            f"not tracked: {_one_line(reason)}; "
+            f"not tracked: {one_line(reason, 400)}; "
             "the records are kept, and the report stage or `trimlab track` adds their runs"
         )
         return None
@@ -345,7 +345,7 @@ def _store() -> "Iterator[MlflowClient]":
         with FileLock(_lock_file(uri), timeout=_LOCK_SECONDS):
             yield _client(uri)
     except _failures() as error:
-        reason = _one_line(str(error))[:200]
+        reason = one_line(error)
         remedy = "set MLFLOW_TRACKING_URI to a store that works, or unset it for a local one"
         raise UserError(_without_password(f"MLflow's store {uri} fails ({reason}): {remedy}")) from error
 
@@ -369,9 +369,8 @@ def _client(uri: str) -> "MlflowClient":
     elif not uri.startswith("http"):
         from mlflow.store.db import utils
 
-        utils.MAX_RETRY_COUNT = (
-            4  # a second in all; its default of 10 takes more than a minute where no database answers
-        )
+        # A second in all; its default of 10 takes more than a minute where no database answers.
+        utils.MAX_RETRY_COUNT = 4
     from mlflow import MlflowClient
 
     return MlflowClient(uri)
@@ -557,10 +556,6 @@ def _cut(text: str, length: int) -> str:
     """Shorten a text to what MLflow keeps, without what databases refuse (an environment may hold raw bytes)."""
     text = text.encode(errors="replace").decode().replace("\0", " ")
     return text if len(text) <= length else f"{text[: length - 1]}…"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _texts(values: dict[str, Any]) -> dict[str, str]:
