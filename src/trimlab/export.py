@@ -8,7 +8,6 @@ import io
 import json
 import warnings
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper, version_converter
 from onnxconverter_common import float16
 from torch import nn
 
-from trimlab import onnx_files
+from trimlab import __version__, onnx_files
 from trimlab.data import Dataset
 from trimlab.onnx_files import INPUT, OUTPUT
 
@@ -58,7 +57,7 @@ def export(
             _use_global_pool(proto, node)
     proto = version_converter.convert_version(proto, onnx_files.OPSET)
     _forget_origin(proto)
-    proto.producer_name, proto.producer_version = "trimlab", version("trimlab")
+    proto.producer_name, proto.producer_version = "trimlab", __version__
     helper.set_model_props(proto, dict(metadata or {}))
     onnx_files.save(proto, path)
     check_parity(model, image_shape, path)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 PACKAGE = "trimlab"
 ROOT = Path(__file__).parent
-EXEMPT = frozenset({"errors", "fingerprint", "mlflow_store", "params", "paths", "progress", "records", "tracking"})
+EXEMPT = frozenset(
+    {"trimlab", "errors", "fingerprint", "mlflow_store", "params", "paths", "progress", "records", "tracking"}
+)
 """Modules that change no result: what params and records hold reaches it as values with digests of their own."""
 
 
