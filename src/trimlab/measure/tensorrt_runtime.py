@@ -16,6 +16,10 @@ from .progress import say
 from .session import Settings, Stopwatch, imported, line
 
 
+OF_NO_INTEREST = "ICudaEngine::getProfileDimensions: bindingIndex"
+"""TensorRT 8.5 says so at every inference in a second profile, and then does the right thing."""
+
+
 def gpu_and_tensorrt() -> Tuple[Cuda, Any]:
     """Return a GPU by CUDA, and the library.
 
@@ -200,6 +204,8 @@ def _logger(trt: Any) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             level, said = trt.ILogger.Severity, " ".join(message.split())
+            if said.startswith(OF_NO_INTEREST):
+                return
             if severity in (level.INTERNAL_ERROR, level.ERROR, level.WARNING):
                 say(f"TensorRT: {said}")
             if severity in (level.INTERNAL_ERROR, level.ERROR):
