@@ -15,7 +15,6 @@ from .layers import RUNS, WARMUP, from_tensorrt
 from .progress import say
 from .session import Settings, Stopwatch, imported, line
 
-
 OF_NO_INTEREST = "ICudaEngine::getProfileDimensions: bindingIndex"
 """TensorRT 8.5 says so at every inference in a second profile, and then does the right thing."""
 
