@@ -17,18 +17,26 @@ import numpy as np
 import psutil
 import torch
 
-from trimlab import data, export, interpreters, machine, models, params, pruning, quantization, training
+from trimlab import config, machine
+from trimlab.benchmark import interpreters
+from trimlab.data.dataset import Dataset
 from trimlab.measure import device, weights
+from trimlab.models import registry
+from trimlab.prune import pruner
+from trimlab.quantize import export
+from trimlab.quantize.int8 import Files, quantize
+from trimlab.train import loop
+from trimlab.train.precision import UsedPrecision
 
 SHAPE = (3, 32, 32)
 ROUNDS = 3
 
 
-def synthetic(count: int) -> data.Dataset:
+def synthetic(count: int) -> Dataset:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, *SHAPE), dtype=torch.uint8, generator=generator)
     labels = torch.arange(count) % 10
-    return data.Dataset(
+    return Dataset(
         name="synthetic",
         train_images=images,
         train_labels=labels,
@@ -46,13 +54,13 @@ def synthetic(count: int) -> data.Dataset:
 def training_speed(scratch: Path) -> str:
     """ResNet-18, batch 128, forward, backward and step with augmentation: images/s, the first epoch left out."""
     dataset = synthetic(128 * 6)
-    recipe = params.Recipe(epochs=2, batch_size=128, evaluate_every=2)
-    rates: dict[training.UsedPrecision, list[float]] = {"fp32": [], "bf16": []}
+    recipe = config.Recipe(epochs=2, batch_size=128, evaluate_every=2)
+    rates: dict[UsedPrecision, list[float]] = {"fp32": [], "bf16": []}
     for turn in range(ROUNDS):
         for precision, found in rates.items():
             place = scratch / f"{precision}-{turn}" / "resume.safetensors"
-            done = training.fit(
-                models.build("resnet18", 10), dataset, "test", recipe, precision, 0,
+            done = loop.fit(
+                registry.build("resnet18", 10), dataset, "test", recipe, precision, 0,
                 scratch=place, label=f"{precision} {turn}", on_epoch=lambda _: None,
             )  # fmt: skip
             found.append(done.curve[-1].images_per_second)
@@ -70,15 +78,15 @@ def deployed_speed(scratch: Path) -> list[str]:
     np.save(labels, np.zeros(256, np.uint16))
     files = {}
     for name, ratio in (("unpruned", 0.0), ("60 % pruned", 0.6)):
-        model = models.build("resnet18", 10).eval()
-        pruning.prune(model, ratio, params.Pruning(), SHAPE)
+        model = registry.build("resnet18", 10).eval()
+        pruner.prune(model, ratio, config.Pruning(), SHAPE)
         fp32 = scratch / f"{ratio}.onnx"
-        int8 = quantization.Files(*(scratch / f"{ratio}-{kind}.onnx" for kind in quantization.Files._fields))
+        int8 = Files(*(scratch / f"{ratio}-{kind}.onnx" for kind in Files._fields))
         export.export(model.eval(), SHAPE, fp32)
-        quantization.quantize(fp32, images, params.Quantization(), int8)
+        quantize(fp32, images, config.Quantization(), int8)
         saturates = weights.weight_bits(device.processor_flags(), device.is_arm()) == 7
         files |= {f"{name} FP32": fp32, f"{name} INT8": int8.seven_bit if saturates else int8.u8s8}
-    section = params.Benchmark(batch_size=64, repeats=200, batch_repeats=30)
+    section = config.Benchmark(batch_size=64, repeats=200, batch_repeats=30)
     said = []
     for name, file in list(files.items())[1:]:
         request = {

@@ -2,21 +2,23 @@
 
 import sys
 
-from trimlab import errors, params
+from trimlab import config, errors
 
 
-def main(study: params.Params, variant: str) -> None:
+def main(study: config.Params, variant: str) -> None:
     """Measure one variant in its precisions."""
-    from trimlab import benchmarking, machine
+    from trimlab import machine
+    from trimlab.benchmark import stage as benchmark_stage
+    from trimlab.track import mlflow_runs
 
     with machine.one_at_a_time(f"benchmark/{variant}"):
-        measured = benchmarking.benchmark_variant(study, variant)
-    from trimlab import tracking  # MLflow's threads stay away from the timing
+        measured = benchmark_stage.benchmark_variant(study, variant)
+    # MLflow's threads stay away from the timing
 
     for record in measured:
-        tracking.log(study, record)
+        mlflow_runs.log(study, record)
 
 
 if __name__ == "__main__":
     with errors.one_line_errors():
-        main(*params.cell(sys.argv, "variants"))
+        main(*config.cell(sys.argv, "variants"))

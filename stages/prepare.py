@@ -2,16 +2,16 @@
 
 import sys
 
-from trimlab import errors, params
+from trimlab import config, errors
 
 
-def main(study: params.Params, dataset: str) -> None:
+def main(study: config.Params, dataset: str) -> None:
     """Prepare one dataset."""
-    from trimlab import data
+    from trimlab.data import stage as data_stage
 
-    data.prepare(dataset, study.datasets[dataset], study.data)
+    data_stage.prepare(dataset, study.datasets[dataset], study.data)
 
 
 if __name__ == "__main__":
     with errors.one_line_errors():
-        main(*params.cell(sys.argv, "datasets"))
+        main(*config.cell(sys.argv, "datasets"))

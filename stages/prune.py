@@ -2,20 +2,22 @@
 
 import sys
 
-from trimlab import errors, params
+from trimlab import config, errors
 
 
-def main(study: params.Params, variant: str) -> None:
+def main(study: config.Params, variant: str) -> None:
     """Prune one variant with every seed."""
-    from trimlab import machine, pruning, tracking
+    from trimlab import machine
+    from trimlab.prune import stage as prune_stage
+    from trimlab.track import mlflow_runs
 
     with machine.one_at_a_time(f"prune/{variant}"):
         for seed in study.seeds:
-            with tracking.live(study, "prune", variant, seed) as stream:
-                record = pruning.prune_variant(study, variant, seed, on_epoch=stream)
-            tracking.log(study, record)
+            with mlflow_runs.live(study, "prune", variant, seed) as stream:
+                record = prune_stage.prune_variant(study, variant, seed, on_epoch=stream)
+            mlflow_runs.log(study, record)
 
 
 if __name__ == "__main__":
     with errors.one_line_errors():
-        main(*params.cell(sys.argv, "variants"))
+        main(*config.cell(sys.argv, "variants"))

@@ -2,17 +2,18 @@
 
 import sys
 
-from trimlab import errors, params
+from trimlab import config, errors
 
 
-def main(study: params.Params, variant: str) -> None:
+def main(study: config.Params, variant: str) -> None:
     """Write one variant's ONNX files."""
-    from trimlab import machine, quantization
+    from trimlab import machine
+    from trimlab.quantize import stage as quantize_stage
 
     with machine.one_at_a_time(f"quantize/{variant}"):
-        quantization.quantize_variant(study, variant)
+        quantize_stage.quantize_variant(study, variant)
 
 
 if __name__ == "__main__":
     with errors.one_line_errors():
-        main(*params.cell(sys.argv, "variants"))
+        main(*config.cell(sys.argv, "variants"))

@@ -2,22 +2,25 @@
 
 import sys
 
-from trimlab import errors, params, paths, progress
+from trimlab import config, errors, paths, progress
 
 
-def main(study: params.Params) -> None:
+def main(study: config.Params) -> None:
     """Write `report`, then log what cached cells did not."""
-    from trimlab import archive, report
+    from trimlab.records import archive
+    from trimlab.records.select import select
+    from trimlab.report import stage as report_stage
+    from trimlab.track import mlflow_runs
 
-    records = archive.select(study, archive.stage_records(study))
-    report.render(study, records, paths.REPORT)
-    from trimlab import tracking  # last: a report does not wait for MLflow's import
+    records = select(study, archive.stage_records(study))
+    report_stage.render(study, records, paths.REPORT)
+    # last: a report does not wait for MLflow's import
 
-    tracking.complete(study, records)
+    mlflow_runs.complete(study, records)
     paths.forget_finished()
     progress.say(f"wrote {paths.REPORT / 'report.md'}")
 
 
 if __name__ == "__main__":
     with errors.one_line_errors():
-        main(params.whole(sys.argv))
+        main(config.whole(sys.argv))

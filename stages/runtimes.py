@@ -2,16 +2,16 @@
 
 import sys
 
-from trimlab import errors, params
+from trimlab import config, errors
 
 
-def main(study: params.Params) -> None:
+def main(study: config.Params) -> None:
     """Write the runtimes that files are measured in here."""
-    from trimlab import interpreters
+    from trimlab.benchmark import interpreters
 
     interpreters.find_runtimes(study.benchmark.runtimes)
 
 
 if __name__ == "__main__":
     with errors.one_line_errors():
-        main(params.whole(sys.argv))
+        main(config.whole(sys.argv))

@@ -2,20 +2,22 @@
 
 import sys
 
-from trimlab import errors, params
+from trimlab import config, errors
 
 
-def main(study: params.Params, workload: str) -> None:
+def main(study: config.Params, workload: str) -> None:
     """Train one workload with every seed."""
-    from trimlab import machine, tracking, training
+    from trimlab import machine
+    from trimlab.track import mlflow_runs
+    from trimlab.train import stage as train_stage
 
     with machine.one_at_a_time(f"train/{workload}"):
         for seed in study.seeds:
-            with tracking.live(study, "train", workload, seed) as stream:
-                record = training.train_workload(study, workload, seed, on_epoch=stream)
-            tracking.log(study, record)
+            with mlflow_runs.live(study, "train", workload, seed) as stream:
+                record = train_stage.train_workload(study, workload, seed, on_epoch=stream)
+            mlflow_runs.log(study, record)
 
 
 if __name__ == "__main__":
     with errors.one_line_errors():
-        main(*params.cell(sys.argv, "workloads"))
+        main(*config.cell(sys.argv, "workloads"))

@@ -54,7 +54,7 @@ def in_tmp(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory):
     """MLflow's store with empty tables, to be copied: making those takes seconds."""
-    from trimlab import mlflow_store
+    from trimlab.track import mlflow_store
 
     file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     mlflow_store.prepare(file, ours=True)

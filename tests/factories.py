@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trimlab import paths, records
-from trimlab.params import Params
+from trimlab.config import Params
 from trimlab.records import Build, Clock, Device, Engine, Epoch, Latency, Layer, Measurement, Pruning, Record, Training
 
 CPU = Device(kind="cpu", name="Test CPU", features=["avx512_vnni"], threads=2, system="Linux x86_64, Python 3.12.1")

@@ -11,7 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from trimlab import export, models, onnx_files, params, quantization
+from trimlab import config
+from trimlab.models import registry
+from trimlab.quantize import export, onnx_files
+from trimlab.quantize.int8 import Files, quantize
 
 SHAPE = (3, 32, 32)
 
@@ -21,7 +24,7 @@ atexit.register(_FOLDER.cleanup)
 
 def model(name: str, seed: int = 0) -> nn.Module:
     """Return a model whose BatchNorms are not the identity, so that folding them wrongly shows."""
-    built = models.build(name, num_classes=10, seed=seed)
+    built = registry.build(name, num_classes=10, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     for module in built.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -38,7 +41,7 @@ def exported(name: str) -> Path:
     return path
 
 
-def brightness(folder: Path) -> quantization.Files:
+def brightness(folder: Path) -> Files:
     """Write INT8 files of a convolution whose weights, all equal, take all their bits, as a white image's pixels do.
 
     Two products of 8 bits exceed 16 bits then: what adds them there is off by half.
@@ -55,8 +58,8 @@ def brightness(folder: Path) -> quantization.Files:
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(16, np.float32), "bias"))
     source = folder / "brightness.onnx"
     onnx_files.save(proto, source)
-    files = quantization.Files(*(folder / f"{kind}.onnx" for kind in quantization.Files._fields))
-    quantization.quantize(source, white(16), params.Quantization(), files)
+    files = Files(*(folder / f"{kind}.onnx" for kind in Files._fields))
+    quantize(source, white(16), config.Quantization(), files)
     return files
 
 

@@ -10,7 +10,14 @@ import pytest
 
 import factories
 import onnx_examples
-from trimlab import benchmarking, checkpoint, data, interpreters, paths, quantization, records
+from trimlab import paths, records
+from trimlab.benchmark import interpreters
+from trimlab.benchmark import stage as benchmark_stage
+from trimlab.data import stage as data_stage
+from trimlab.data.dataset import load_dataset
+from trimlab.digests import sha256_of
+from trimlab.models import checkpoint
+from trimlab.quantize import stage as quantize_stage
 
 WORKLOAD = {"model": "resnet20", "dataset": "digits", "training": "training.short", "precision": "fp32"}
 SECTIONS = {
@@ -40,7 +47,7 @@ def measured(folder: Path) -> Iterator[Path]:
         patch.setenv("DVC_ROOT", str(folder))
         patch.setattr(tempfile, "tempdir", str(folder))
         patch.setenv("TRIMLAB_LOCK", str(folder / "lock"))  # its own: these timings need no quiet machine
-        data.prepare("digits", STUDY.datasets["digits"], STUDY.data)
+        data_stage.prepare("digits", STUDY.datasets["digits"], STUDY.data)
         trained = onnx_examples.model("resnet20")
         metadata = {"model": "resnet20", "num_classes": "10"}
         checkpoint.save(trained, paths.weights_file(paths.trained("small"), 0), metadata)
@@ -48,19 +55,19 @@ def measured(folder: Path) -> Iterator[Path]:
         write_pruned("small-r50", onnx_examples.model("resnet20", seed=1))
         interpreters.find_runtimes(["onnxruntime", "openvino"])
         for variant in MADE:
-            quantization.quantize_variant(STUDY, variant)
-            benchmarking.benchmark_variant(STUDY, variant)
+            quantize_stage.quantize_variant(STUDY, variant)
+            benchmark_stage.benchmark_variant(STUDY, variant)
         yield folder
 
 
 def write_pruned(variant, model):
-    dataset = data.load("digits")
+    dataset = load_dataset("digits")
     weights = paths.weights_file(paths.pruned(variant), 0)
     checkpoint.save(model, weights, {"model": "resnet20", "num_classes": "10", "variant": variant})
     images, _ = dataset.scored("test")
     labels = model(dataset.normalise(images)).argmax(1).numpy().astype(np.uint16)
     np.save(paths.torch_labels_file(variant, 0), labels)
-    sha256 = records.sha256_of(weights)
+    sha256 = sha256_of(weights)
     scored = {"num_images": len(images), "dataset_sha256": dataset.sha256, "normalisation": NORMALISATION}
     record = factories.pruning(STUDY, variant, weights_sha256=sha256, **scored)
     records.write(record, paths.record_file(paths.pruned(variant), 0))

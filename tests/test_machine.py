@@ -13,11 +13,12 @@ from types import SimpleNamespace
 import pytest
 
 from fake_cuda import FakeCuda
-from trimlab import machine, training
+from trimlab import machine
 from trimlab.errors import UserError
 from trimlab.measure import device
 from trimlab.measure.cuda import Cuda
 from trimlab.records import Device
+from trimlab.train import hardware, loop
 from users import another_user
 
 
@@ -221,14 +222,14 @@ def test_a_gpu_that_trains_and_measures_is_one_device(monkeypatch):
     cuda = FakeCuda("13.5.0")
     cuda.install(monkeypatch)
     properties = SimpleNamespace(name="Fake GPU", major=9, minor=0, total_memory=80 << 30)
-    monkeypatch.setattr(training.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(training.torch.cuda, "get_device_properties", lambda _: properties)
-    monkeypatch.setattr(training.torch.version, "cuda", "13.0")
-    monkeypatch.setattr(training, "nvidia_driver", lambda: "580.95.05")
+    monkeypatch.setattr(loop.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(loop.torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr(loop.torch.version, "cuda", "13.0")
+    monkeypatch.setattr(hardware, "nvidia_driver", lambda: "580.95.05")
     monkeypatch.setattr(device, "nvidia_driver", lambda: "580.95.05")
     measuring = Cuda()
     measured = Device.model_validate(measuring.device(1))
-    assert training.device_record().identity == measured.identity
+    assert hardware.device_record().identity == measured.identity
     assert measured.features == ["compute capability 9.0", "80 GiB"]
-    assert training.gpu_versions() == {"cuda": "13.0", "driver": "580.95.05"}
+    assert hardware.gpu_versions() == {"cuda": "13.0", "driver": "580.95.05"}
     assert measuring.versions == {"cuda": "13.5", "driver": "580.95.05"}

@@ -58,11 +58,25 @@ def test_setting_a_point_back_restores_its_cells(tiny):
     assert tiny.repro() == ["report"]
 
 
-@pytest.mark.parametrize("module", ["tracking", "progress", "records"])
-def test_editing_what_cannot_change_an_output_reruns_nothing(module, tiny):
-    with (tiny.root / f"src/trimlab/{module}.py").open("a") as file:
-        file.write("\n# a remark\n")
+def test_a_comment_in_every_module_reruns_nothing_but_the_fingerprints(tiny):
+    for file in [*tiny.root.glob("src/trimlab/**/*.py"), *tiny.root.glob("stages/*.py")]:
+        file.write_text(f"{file.read_text()}\n# a remark\n")
+    tiny.run("dvc", "repro", "fingerprint")
+    assert json.loads(tiny.run("dvc", "status", "--json")) == {}
     assert tiny.repro() == []
+
+
+def test_a_constant_of_augmentation_makes_exactly_the_cells_stale_that_train(tiny):
+    file = tiny.root / "src/trimlab/train/augment.py"
+    whole = file.read_text()
+    file.write_text(whole.replace("< 0.5", "< 0.25"))
+    assert file.read_text() != whole
+    tiny.run("dvc", "repro", "fingerprint")
+    stale = json.loads(tiny.run("dvc", "status", "--json"))
+    assert set(stale) == {"train@digits", "prune@base", "prune@half", "prune@candidate"}
+    file.write_text(whole)
+    tiny.run("dvc", "repro", "fingerprint")
+    assert json.loads(tiny.run("dvc", "status", "--json")) == {}
 
 
 def test_two_runs_of_a_seed_give_the_same_records(tiny):

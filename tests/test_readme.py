@@ -7,8 +7,11 @@ import os
 import re
 from pathlib import Path
 
-from trimlab import archive, report
-from trimlab.results import Results
+from trimlab.records import archive
+from trimlab.records.select import select
+from trimlab.report import stage as report_stage
+from trimlab.report.markdown import summary
+from trimlab.report.results import Results
 
 BLOCK = re.compile(r"(<!-- results: .*? -->\n)(.*?)(<!-- end of results -->)", re.S)
 
@@ -18,8 +21,8 @@ def test_the_results_are_rendered_from_committed_records(project, monkeypatch):
     parts = []
     for study in sorted(folder.name for folder in (project / "records").iterdir() if folder.is_dir()):
         described = archive.load_study(study)
-        chosen = archive.select(described, archive.committed_records(study))
-        parts.append(f"### {described.report.title}\n\n{report.summary(Results.of(described, chosen))}\n")
+        chosen = select(described, archive.committed_records(study))
+        parts.append(f"### {described.report.title}\n\n{summary(Results.of(described, chosen))}\n")
     expected = "\n" + "\n".join(parts) + "\n"
     file = project / "README.md"
     if os.environ.get("TRIMLAB_GOLDEN") == "write":
@@ -33,7 +36,7 @@ def test_every_committed_report_comes_out_of_its_records_byte_for_byte(project, 
     assert studies
     for study in studies:
         described = archive.load_study(study)
-        chosen = archive.select(described, archive.committed_records(study))
+        chosen = select(described, archive.committed_records(study))
         committed = {
             path.relative_to(project): path.read_bytes()
             for path in (project / "reports" / study).rglob("*")
@@ -41,7 +44,7 @@ def test_every_committed_report_comes_out_of_its_records_byte_for_byte(project, 
         }
         with monkeypatch.context() as elsewhere:
             elsewhere.chdir(tmp_path)
-            report.render(described, chosen, Path("reports") / study)
+            report_stage.render(described, chosen, Path("reports") / study)
         for path, content in committed.items():
             assert (tmp_path / path).read_bytes() == content, path
 

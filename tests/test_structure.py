@@ -1,89 +1,56 @@
-"""The structure holds: imports run downwards, and a stage depends on the modules that can change its output."""
+"""The structure holds: a package a stage, imports that run downwards, no circles."""
 
 import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-from trimlab.fingerprint import EXEMPT
+from trimlab import fingerprint
 
 SRC = Path(__file__).parent.parent / "src"
 STAGES = Path(__file__).parent.parent / "stages"
-NAMES = ["prepare", "train", "prune", "quantize", "runtimes", "benchmark", "report"]
+NAMES = ["fingerprint", "prepare", "train", "prune", "quantize", "runtimes", "benchmark", "report"]
+FLOW = ["data", "train", "prune", "quantize", "benchmark", "report"]
+"""The packages that are stages, in order."""
 
-LAYERS = [
+FLOORS = [
     {"cli"},
-    {"report", "tracking", "offline"},
-    {"figures"},
-    {"anatomy", "conclusions"},
-    {"tables"},
-    {"archive", "results"},
-    {"bundles"},
-    {"benchmarking", "pruning", "quantization"},
-    {"training", "export", "calibration", "interpreters"},
-    {"onnx_files", "checkpoint"},
-    {"checks", "data", "models", "machine", "reference", "mlflow_store"},
-    {"records", "measure"},
-    {"measure.device", "measure.memory"},
-    {"params"},
-    {"paths", "errors", "progress", "fingerprint", "onednn"},
+    {"execution"},
+    {"benchmark", "report", "track"},
+    {"quantize"},
+    {"prune"},
+    {"train"},
+    {"data", "models", "machine"},
+    {"measure"},
+    {"records"},
+    {"config"},
+    {"measure.device", "measure.memory", "measure.errors"},
+    {"digests", "errors", "fingerprint", "formats", "paths", "progress"},
 ]
-"""From top to bottom: a module imports from lower layers alone."""
+"""From top to bottom: a package or module imports from lower floors alone, and from itself."""
 
-
-ALONE = {"measure.device", "measure.memory"}
+ALONE = {"measure.device", "measure.memory", "measure.errors"}
 """Modules of `measure` that others import by themselves: training does not depend on how files are measured."""
 
 
-def module_file(name):
-    package = SRC / "trimlab" / name.replace(".", "/")
-    return package / "__init__.py" if package.is_dir() else package.with_suffix(".py")
+def room(module):
+    """The package of a module's full name, or the module itself where it is in none."""
+    parts = module.split(".")[1:]
+    return ".".join(parts[:2]) if ".".join(parts[:2]) in ALONE else parts[0]
 
 
-def imported(file):
-    """The modules of trimlab that a file imports, inside functions too."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "trimlab":
-            found |= {alias.name for alias in node.names} - {"__version__"}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("trimlab."):
-            full = [f"{node.module}.{alias.name}" for alias in node.names]
-            own = ({".".join(name.split(".")[1:][:size]) for size in (1, 2)} for name in full)
-            found |= {next(iter(names & ALONE), min(names, key=len)) for names in own}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("trimlab.")}
-    return found
+def every_module():
+    files = (SRC / "trimlab").rglob("*.py")
+    names = (".".join(file.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__") for file in files)
+    return sorted(name for name in names if name != "trimlab")
 
 
-def reached(file):
-    """What a stage imports, transitively, less what is exempt (and what only the exempt reach)."""
-    todo, found = imported(file), set()
-    while todo:
-        name = todo.pop()
-        if name not in found | EXEMPT:
-            found.add(name)
-            todo |= imported(module_file(name))
-    return found - ALONE if "measure" in found else found
-
-
-def modules():
-    entries = [path for path in (SRC / "trimlab").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
-    return {path.stem for path in entries} - {"__init__", "__pycache__"}
-
-
-@pytest.mark.parametrize("stage", NAMES)
-def test_a_stage_depends_on_the_modules_that_can_change_its_output(stage):
-    entry = YAML(typ="safe").load(STAGES.parent / "dvc.yaml")["stages"][stage]
-    deps = set(entry.get("do", entry)["deps"])
-    prefix = "src/trimlab/"
-    expected = {
-        prefix + (name if module_file(name).name == "__init__.py" else f"{name.replace('.', '/')}.py")
-        for name in reached(STAGES / f"{stage}.py")
-    }
-    assert {dep for dep in deps if dep.startswith(prefix)} == expected
-    assert f"stages/{stage}.py" in deps
+def imported(module):
+    """The modules that a module imports, inside functions too; a package stands for its `__init__`."""
+    return set(fingerprint.imports(module)) - {"trimlab"}
 
 
 @pytest.mark.parametrize("stage", NAMES)
@@ -100,19 +67,28 @@ def test_a_stage_writes_into_the_folder_of_its_name(stage):
     assert "${study}" not in "".join(outs)
 
 
-def test_every_module_has_its_layer():
-    assert modules() == set().union(*LAYERS) - ALONE
+def test_every_module_has_its_floor():
+    assert {room(module) for module in every_module()} == set().union(*FLOORS)
 
 
-@pytest.mark.parametrize("level", range(len(LAYERS)))
-def test_imports_run_downwards(level):
-    below = set().union(*LAYERS[level + 1 :]) if level + 1 < len(LAYERS) else set()
-    # Within the report's layer, one module may serve another; nowhere else.
-    for name in LAYERS[level]:
-        file = module_file(name)
-        files = file.parent.rglob("*.py") if file.name == "__init__.py" else [file]
-        for each in files:
-            assert imported(each) - {name} <= below, f"{each.name} imports {imported(each) - below}"
+@pytest.mark.parametrize("module", every_module())
+def test_imports_run_downwards(module):
+    floor = next(index for index, rooms in enumerate(FLOORS) if room(module) in rooms)
+    allowed = {room(module)}.union(*FLOORS[floor + 1 :])
+    assert {room(other) for other in imported(module)} <= allowed
+
+
+def test_no_modules_import_each_other():
+    graph = {module: imported(module) for module in every_module()}
+    assert list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("package", FLOW)
+def test_params_paths_and_records_meet_in_a_stage_alone(package):
+    """An algorithm takes its own section, and tensors or a model; `stage` reads its inputs and assembles the record."""
+    for module in every_module():
+        if module.startswith(f"trimlab.{package}.") and not module.endswith(".stage"):
+            assert not {"trimlab.paths", "trimlab.config", "trimlab.records"} <= imported(module), module
 
 
 def test_the_package_itself_holds_its_version_alone():

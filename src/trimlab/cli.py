@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from trimlab import checks, errors, params, paths
+from trimlab import config, errors, paths
+from trimlab.config import checks
 
 app = typer.Typer(
     help="Compress image classifiers, declaratively. The pipeline itself is `dvc repro`.",
@@ -18,7 +19,7 @@ app = typer.Typer(
 @app.command()
 def check(file: Annotated[Path, typer.Argument(help="A params file.")] = paths.PARAMS) -> None:
     """Check a params file and the files it names: one line a problem, with the value, its bounds and the remedy."""
-    study = params.load(file)
+    study = config.load(file)
     for line in checks.warnings(study):
         print(f"warning: {file}: {line}")
     for line in checks.notes(study):
@@ -35,7 +36,7 @@ def schema() -> None:
     """Write params.schema.json, which explains params.yaml to editors."""
     if not Path("dvc.yaml").is_file():
         raise errors.UserError(f"{Path.cwd()} has no dvc.yaml: run `trimlab schema` in the project's root")
-    paths.SCHEMA.write_text(params.schema())
+    paths.SCHEMA.write_text(config.schema())
     print(f"wrote {paths.SCHEMA}")
 
 
@@ -47,31 +48,34 @@ def import_(
     ] = None,
 ) -> None:
     """Copy records into records/STUDY/, each once by digest."""
-    from trimlab import archive
+    from trimlab.records import imports
 
-    added, there = archive.import_records(sources or [])
+    added, there = imports.import_records(sources or [])
     print(f"{added} records added to {paths.RECORDS}/, {there} already there")
 
 
 @app.command()
 def report(study: Annotated[str, typer.Argument(help="A study with committed records.")]) -> None:
     """Render reports/STUDY/ from records/STUDY/ alone."""
-    from trimlab import archive
-    from trimlab import report as reporting
+    from trimlab.records import archive
+    from trimlab.records.select import select
+    from trimlab.report import stage as report_stage
 
     described = archive.load_study(study)
     folder = paths.REPORTS / study
-    reporting.render(described, archive.select(described, archive.committed_records(study)), folder)
+    report_stage.render(described, select(described, archive.committed_records(study)), folder)
     print(f"wrote {folder / 'report.md'}")
 
 
 @app.command()
 def track(study: Annotated[str, typer.Argument(help="A study with committed records.")]) -> None:
     """Log the records in records/STUDY/ to MLflow: rebuilds a store that was lost."""
-    from trimlab import archive, tracking
+    from trimlab.records import archive
+    from trimlab.records.select import select
+    from trimlab.track import mlflow_runs
 
     described = archive.load_study(study)
-    added = tracking.rebuild(described, archive.select(described, archive.committed_records(study)))
+    added = mlflow_runs.rebuild(described, select(described, archive.committed_records(study)))
     print(f"{added} runs logged to MLflow")
 
 
@@ -86,9 +90,9 @@ def slice_(
     ] = False,
 ) -> None:
     """Go on with a study for a while, where commands are cut short: exit code 75 says to call again."""
-    from trimlab import offline
+    from trimlab.execution import slices
 
-    raise typer.Exit(offline.run(study, run_dir, out, seconds, fresh_source))
+    raise typer.Exit(slices.run(study, run_dir, out, seconds, fresh_source))
 
 
 @app.command()
@@ -100,10 +104,10 @@ def bundle(
     ] = None,
 ) -> None:
     """Pack files, test set and measuring code: `python FILE.zip` measures them on another device."""
-    from trimlab import bundles
+    from trimlab.benchmark import bundles
 
-    study = params.load()
-    wanted = params.runtimes(runtime or study.benchmark.runtimes)
+    study = config.load()
+    wanted = config.runtimes(runtime or study.benchmark.runtimes)
     asked = bundles.write(study, variants, wanted, out)
     print(f"wrote {out}: {asked} measurements, {out.stat().st_size / 2**20:.1f} MiB; run it with `python {out.name}`")
 

@@ -2,16 +2,30 @@
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
 PACKAGE = "trimlab"
 ROOT = Path(__file__).parent
-EXEMPT = frozenset(
-    {"trimlab", "errors", "fingerprint", "mlflow_store", "params", "paths", "progress", "records", "tracking"}
-)
-"""Modules that change no result: what params and records hold reaches it as values with digests of their own."""
+EXEMPT = frozenset({"config", "errors", "fingerprint", "machine", "paths", "progress", "records", "track"})
+"""Modules and packages that change no result: what params and records hold reaches it as values, with digests of their
+own; the others say, lock and log."""
+REPORT = "report"
+"""The stage whose result is what it says: nothing is exempt there."""
+
+
+def write(scripts: Path, folder: Path) -> None:
+    """Write a digest for each stage, of its script and all that this imports, to `STAGE.txt`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for script in sorted(scripts.glob("*.py")):
+        (folder / f"{script.stem}.txt").write_text(f"{of_script(script)}\n")
+
+
+def of_script(script: Path) -> str:
+    """Return the sha256 of a stage's script and of the code that it imports from this package."""
+    source, exempt = script.read_text(encoding="utf-8"), frozenset() if script.stem == REPORT else EXEMPT
+    return _sha256(canonical(source), _reached(_imports(source), exempt))
 
 
 @cache
@@ -21,22 +35,14 @@ def of(module: str) -> str:
     Comments, docstrings and formatting are left out, and so are the `EXEMPT` modules.
 
     Args:
-        module: by its full name, `trimlab.training`.
+        module: by its full name, `trimlab.train.stage`.
     """
-    digest = hashlib.sha256()
-    for name in sorted(closure(module)):
-        digest.update(f"{name}\n{canonical(_source(name))}\n".encode())
-    return digest.hexdigest()
+    return _sha256("", closure(module))
 
 
 def closure(module: str) -> set[str]:
     """Return the full names of a module and all that it imports from this package, directly or not, except `EXEMPT`."""
-    todo, found = {module}, set[str]()
-    while todo:
-        name = todo.pop()
-        found.add(name)
-        todo |= {other for other in _imports(name) if other not in found and not _exempt(other)}
-    return found
+    return _reached([module])
 
 
 def canonical(source: str) -> str:
@@ -68,14 +74,37 @@ def _written(node: object) -> str:
     return f"[{', '.join(map(_written, node))}]" if isinstance(node, list) else repr(node)
 
 
-def _imports(module: str) -> Iterator[str]:
-    for node in ast.walk(ast.parse(_source(module))):
+def _reached(first: Iterable[str], exempt: frozenset[str] = EXEMPT) -> set[str]:
+    todo, found = {name for name in first if not _is_exempt(name, exempt)}, set[str]()
+    while todo:
+        name = todo.pop()
+        found.add(name)
+        todo |= {other for other in imports(name) if other not in found and not _is_exempt(other, exempt)}
+    return found
+
+
+def _sha256(script: str, modules: Iterable[str]) -> str:
+    digest = hashlib.sha256(script.encode())
+    for name in sorted(modules):
+        digest.update(f"{name}\n{canonical(_source(name))}\n".encode())
+    return digest.hexdigest()
+
+
+def imports(module: str) -> set[str]:
+    """Return the full names of the modules of this package that a module imports, inside functions too."""
+    return set(_imports(_source(module), module))
+
+
+def _imports(source: str, module: str = "") -> Iterator[str]:
+    """Yield the modules of this package that a source imports; `module` is its own name, for relative imports."""
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if _exists(alias.name))
         elif isinstance(node, ast.ImportFrom):
             base = _absolute(node, module)
-            yield from (name for alias in node.names if _exists(name := f"{base}.{alias.name}"))
-            if _exists(base):
+            names = [f"{base}.{alias.name}" for alias in node.names]
+            yield from filter(_exists, names)
+            if _exists(base) and not all(map(_exists, names)):
                 yield base
 
 
@@ -88,8 +117,8 @@ def _absolute(node: ast.ImportFrom, module: str) -> str:
     return f"{package}.{node.module}" if node.module else package
 
 
-def _exempt(module: str) -> bool:
-    return module.removeprefix(f"{PACKAGE}.") in EXEMPT
+def _is_exempt(module: str, exempt: frozenset[str]) -> bool:
+    return module == PACKAGE or module.split(".")[1] in exempt
 
 
 def _exists(module: str) -> bool:

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+FINGERPRINTS = Path("fingerprint")
+"""A digest of each stage's code: `STAGE.txt`."""
 SCHEMA = Path("params.schema.json")
 STUDIES = Path("studies")
 RECORDS = Path("records")

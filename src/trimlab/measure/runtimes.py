@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict
 
+from .. import formats
 from . import device, onnx_runtime, openvino_runtime, tensorrt_runtime
 from .errors import MeasureError
 from .session import Session, Settings, imported, line
@@ -29,13 +30,6 @@ DEVICES: Dict[str, Callable[[], Dict[str, Any]]] = {
     "tensorrt": tensorrt_runtime.gpu,
 }
 """Functions that load a runtime and all it depends on, and return its device, or fail."""
-
-PRECISIONS: Dict[str, Tuple[str, ...]] = {
-    "onnxruntime": ("fp32", "fp16", "int8"),
-    "openvino": ("fp32", "bf16", "fp16", "int8"),
-    "tensorrt": ("fp32", "tf32", "fp16", "int8", "int8-entropy"),
-}
-"""What each computes in; `bf16`, `tf32` and `int8-entropy` (calibrated by the runtime) take the FP32 file."""
 
 
 def device_of(runtime: str) -> Dict[str, Any]:
@@ -65,9 +59,9 @@ def open_file(runtime: str, path: str, settings: Settings) -> Session:
         MeasureError: the runtime is unknown, the file is missing or not one it reads.
     """
     _known(runtime)
-    if settings.precision not in PRECISIONS[runtime]:
-        known = ", ".join(PRECISIONS[runtime])
-        raise MeasureError(f"precision {settings.precision!r} is not one of {runtime}'s: use one of {known}")
+    known = [each.name for each in formats.of_runtime(runtime)]
+    if settings.precision not in known:
+        raise MeasureError(f"precision {settings.precision!r} is not one of {runtime}'s: use one of {', '.join(known)}")
     if not Path(path).is_file():
         raise MeasureError(f"{path} does not exist: name an exported file")
     try:

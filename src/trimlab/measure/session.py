@@ -18,7 +18,7 @@ class Settings(NamedTuple):
     """How a file is opened."""
 
     precision: str
-    """One of the runtime's, see `PRECISIONS`."""
+    """One of the runtime's, see `formats`."""
     threads: int
     """CPU threads, at least 1."""
     batch_size: int

@@ -1,0 +1,103 @@
+"""What a measurement is compared with and recognised by: test pack, reference labels, digest of the request."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trimlab import config, fingerprint, progress
+from trimlab.benchmark.cells import Cell
+from trimlab.digests import sha256_of
+from trimlab.errors import UserError
+from trimlab.measure import dataset, device, runtimes
+from trimlab.measure.errors import MeasureError
+from trimlab.measure.session import Settings
+
+_FILES = ("model", "yardstick", "torch_labels", "calibration")
+"""Files of a request whose content decides the measurement; the dataset's digest is in the lineage."""
+
+_PLACES = ("dataset", "onnx_labels", "exact_labels", "engines")
+"""Entries of a request that only say where something lies: they follow from the files."""
+
+
+def score(asked: dict[str, Any]) -> None:
+    """Write the labels that ONNX Runtime predicts, once per file: for a request's file and its 7-bit variant.
+
+    An INT8 file is computed as it is written, in float between Q and DQ: the reference that a runtime's kernels, or
+    another runtime, are compared with must not depend on this machine's processor.
+
+    Raises:
+        UserError: a file is missing or broken.
+    """
+    for part in filter(None, (asked, asked["seven_bit"])):
+        labels = part["exact_labels"] or part["onnx_labels"]
+        if labels and not Path(labels).exists():
+            score_file(Path(part["model"]), Path(asked["dataset"]), Path(labels), exact=bool(part["exact_labels"]))
+
+
+def write_pack(workload: config.Workload, split: str, path: Path) -> None:
+    """Write what `trimlab.measure` scores on: images (N, C, H, W) uint8, labels (N,), mean and std (C,)."""
+    from trimlab.data.dataset import dataset_for  # torch: not for a variant without precisions
+
+    prepared = dataset_for(workload)
+    images, labels = prepared.scored(split)
+    np.savez(
+        path,
+        images=images.numpy(),
+        labels=labels.numpy(),
+        mean=prepared.mean.numpy(),
+        std=prepared.std.numpy(),
+    )
+
+
+def digest(asked: dict[str, Any]) -> str:
+    """Return the sha256 of what decides a measurement: files by their content, because their paths change.
+
+    The code that measures is part of it: what older code measured is not a result of the current code.
+    """
+    files = {key: asked[key] and sha256_of_input(Path(asked[key])) for key in _FILES}
+    values = {key: value for key, value in asked.items() if key not in _PLACES} | files
+    values["code"] = fingerprint.of("trimlab.measure.__main__")
+    values["processor"] = device.identity(device.cpu(asked["threads"] or device.cores()))
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_of_input(path: Path) -> str:
+    """Return the sha256 of a file that a former stage wrote.
+
+    Raises:
+        UserError: it is missing.
+    """
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): run `dvc repro`, which makes it again") from None
+
+
+def labels(cell: Cell, file: Path, scratch: Path) -> dict[str, str | None]:
+    """Return the paths of the labels that a file's are compared with; see `score`."""
+    labels = str(labels_file(file, scratch))
+    return {
+        "onnx_labels": None if cell.runtime == "onnxruntime" else labels,
+        "exact_labels": labels if cell.precision == "int8" else None,
+    }
+
+
+def labels_file(file: Path, scratch: Path) -> Path:
+    """Return where the labels lie that a file is compared with."""
+    return scratch / f"{file.stem}-labels.npy"
+
+
+def score_file(file: Path, pack: Path, labels: Path, exact: bool) -> None:
+    """Write the labels that ONNX Runtime predicts with a file; `exact` computes INT8 as it is written."""
+    how = "ONNX Runtime, without fused kernels" if exact else "ONNX Runtime"
+    progress.say(f"scoring {file.name} in {how}")
+    settings = Settings("int8" if exact else "fp32", device.cores(), 64, exact=exact)
+    try:
+        session = runtimes.open_file("onnxruntime", str(file), settings)
+        predicted = dataset.predict(session, dataset.load(str(pack), session.image_shape), settings.batch_size)
+    except MeasureError as error:
+        raise UserError(str(error)) from None
+    np.save(labels, predicted)

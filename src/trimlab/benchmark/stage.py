@@ -1,0 +1,181 @@
+"""The stage `benchmark`: every file of a variant, measured by `trimlab.measure` in a clean process of its own."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trimlab import config, machine, paths, progress, records
+from trimlab.benchmark import interpreters, runner
+from trimlab.benchmark.cells import Cell, cells
+from trimlab.digests import sha256_of
+from trimlab.errors import UserError
+from trimlab.measure import weights
+from trimlab.measure.errors import NoRuntimeError, UnavailableError
+from trimlab.quantize import onnx_files
+
+_LINEAGE = {
+    "workload", "model", "dataset", "dataset_sha256", "split", "num_classes", "num_images", "seed",
+    "weights_sha256", "normalisation", "variant", "ratio", "num_params", "macs",
+}  # fmt: skip
+"""What a measurement has from its variant's pruning record."""
+
+
+def benchmark_variant(study: config.Params, variant: str) -> list[records.Measurement]:
+    """Measure a variant's file of each seed and precision; write records and, beside them, predicted labels.
+
+    A variant without precisions gets an empty list of records, which is what DVC finds as its output. What this
+    machine can't measure is reported and skipped. Where one file fails, the others are still measured, and kept for the
+    next call; the same holds where this call is killed.
+
+    Raises:
+        UserError: a file cannot be measured, or not by the interpreter that TRIMLAB_PYTHON names; or nothing can.
+    """
+    measured: list[tuple[records.Measurement, Path]] = []
+    if study.variants[variant].precisions:
+        here = interpreters.found_runtimes(study.benchmark.runtimes)
+        with tempfile.TemporaryDirectory() as scratch:
+            measured = list(_measure_all(study, list(cells(study, variant, here)), Path(scratch)))
+        if not measured:
+            raise UserError(f"{variant}: {', '.join(here)} can't measure any of its precisions here: add a runtime")
+    found = [record for record, _ in measured]
+    _write_index(variant, found)
+    for _, kept in measured:
+        # Those alone: another process may be at work on the same variant with other params.
+        kept.unlink(missing_ok=True)
+        kept.with_suffix(".npy").unlink(missing_ok=True)
+    return found
+
+
+def request(study: config.Params, cell: Cell, pack: Path, scratch: Path) -> dict[str, Any]:
+    """Return what `trimlab.measure` is asked of a cell, but for where the predicted labels go (`predictions`).
+
+    Args:
+        study: the whole params.
+        cell: what to measure.
+        pack: what `runner.write_pack` wrote.
+        scratch: folder for the labels that `runner.score` writes.
+    """
+    timing = study.benchmark
+    return {
+        "model": str(cell.file),
+        "precision": cell.precision,
+        "yardstick": str(onnx_files.yardstick_file(cell.variant, cell.seed)),
+        "runtime": cell.runtime,
+        "dataset": str(pack),
+        "torch_labels": str(paths.torch_labels_file(cell.variant, cell.seed)),
+        **runner.labels(cell, cell.file, scratch),
+        "seven_bit": _seven_bit(cell, scratch),
+        "calibration": str(onnx_files.calibration_file(cell.variant)) if cell.precision == "int8-entropy" else None,
+        "engines": str(paths.project_root() / paths.SCRATCH / "engines") if cell.on_gpu else None,
+        "batch_size": timing.gpu_batch_size if cell.on_gpu else timing.batch_size,
+        **timing.model_dump(include={"warmup", "repeats", "batch_repeats", "threads", "builds"}),
+        "lineage": _lineage(study, cell),
+    }
+
+
+def _measure_all(study: config.Params, todo: list[Cell], scratch: Path) -> Iterator[tuple[records.Measurement, Path]]:
+    """Yield records, each with the file in which it is kept for the next call."""
+    pack = scratch / "dataset.npz"
+    if todo:
+        runner.write_pack(study.workload_of(todo[0].variant), study.data.split, pack)
+    failed: list[str] = []
+    for cell in todo:
+        try:
+            yield _measure(study, cell, pack, scratch)
+        except NoRuntimeError as error:
+            # It was there when `runtimes` looked: without it this would become the result of machines that have it.
+            failed.append(f"{cell.runtime} is no longer available here ({error}): run `dvc repro -f -s runtimes`")
+            progress.say(f"error: {failed[-1]}")
+        except UserError as error:
+            progress.say(f"error: {error}")
+            failed.append(str(error))
+        except UnavailableError as error:
+            progress.say(f"{cell.runtime} {cell.precision} is not measured here: {error}")
+    if failed:
+        more = f", and {len(failed) - 1} more failed" if len(failed) > 1 else ""
+        raise UserError(f"{failed[0]}{more}; what was measured is kept for the next call")
+
+
+def _measure(study: config.Params, cell: Cell, pack: Path, scratch: Path) -> tuple[records.Measurement, Path]:
+    path = paths.measurement_file(*cell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    progress.say(f"benchmark {cell.variant}: seed {cell.seed}, {cell.precision}, {cell.runtime}")
+    with machine.exclusive(f"benchmark {cell.variant} {cell.precision}"):
+        asked = weights.fitted(request(study, cell, pack, scratch))
+        kept = paths.kept_measurement(cell.variant, runner.digest(asked))
+        record = _take(kept, path)
+        if record is None:
+            runner.score(asked)
+            measured = interpreters.run_measure({**asked, "predictions": str(path.with_suffix(".npy"))})
+            record = _checked(measured, cell)
+            records.write(record, path)
+            _keep(path, kept)
+    if cell.runtime == "onnxruntime" and not asked["exact_labels"]:
+        shutil.copyfile(path.with_suffix(".npy"), runner.labels_file(cell.file, scratch))
+    return record, kept
+
+
+def _checked(measured: dict[str, Any], cell: Cell) -> records.Measurement:
+    record = records.parse(json.dumps(measured), f"what {cell.runtime} gave for {cell.file}")
+    assert isinstance(record, records.Measurement)
+    return record
+
+
+def _take(kept: Path, path: Path) -> records.Measurement | None:
+    """Copy a kept record and its labels; return None where they are missing, or another process deletes them."""
+    labels = path.with_suffix(".npy")
+    try:
+        record = records.read(kept)
+        shutil.copyfile(kept.with_suffix(".npy"), labels)
+    except (UserError, OSError):
+        return None
+    if not isinstance(record, records.Measurement) or sha256_of(labels) != record.predictions_sha256:
+        return None
+    records.write(record, path)
+    return record
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """Copy a record and its labels to where the next call looks; the record last, whole or not at all."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (".npy", ".json"):
+        scratch = kept.with_suffix(f"{suffix}.tmp")
+        shutil.copyfile(path.with_suffix(suffix), scratch)
+        scratch.replace(kept.with_suffix(suffix))
+
+
+def _write_index(variant: str, measured: list[records.Measurement]) -> None:
+    names = [paths.measurement_file(variant, item.seed, item.precision, item.runtime).name for item in measured]
+    index = paths.index_file(variant)
+    index.parent.mkdir(parents=True, exist_ok=True)
+    index.write_text(json.dumps({"variant": variant, "records": names}, indent=1) + "\n")
+
+
+def _lineage(study: config.Params, cell: Cell) -> dict[str, Any]:
+    pruning = records.read(paths.record_file(paths.pruned(cell.variant), cell.seed))
+    assert isinstance(pruning, records.Pruning)
+    calibrated = cell.precision in ("int8", "int8-entropy")
+    return {
+        "kind": "measurement",
+        **pruning.model_dump(include=_LINEAGE),
+        "study": study.study,
+        "params_digest": study.measurement_digest(cell.variant),
+        "commit": records.commit(),
+        "versions": machine.versions("torch", "onnx"),
+        "weight_bytes": onnx_files.weight_bytes(cell.file),
+        "weight_bits": 8 if cell.precision == "int8" else None,
+        "torch_top1_accuracy": pruning.top1_accuracy,
+        "calibration_sha256": onnx_files.read_manifest(cell.variant)["calibration_sha256"] if calibrated else None,
+    }
+
+
+def _seven_bit(cell: Cell, scratch: Path) -> dict[str, Any] | None:
+    """Return the entries of a request that change where the file with 7-bit weights is run."""
+    file = cell.seven_bit_file
+    if file is None:
+        return None
+    lineage = {"weight_bytes": onnx_files.weight_bytes(file), "weight_bits": 7}
+    return {"model": str(file), **runner.labels(cell, file, scratch), "lineage": lineage}

@@ -1,0 +1,55 @@
+"""params.yaml as one strict, frozen model: every key known, every value in range, every reference resolved.
+
+Light on purpose (pydantic and YAML alone): every stage asks it before it imports anything heavy.
+"""
+
+from trimlab.config.reading import cell, load, schema, whole
+from trimlab.config.sections import (
+    MODELS,
+    OWN_MODELS,
+    RUNTIMES,
+    Benchmark,
+    Data,
+    Dataset,
+    LowResolution,
+    Normalisation,
+    Pruning,
+    PruningPoint,
+    Quantization,
+    Recipe,
+    Report,
+    Runtime,
+    Section,
+    TrainingPrecision,
+    Variant,
+    Workload,
+    runtimes,
+)
+from trimlab.config.study import Params
+
+__all__ = [
+    "MODELS",
+    "OWN_MODELS",
+    "RUNTIMES",
+    "Benchmark",
+    "Data",
+    "Dataset",
+    "LowResolution",
+    "Normalisation",
+    "Params",
+    "Pruning",
+    "PruningPoint",
+    "Quantization",
+    "Recipe",
+    "Report",
+    "Runtime",
+    "Section",
+    "TrainingPrecision",
+    "Variant",
+    "Workload",
+    "cell",
+    "load",
+    "runtimes",
+    "schema",
+    "whole",
+]

@@ -1,0 +1,80 @@
+"""What `trimlab check` reports about a study whose values are valid: missing files, values that look odd."""
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from trimlab import paths
+from trimlab.config.study import Params
+from trimlab.errors import short
+
+CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+"""torchvision's names, without importing it."""
+
+
+def missing_files(study: Params) -> list[str]:
+    """Return a line for each file of the study that is not where its key says, with the remedy."""
+    files = [(f"workloads.{key}.weights", workload.weights, "file") for key, workload in study.workloads.items()]
+    files += [
+        (f"datasets.{key}.path", dataset.path, "folder" if dataset.source == "folder" else "file")
+        for key, dataset in study.datasets.items()
+    ]
+    lines = [
+        f"{key} {short(name)} {_complaint(Path(name), kind)}"
+        for key, name, kind in files
+        if Path(name) != paths.NO_FILE and not (Path(name).is_dir() if kind == "folder" else Path(name).is_file())
+    ]
+    if not paths.NO_FILE.is_file():
+        lines.append(f"{paths.NO_FILE} does not exist: run in the project's root, or `git checkout {paths.NO_FILE}`")
+    return lines
+
+
+def _complaint(path: Path, kind: str) -> str:
+    if path.exists():
+        return f"is not a {kind}: name a {kind}"
+    tracked = next((f"{each}.dvc" for each in (path, *path.parents) if Path(f"{each}.dvc").is_file()), None)
+    if tracked:
+        return f"does not exist, though DVC tracks it: run `dvc checkout {tracked}`, or `dvc pull {tracked}`"
+    return f"does not exist: put the {kind} there and run `dvc add {path}`"
+
+
+def notes(study: Params) -> list[str]:
+    """Return a line for each download that `dvc repro` is going to make."""
+    root = Path(os.environ.get("DATA_ROOT") or study.data.root)
+    sources = {data.source for key, data in study.datasets.items() if not paths.dataset_file(key).is_file()}
+    return [
+        f"{root} holds no {folder}: `dvc repro` downloads it there (170 MB)"
+        for source, folder in CIFAR_FOLDERS.items()
+        if source in sources and not (root / folder).is_dir()
+    ]
+
+
+def warnings(study: Params) -> list[str]:
+    """Return a line for each value that is allowed but probably a mistake."""
+    return [*_unused(study), *_odd(study)]
+
+
+def _unused(study: Params) -> Iterator[str]:
+    """Yield the keys that nothing uses, except workloads: without a variant, they are still trained and reported."""
+    used = {workload.training for workload in study.workloads.values()}
+    used |= {f"datasets.{workload.dataset}" for workload in study.workloads.values()}
+    used |= {variant.pruning for variant in study.variants.values()}
+    sections: dict[str, Collection[str]] = {
+        "datasets": study.datasets,
+        "training": study.training,
+        "sweep": study.sweep,
+    }
+    for key in (f"{section}.{name}" for section, names in sections.items() for name in names):
+        if key not in used:
+            yield f"{key} is not used: remove it, or refer to it where you meant to"
+
+
+def _odd(study: Params) -> Iterator[str]:
+    if study.report.candidate == study.report.baseline:
+        yield f"report.candidate {study.report.candidate!r} is the baseline: it is compared with its own FP32 file"
+    for key, recipe in study.training.items():
+        if recipe.evaluate_every > recipe.epochs:
+            yield (
+                f"training.{key}.evaluate_every {recipe.evaluate_every} is above its {recipe.epochs} epochs: "
+                "the curve has the last epoch alone"
+            )

@@ -1,0 +1,108 @@
+"""Reading params.yaml, and what a stage's command line names of it."""
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.nodes import CollectionNode, Node
+
+from trimlab import paths
+from trimlab.config import messages
+from trimlab.config.choices import choice, unresolved
+from trimlab.config.study import Params
+from trimlab.errors import UserError, one_line
+
+MOST_PROBLEMS = 30
+"""Reported at once."""
+MOST_NODES = 100_000
+DEEPEST = 20
+"""What a params file may hold, aliases written out: a study has some hundred values, five deep at most."""
+
+
+def load(path: Path = paths.PARAMS) -> Params:
+    """Read and check a params file.
+
+    Raises:
+        UserError: a line for every problem: key, value, bound, remedy.
+    """
+    try:
+        return Params.model_validate(_read(path))
+    except ValidationError as error:
+        lines = [line for detail in error.errors()[:MOST_PROBLEMS] for line in messages.describe(detail)]
+        if error.error_count() > MOST_PROBLEMS:
+            lines.append(f"{error.error_count() - MOST_PROBLEMS} more problems: fix these first")
+        raise UserError("\n".join(f"{path}: {line}" for line in lines)) from None
+
+
+def cell(arguments: Sequence[str], section: Literal["datasets", "workloads", "variants"]) -> tuple[Params, str]:
+    """Return the study, and the one cell of it that a stage's command line names.
+
+    Args:
+        arguments: `sys.argv`.
+        section: what the stage is fanned out over.
+
+    Raises:
+        UserError: the params are invalid, or the arguments are not exactly one known cell.
+    """
+    study, role = load(), section.removesuffix("s")
+    cells: Collection[str] = getattr(study, section)
+    if len(arguments) != 2:
+        raise UserError(f"{arguments[0]} takes one {role}, not {len(arguments) - 1} arguments: {choice(cells)}")
+    problem = unresolved(role, arguments[1], cells)
+    if problem:
+        raise UserError(problem)
+    return study, arguments[1]
+
+
+def whole(arguments: Sequence[str]) -> Params:
+    """Return the study, for a stage whose command line, `sys.argv`, names nothing.
+
+    Raises:
+        UserError: the params are invalid, or there is an argument.
+    """
+    study = load()
+    if len(arguments) != 1:
+        raise UserError(f"{arguments[0]} takes no arguments, not {len(arguments) - 1}: leave them out")
+    return study
+
+
+def schema() -> str:
+    """Return the JSON schema of params.yaml, for editors."""
+    return json.dumps(Params.model_json_schema(), indent=2) + "\n"
+
+
+def _read(path: Path) -> Any:
+    try:
+        written = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: run in the project's root, or name an existing file") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): name a params file") from None
+    # DVC's own YAML library: `1e-4` is a number to both, but a string to PyYAML.
+    yaml = YAML(typ="safe", pure=True)
+    try:
+        nodes, depth = _extent(yaml.compose(written), {})
+        if nodes > MOST_NODES or depth > DEEPEST:
+            raise RecursionError
+        return yaml.load(written)
+    except RecursionError:
+        raise UserError(
+            f"{path} holds more than {MOST_NODES} values, aliases written out, or nests them more than {DEEPEST} deep: "
+            "start from a file in studies/"
+        ) from None
+    except Exception as error:  # a tag such as !!float raises whatever the conversion of its value does
+        raise UserError(f"{path} is not valid YAML: {one_line(error, 250)}") from None
+
+
+def _extent(node: Node | None, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Return how many nodes a YAML node unfolds to, and how deep: aliases of aliases multiply, and may be circular."""
+    if not isinstance(node, CollectionNode):
+        return 1, 1
+    if id(node) not in known:
+        children = [child for entry in node.value for child in (entry if isinstance(entry, tuple) else (entry,))]
+        extents = [_extent(child, known) for child in children]
+        known[id(node)] = 1 + sum(nodes for nodes, _ in extents), 1 + max((deep for _, deep in extents), default=0)
+    return known[id(node)]

@@ -1,0 +1,266 @@
+"""The sections of params.yaml, each with its keys and their bounds."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from trimlab import paths
+from trimlab.errors import UserError, short
+from trimlab.formats import Precision
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
+"""Up to 64 letters, digits and dashes, a letter first: DVC addresses params by dots and reads bare numbers as numbers,
+and a name is a part of file names."""
+
+Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
+TrainingPrecision = Literal["auto", "amp", "tf32", "fp32"]
+BuiltinSource = Literal["cifar10", "cifar100", "digits"]
+Source = Literal["cifar10", "cifar100", "digits", "folder", "npz"]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: strict types, no unknown keys, frozen; docstrings are the schema's descriptions."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class Data(Section):
+    """How datasets are read and split."""
+
+    root: Annotated[str, Field(min_length=1)] = "data/raw"
+    """Directory of torchvision's files: those found there are used without a network, others downloaded to it.
+    The environment variable DATA_ROOT takes its place where it is set."""
+    split: Literal["test", "holdout"]
+    """`test` trains on the whole training set and scores on the test set. `holdout` trains without the hold-out and
+    scores on it: what recipes are tuned on."""
+    holdout_fraction: Annotated[float, Field(gt=0, le=0.5)]
+    """Share of the training set that is held out, of each class in proportion to its size."""
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    """Draws the hold-out and the order of the calibration images."""
+
+
+class Dataset(Section):
+    """One dataset."""
+
+    source: Source
+    """A built-in one, or a `folder` (train/CLASS/*.png, test/CLASS/*.png) or `.npz` that DVC tracks."""
+    path: str
+    """The tracked folder or file; `data/none` for a built-in source."""
+
+    @model_validator(mode="after")
+    def _path_fits_source(self) -> "Dataset":
+        builtin = self.source in get_args(BuiltinSource)
+        if not self.path or builtin != (self.path == str(paths.NO_FILE)):
+            need = f"`{paths.NO_FILE}`" if builtin else "the folder or file, tracked by DVC"
+            raise ValueError(f"path {short(self.path)} does not fit source {self.source!r}: give {need}")
+        return self
+
+
+class LowResolution(Section):
+    """First epochs on smaller images."""
+
+    size: Annotated[int, Field(ge=8, le=512)]
+    """Height and width in pixels."""
+    epochs: Annotated[int, Field(ge=1, le=1000)]
+    """How many epochs at this size."""
+
+
+class Recipe(Section):
+    """A training recipe: SGD."""
+
+    epochs: Annotated[int, Field(ge=1, le=2000)]
+    """Passes over the training set. The last one counts."""
+    batch_size: Annotated[int, Field(ge=2, le=8192)] = 128
+    """Images a step."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.1
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Decay from the peak to 0 after warm-up."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of all steps in which the learning rate rises linearly to its peak."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """SGD momentum."""
+    nesterov: bool = True
+    """Nesterov's form of momentum."""
+    weight_decay: Annotated[float, Field(ge=0, le=0.1)] = 5e-4
+    """L2 penalty on weights; none on norms and biases."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target spread over all classes."""
+    flip: bool = True
+    """Mirror half of the images (off for digits)."""
+    crop_padding: Annotated[int, Field(ge=0, le=16)] = 4
+    """Random translation by up to so many pixels, the border padded with zeros."""
+    low_resolution: list[LowResolution] = []
+    """First epochs on smaller images, in order; the others train at the images' own size."""
+    evaluate_every: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Epochs between two accuracies in the curve; the last epoch always has one."""
+
+    @model_validator(mode="after")
+    def _low_resolution_fits(self) -> "Recipe":
+        low = sum(stage.epochs for stage in self.low_resolution)
+        if low >= self.epochs:
+            raise ValueError(f"low_resolution takes {low} of {self.epochs} epochs: leave one at the full size")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("momentum 0 has no Nesterov form: set nesterov to false")
+        return self
+
+
+class Normalisation(Section):
+    """What is subtracted from images in [0, 1], and what that is divided by: a value a channel."""
+
+    mean: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)]
+    """Subtracted."""
+    std: Annotated[list[Annotated[float, Field(gt=0, le=10)]], Field(min_length=1)]
+    """Divided by."""
+
+    @model_validator(mode="after")
+    def _as_many(self) -> "Normalisation":
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} values, std {len(self.std)}: give one of each a channel")
+        return self
+
+
+NormalisedBy = Annotated[
+    Annotated[Literal["dataset", "imagenet"], Tag("[name]")] | Annotated[Normalisation, Tag("[values]")],
+    Discriminator(lambda value: "[name]" if isinstance(value, str) else "[values]"),
+]
+
+
+class Workload(Section):
+    """One model on one dataset, with its training recipe or with weights that somebody already has."""
+
+    model: str
+    """`resnet18`, `resnet20` (for 32×32 images), or one of torchvision's as `torchvision/NAME`."""
+    dataset: str
+    """A key of `datasets`."""
+    training: str
+    """A key of `training`, as `training.KEY`; with `weights`, what fine-tuning inherits (batch, augmentation …)."""
+    precision: TrainingPrecision = "auto"
+    """`fp32` is strict; `tf32` uses it where a GPU has it; `amp` is torch.amp in bf16, in fp16 on a GPU without bf16,
+    and FP32 on a CPU that would only emulate bf16; `auto` is `amp` where the device computes bf16 natively, `tf32`
+    elsewhere."""
+    weights: Annotated[str, Field(min_length=1)]
+    """A file of weights (safetensors, or a state dict) that takes the place of training; `data/none` to train."""
+    normalisation: NormalisedBy = "dataset"
+    """What images are normalised by before the model sees them: the training set's own mean and deviation
+    (`dataset`), ImageNet's (`imagenet`), or `{mean: […], std: […]}`. Given weights want what they were trained with."""
+
+
+class PruningPoint(Section):
+    """How much is pruned and how the rest is fine-tuned."""
+
+    ratio: Annotated[float, Field(ge=0, le=0.95)]
+    """Share of each layer's output channels that is removed (the classifier keeps its own)."""
+    epochs: Annotated[int, Field(ge=0, le=2000)]
+    """Fine-tuning epochs; 0 leaves the pruned weights as they are."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.01
+    """Peak learning rate of fine-tuning."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Decay to 0."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the steps that warm up."""
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Weight of the unpruned model's soft labels against the true ones; 0 needs no teacher."""
+    temperature: Annotated[float, Field(gt=0, le=20)] = 4.0
+    """Softens the teacher's labels."""
+    round_to: Annotated[int, Field(ge=2, le=64)] | None = None
+    """Takes the place of `pruning.round_to` at this point."""
+
+
+class Pruning(Section):
+    """What all pruning points share."""
+
+    importance: Literal["l1", "l2", "lamp", "fpgm", "bn_scale", "random"] = "l1"
+    """Criterion by which channels are kept (torch-pruning)."""
+    scope: Literal["uniform", "global"] = "uniform"
+    """`uniform` prunes every layer by the ratio; `global` ranks the channels of all layers together."""
+    round_to: Annotated[int, Field(ge=2, le=64)] | None = None
+    """Keep widths that are multiples of this (hardware likes 8 or 16); null keeps `int(c·(1−ratio))`."""
+
+
+class Variant(Section):
+    """A workload at one pruning point."""
+
+    workload: str
+    """A key of `workloads`."""
+    pruning: str
+    """`prune` (the candidate's point) or `sweep.KEY`."""
+    precisions: list[Precision] = ["fp32", "fp16", "int8"]
+    """What is exported and measured; an empty list where only the pruning table asks for the variant."""
+
+
+class Quantization(Section):
+    """Post-training INT8."""
+
+    calibration_images: Annotated[int, Field(ge=10, le=10_000)] = 500
+    """How many training images calibrate: outside the hold-out, each class in proportion to its size."""
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    """How activation ranges are chosen from the calibration images."""
+    percentile: Annotated[float, Field(ge=90, le=100)] = 99.99
+    """Share of values inside the range, in percent, for `percentile`."""
+
+
+class Benchmark(Section):
+    """How exported files are timed."""
+
+    batch_size: Annotated[int, Field(ge=2, le=65536)] = 64
+    """The large batch, for throughput; latency is timed at batch 1."""
+    warmup: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Untimed runs before each series."""
+    repeats: Annotated[int, Field(ge=10, le=100_000)] = 200
+    """Timed runs at batch 1."""
+    batch_repeats: Annotated[int, Field(ge=5, le=100_000)] = 20
+    """Timed runs at the large batch."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Threads of the runtime; 0 takes all cores."""
+    runtimes: Annotated[list[Runtime], Field(min_length=1)] = ["onnxruntime"]
+    """What files are measured in. One that is not available (TensorRT without a GPU) is reported and skipped."""
+    gpu_batch_size: Annotated[int, Field(ge=2, le=65536)] = 1024
+    """The large batch on a GPU."""
+    builds: Annotated[int, Field(ge=1, le=100)] = 1
+    """How often a TensorRT engine is built: no two builds need be alike, and the report gives their spread."""
+
+
+class Report(Section):
+    """What the report says besides its tables."""
+
+    title: Annotated[str, Field(min_length=1)]
+    """The report's heading."""
+    baseline: str
+    """The unpruned variant that the candidate is compared with."""
+    candidate: str
+    """The variant that the study proposes."""
+    notes: list[str] = []
+    """Assumptions, printed under the heading."""
+
+
+OWN_MODELS = ("resnet18", "resnet20")
+
+# fmt: off
+TORCHVISION_MODELS = (
+    "alexnet", "densenet121", "densenet161", "densenet169", "densenet201", "efficientnet_b0", "efficientnet_b1",
+    "efficientnet_b2", "efficientnet_b3", "efficientnet_b4", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3",
+    "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "regnet_x_400mf", "regnet_x_800mf", "regnet_y_400mf",
+    "regnet_y_800mf", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "vgg11",
+    "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "wide_resnet50_2",
+)
+# fmt: on
+"""Those of torchvision that end in a linear classifier and have one output."""
+
+MODELS = (*OWN_MODELS, *(f"torchvision/{name}" for name in TORCHVISION_MODELS))
+
+
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+
+
+def runtimes(names: Sequence[str]) -> list[Runtime]:
+    """Return runtimes by name; all without names.
+
+    Raises:
+        UserError: a name is unknown.
+    """
+    unknown = sorted(set(names) - set(RUNTIMES))
+    if unknown:
+        raise UserError(f"runtime {short(unknown[0])} is unknown: use some of {', '.join(RUNTIMES)}")
+    return [known for known in RUNTIMES if not names or known in names]

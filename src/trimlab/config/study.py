@@ -1,0 +1,166 @@
+"""params.yaml as a whole: one study, in which every reference resolves."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from trimlab.config.choices import unresolved
+from trimlab.config.sections import (
+    MODELS,
+    Benchmark,
+    Data,
+    Dataset,
+    Name,
+    Pruning,
+    PruningPoint,
+    Quantization,
+    Recipe,
+    Report,
+    Section,
+    Variant,
+    Workload,
+)
+from trimlab.digests import digest_of
+from trimlab.errors import short
+
+
+class Params(Section):
+    """The whole of params.yaml: one study."""
+
+    study: Name
+    """The study's name: `records/STUDY` and `reports/STUDY`."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1)]
+    """Every variant is trained and measured once a seed."""
+    data: Data
+    """How datasets are read and split."""
+    datasets: Annotated[dict[Name, Dataset], Field(min_length=1)]
+    """The datasets, by name."""
+    training: Annotated[dict[Name, Recipe], Field(min_length=1)]
+    """Training recipes, by name."""
+    workloads: Annotated[dict[Name, Workload], Field(min_length=1)]
+    """Models on datasets, by name."""
+    sweep: dict[Name, PruningPoint]
+    """Pruning points shared by workloads, by name."""
+    prune: PruningPoint
+    """The candidate's pruning point."""
+    pruning: Pruning
+    """What all pruning points share."""
+    variants: Annotated[dict[Name, Variant], Field(min_length=1)]
+    """Workloads at pruning points, by name."""
+    quantization: Quantization
+    """Post-training INT8."""
+    benchmark: Benchmark
+    """How exported files are timed."""
+    report: Report
+    """What the report says besides its tables."""
+
+    @model_validator(mode="after")
+    def _references_resolve(self) -> "Params":
+        problems = [*self._workload_problems(), *self._variant_problems(), *self._report_problems()]
+        problems += self._repetitions()
+        problems = problems or self._role_problems()
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _workload_problems(self) -> list[str]:
+        recipes = [f"training.{key}" for key in self.training]
+        return [
+            problem
+            for key, workload in self.workloads.items()
+            for problem in (
+                unresolved(f"workloads.{key}.dataset", workload.dataset, self.datasets),
+                unresolved(f"workloads.{key}.training", workload.training, recipes),
+                unresolved(f"workloads.{key}.model", workload.model, MODELS),
+            )
+            if problem
+        ]
+
+    def _variant_problems(self) -> list[str]:
+        points = ["prune", *(f"sweep.{key}" for key in self.sweep)]
+        return [
+            problem
+            for key, variant in self.variants.items()
+            for problem in (
+                unresolved(f"variants.{key}.workload", variant.workload, self.workloads),
+                unresolved(f"variants.{key}.pruning", variant.pruning, points),
+            )
+            if problem
+        ]
+
+    def _report_problems(self) -> list[str]:
+        found = [
+            unresolved(f"report.{role}", name, self.variants)
+            for role, name in (("baseline", self.report.baseline), ("candidate", self.report.candidate))
+        ]
+        return [problem for problem in found if problem]
+
+    def _repetitions(self) -> list[str]:
+        lists: dict[str, Sequence[Any]] = {"seeds": self.seeds, "benchmark.runtimes": self.benchmark.runtimes}
+        lists |= {f"variants.{key}.precisions": variant.precisions for key, variant in self.variants.items()}
+        return [
+            f"{key} {short(values)} repeat: list each once"
+            for key, values in lists.items()
+            if len(set(values)) < len(values)
+        ]
+
+    def _role_problems(self) -> list[str]:
+        baseline, candidate, problems = self.report.baseline, self.report.candidate, []
+        datasets = [self.workload_of(variant).dataset for variant in (candidate, baseline)]
+        if datasets[0] != datasets[1]:
+            problems.append(
+                f"report.candidate {candidate!r} is on dataset {datasets[0]}, report.baseline {baseline!r} on "
+                f"{datasets[1]}: name variants on one dataset"
+            )
+        if self.point(baseline).ratio > 0:
+            problems.append(f"report.baseline {baseline!r} is pruned: name a variant of ratio 0")
+        if "fp32" not in self.variants[baseline].precisions:
+            problems.append(f"variants.{baseline}.precisions lacks fp32, which the report compares with: add it")
+        if not self.variants[candidate].precisions:
+            problems.append(f"variants.{candidate}.precisions [] leaves nothing to propose: add a precision")
+        return problems
+
+    def recipe(self, workload: str) -> Recipe:
+        """Return the training recipe of a workload."""
+        return self.training[self.workloads[workload].training.removeprefix("training.")]
+
+    def point(self, variant: str) -> PruningPoint:
+        """Return the pruning point of a variant."""
+        reference = self.variants[variant].pruning
+        return self.prune if reference == "prune" else self.sweep[reference.removeprefix("sweep.")]
+
+    def pruning_of(self, variant: str) -> Pruning:
+        """Return how a variant is pruned: the shared section, with what its point says otherwise."""
+        rounded = self.point(variant).round_to
+        return self.pruning.model_copy(update={"round_to": rounded}) if rounded else self.pruning
+
+    def workload_of(self, variant: str) -> Workload:
+        """Return the workload of a variant."""
+        return self.workloads[self.variants[variant].workload]
+
+    def digest(self) -> str:
+        """Return the sha256 of all values."""
+        return digest_of(_values(self))
+
+    def training_digest(self, workload: str) -> str:
+        """Return the sha256 of what decides a workload's training."""
+        spec = self.workloads[workload]
+        # Where the raw files lie decides nothing: they are verified.
+        data = self.data.model_dump(exclude={"root"}, exclude_defaults=True)
+        return digest_of(data, _values(spec), _values(self.datasets[spec.dataset]), _values(self.recipe(workload)))
+
+    def pruning_digest(self, variant: str) -> str:
+        """Return the sha256 of what decides a variant's pruning and fine-tuning."""
+        workload = self.variants[variant].workload
+        return digest_of(self.training_digest(workload), _values(self.point(variant)), _values(self.pruning))
+
+    def measurement_digest(self, variant: str) -> str:
+        """Return the sha256 of what decides a variant's files and how they are timed, in whatever runtime."""
+        timing = {key: value for key, value in _values(self.benchmark).items() if key != "runtimes"}
+        return digest_of(self.pruning_digest(variant), _values(self.quantization), timing)
+
+
+def _values(section: Section) -> dict[str, Any]:
+    """Dump a section without defaults: a field that is added later changes no digest of what came before."""
+    return section.model_dump(exclude_defaults=True)

@@ -1,0 +1,46 @@
+"""Stratified, seeded draws from a training set: nothing is ever chosen on the test set."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trimlab.config import Data
+from trimlab.errors import UserError
+
+
+def held_out(name: str, count: int, data: Data) -> int:
+    """Return how many of `count` training images are held out: at least one, and not all."""
+    held = round(data.holdout_fraction * count)
+    if count - held < 2:
+        raise UserError(
+            f"dataset {name}: {count - held} of {count} training images are outside the hold-out: give more images, or "
+            "lower data.holdout_fraction"
+        )
+    if held < 1:
+        raise UserError(
+            f"data.holdout_fraction {data.holdout_fraction} of the {count} training images of {name} is less than one "
+            f"image: set it to at least {1 / count:.1g}"
+        )
+    return held
+
+
+def drawn(labels: Tensor, among: Tensor, shares: Tensor, seed: int) -> Tensor:
+    """Shuffle indices so that any first n of them hold the classes in proportion to `shares`, as far as they last.
+
+    The kth image of a class (from 0) is due at (k + 1/2) / share, as in Sainte-Laguë's method for parliaments: no other
+    n images are closer to the proportions. Classes with equal shares take turns.
+
+    Args:
+        labels: of all images, (N,) int64.
+        among: the indices to order, (M,) int64.
+        shares: of the classes, (C,), above 0 for those in `among`: their sizes make the order stratified.
+        seed: decides the order within each class.
+    """
+    shuffled = among[torch.randperm(len(among), generator=torch.Generator().manual_seed(seed))]
+    chosen = labels[shuffled]
+    rank = torch.empty_like(shuffled)
+    for label in torch.unique(chosen):
+        members = chosen == label
+        rank[members] = torch.arange(int(members.sum()))
+    due = (2 * rank + 1).double() / shares[chosen]
+    return shuffled[torch.from_numpy(np.lexsort((chosen.numpy(), due.numpy())))]

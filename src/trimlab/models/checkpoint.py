@@ -1,0 +1,214 @@
+"""Weights on disk, without pickle, and the one way to rebuild a pruned model from them.
+
+A safetensors header says every tensor's shape, so the factory's model is given those shapes and then the values: it
+serves whoever pruned it, and any model whose forward does not hard-code widths.
+"""
+
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trimlab.errors import UserError, one_line, short
+from trimlab.models import registry
+
+LARGEST = 1e8
+"""Magnitude that no weight of a trained model has; products of larger ones soon exceed float32."""
+
+
+def save(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a model's weights; the file appears whole or not at all.
+
+    Args:
+        model: any module.
+        path: where to.
+        metadata: strings kept in the file's header; `model` and `num_classes` let `load` rebuild it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".tmp")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # One entry: safetensors writes several in random order, and equal weights must be equal files.
+    save_file(tensors, scratch, metadata={"trimlab": json.dumps(dict(metadata), sort_keys=True)})
+    scratch.replace(path)
+
+
+def load(path: Path) -> nn.Module:
+    """Return the model that `save` wrote, in eval mode, with its pruned shapes.
+
+    Raises:
+        UserError: the file is missing, damaged, or not written by trimlab.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("trimlab", "null"))
+            if metadata is None:
+                raise ValueError("its metadata does not say what it is")
+        name, num_classes, weights = str(metadata["model"]), int(metadata["num_classes"]), load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: run `dvc repro`") from None
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged, or was not written by trimlab ({one_line(error, 100)}): run `dvc checkout "
+            f"{path.parent}`, or remove it and run `dvc repro`"
+        ) from None
+    return rebuild(name, num_classes, weights).eval()
+
+
+def rebuild(name: str, num_classes: int, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Return a factory's model with the shapes and values of `weights`.
+
+    Raises:
+        UserError: names or shapes do not fit the model.
+    """
+    model = registry.build(name, num_classes)
+    _check_names(name, model.state_dict(), weights)
+    for prefix, module in model.named_modules():
+        _reshape(module, {key: weights[_join(prefix, key)] for key in _own_tensors(module)})
+    outputs = registry.classifier(model).out_features
+    if outputs != num_classes:
+        raise UserError(f"the weights have {outputs} classes, the dataset {num_classes}: give weights of this dataset")
+    model.load_state_dict(dict(weights))
+    return model
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a user's file of weights: safetensors, or a state dict without code in it.
+
+    Everything is returned as float32: float16 and bfloat16 lose nothing, float64 is rounded. The prefix that
+    DistributedDataParallel or torch.compile puts before every name is removed.
+
+    Raises:
+        UserError: the file is missing, truncated, or a pickle that holds more than tensors; a tensor is not a
+            dense floating-point one, or has values that no trained model has (not finite, huge, a negative variance).
+    """
+    if not path.is_file():
+        what = "is not a file" if path.exists() else "does not exist"
+        raise UserError(f"weights {path} {what}: name an existing file, or `data/none` to train")
+    state: Any = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not named or not state:
+        raise UserError(f"weights {path} holds no state dict: save `model.state_dict()`")
+    return {key: _sane(path, key, tensor.detach()) for key, tensor in _unwrapped(state).items()}
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except Exception as error:  # SafetensorError, and whatever an odd header provokes
+        raise UserError(
+            f"weights {path} is not a complete safetensors file ({one_line(error, 100)}): copy it again"
+        ) from None
+
+
+def _load_pickle(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a TorchScript archive, which is refused in a line
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the bytes provoke
+        reason = str(error)
+    code = re.search(r"GLOBAL (\S+)", reason)
+    if code or "TorchScript" in reason:
+        held = short(code[1]) if code else "a TorchScript archive"
+        raise UserError(
+            f"weights {path} cannot be read without running code (it holds {held}): save `model.state_dict()` instead "
+            "of the whole model"
+        )
+    reason = one_line(reason.split(". ")[0], 100) if path.stat().st_size else "it is empty"
+    raise UserError(f"weights {path} cannot be read ({reason}): copy it again, or save `model.state_dict()` again")
+
+
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    state = dict(state)
+    while prefix := next((wrapper for wrapper in _WRAPPERS if all(key.startswith(wrapper) for key in state)), ""):
+        state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+    return state
+
+
+def _sane(path: Path, key: str, tensor: Tensor) -> Tensor:
+    """Return a tensor as float32, or refuse it; counts of batches stay whole numbers."""
+    name = f"weights {path}: {short(key)}"
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
+        kind = "a meta tensor" if tensor.is_meta else f"quantized or sparse ({tensor.dtype}, {tensor.layout})"
+        raise UserError(f"{name} is {kind}: save dense floating-point weights")
+    if key.endswith("num_batches_tracked") and not tensor.is_complex():
+        return tensor
+    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64) or not tensor.numel():
+        raise UserError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}: save floating-point weights")
+    low = 0.0 if key.endswith("running_var") else -LARGEST
+    wide = tensor.double()  # in float16 the bounds would be infinite
+    odd = wide[~((wide >= low) & (wide <= LARGEST))]  # NaN is in no range
+    if odd.numel():
+        raise UserError(
+            f"{name} holds {odd[0].item():.3g}, not in [{low:g}, {LARGEST:g}]: give weights of a training that did not "
+            "diverge, and save them again"
+        )
+    return tensor.float()
+
+
+def _check_names(name: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    missing, extra = expected.keys() - given.keys(), given.keys() - expected.keys()
+    if missing or extra:
+        examples = [f"lacks {min(missing)}"] * bool(missing) + [f"has {short(min(extra))}"] * bool(extra)
+        raise UserError(
+            f"the weights do not fit {name}: {len(missing)} of {len(expected)} tensors missing, {len(extra)} unknown "
+            f"(the file {' and '.join(examples)}): give weights of this model"
+        )
+    ranks = [key for key in expected if expected[key].ndim != given[key].ndim]
+    if ranks:
+        key = ranks[0]
+        raise UserError(
+            f"the weights do not fit {name}: {key} is {tuple(given[key].shape)}, not {tuple(expected[key].shape)}"
+        )
+
+
+def _own_tensors(module: nn.Module) -> list[str]:
+    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    return [key for key, _ in own if key not in module._non_persistent_buffers_set]
+
+
+def _join(prefix: str, key: str) -> str:
+    return f"{prefix}.{key}" if prefix else key
+
+
+def _reshape(module: nn.Module, given: Mapping[str, Tensor]) -> None:
+    """Give one module the shapes of `given`, its attributes with them."""
+    changed = [key for key, tensor in given.items() if tensor.shape != getattr(module, key).shape]
+    if not changed:
+        return
+    _set_widths(module, given)
+    for key in changed:
+        old = getattr(module, key)
+        empty = torch.empty(given[key].shape, dtype=old.dtype)
+        setattr(module, key, nn.Parameter(empty, old.requires_grad) if isinstance(old, nn.Parameter) else empty)
+
+
+def _set_widths(module: nn.Module, given: Mapping[str, Tensor]) -> None:
+    if isinstance(module, nn.Conv2d):
+        if module.weight.shape[2:] != given["weight"].shape[2:]:
+            raise UserError(
+                f"the weights do not fit: kernel {tuple(given['weight'].shape)}, not {tuple(module.weight.shape)}"
+            )
+        depthwise = module.groups == module.in_channels > 1
+        module.out_channels = given["weight"].shape[0]
+        module.groups = module.out_channels if depthwise else module.groups
+        module.in_channels = given["weight"].shape[1] * module.groups
+    elif isinstance(module, nn.BatchNorm2d):
+        module.num_features = given["weight"].shape[0]
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = given["weight"].shape
+    elif isinstance(module, nn.LayerNorm):
+        module.normalized_shape = tuple(given["weight"].shape)
+    else:
+        raise UserError(f"a pruned {type(module).__name__} cannot be rebuilt: give weights with its usual shapes")

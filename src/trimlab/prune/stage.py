@@ -1,0 +1,143 @@
+"""The stage `prune`: prune, fine-tune, score, and record."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from trimlab import config, machine, paths, records
+from trimlab.data.dataset import Dataset, dataset_for
+from trimlab.digests import sha256_of
+from trimlab.models import checkpoint
+from trimlab.models.facts import count_macs, count_params, size_bytes
+from trimlab.prune import pruner
+from trimlab.prune.eager_latency import eager_latency
+from trimlab.prune.pruner import Keys
+from trimlab.train import evaluate, hardware, loop, resume
+from trimlab.train import stage as train_stage
+from trimlab.train.distill import Teacher
+from trimlab.train.precision import resolve
+from trimlab.train.schedule import fine_tune_recipe
+
+
+def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.OnEpoch) -> records.Pruning:
+    """Prune and fine-tune one variant with one seed; write weights, predicted labels and record.
+
+    Args:
+        study: the whole params.
+        variant: a key of `variants`.
+        seed: one of the study's.
+        on_epoch: called after every epoch of fine-tuning.
+
+    Raises:
+        UserError: ratio and rounding would leave a layer whole.
+    """
+    hardware.forget_peak_memory()
+    point, workload = study.point(variant), study.variants[variant].workload
+    dataset = dataset_for(study.workloads[workload])
+    baseline = paths.weights_file(paths.trained(workload), seed)
+    trained = records.read(paths.record_file(paths.trained(workload), seed))
+    assert isinstance(trained, records.Training)
+    model = checkpoint.load(baseline)
+    section = study.pruning_of(variant)
+    pruner.prune(model, point.ratio, section, dataset.image_shape, seed, keys_of(study, variant))
+    with machine.exclusive(f"prune {variant}") as watch:
+        tuned = _fine_tuned(model, study, variant, dataset, seed, on_epoch)
+    path = paths.weights_file(paths.pruned(variant), seed)
+    checkpoint.save(model, path, {"model": trained.model, "num_classes": str(dataset.num_classes)})
+    np.save(paths.torch_labels_file(variant, seed), tuned.labels.numpy().astype(np.uint16))
+    record = records.Pruning(
+        **train_stage.lineage(study, workload, dataset, seed, path),
+        params_digest=study.pruning_digest(variant),
+        contended=watch.contended,
+        variant=variant,
+        baseline_sha256=trained.weights_sha256,
+        ratio=point.ratio,
+        importance=section.importance,
+        scope=section.scope,
+        round_to=section.round_to,
+        epochs=point.epochs,
+        learning_rate=point.learning_rate,
+        schedule=point.schedule,
+        distillation=point.distillation,
+        precision=resolve(study.workloads[workload].precision),
+        top1_unpruned=trained.top1_accuracy,
+        top1_before=tuned.top1_before,
+        top1_accuracy=evaluate.accuracy(tuned.labels, dataset, study.data.split),
+        widths=pruner.widths(model),
+        num_params=count_params(model),
+        size_bytes=size_bytes(model),
+        macs=count_macs(model, dataset.image_shape),
+        eager_latency=tuned.latency,
+        train_seconds=sum(epoch.seconds for epoch in tuned.done.curve),
+        resumptions=tuned.done.resumptions,
+        peak_memory_bytes=hardware.peak_memory_bytes(),
+        curve=tuned.done.curve,
+    )
+    records.write(record, paths.record_file(paths.pruned(variant), seed))
+    resume.finish(tuned.scratch)
+    return record
+
+
+def keys_of(study: config.Params, variant: str) -> Keys:
+    """Return the keys that decide a variant's ratio and rounding."""
+    point = study.variants[variant].pruning
+    return Keys(f"{point}.ratio", f"{point}.round_to" if study.point(variant).round_to else "pruning.round_to")
+
+
+@dataclass
+class _Tuned:
+    """What fine-tuning left behind."""
+
+    top1_before: float
+    labels: torch.Tensor
+    latency: records.Latency
+    done: resume.Position
+    scratch: Path
+
+
+def _fine_tuned(
+    model: nn.Module,
+    study: config.Params,
+    variant: str,
+    dataset: Dataset,
+    seed: int,
+    on_epoch: loop.OnEpoch,
+) -> _Tuned:
+    point, workload, split = study.point(variant), study.variants[variant].workload, study.data.split
+    baseline = paths.weights_file(paths.trained(workload), seed)
+    precision = resolve(study.workloads[workload].precision)
+    scratch = resume.scratch_file(
+        __name__, precision, study.pruning_digest(variant), sha256_of(baseline), dataset.sha256, str(seed)
+    )
+    before = evaluate.predict(model, dataset, split)
+    done = resume.Position()
+    if point.epochs:
+        done = loop.fit(
+            model,
+            dataset,
+            split,
+            fine_tune_recipe(study.recipe(workload), point),
+            precision,
+            seed,
+            scratch=scratch,
+            label=f"prune {variant}",
+            on_epoch=on_epoch,
+            teacher=_teacher(baseline, point),
+        )
+    labels = evaluate.predict(model, dataset, split) if point.epochs else before
+    return _Tuned(
+        top1_before=evaluate.accuracy(before, dataset, split),
+        labels=labels,
+        latency=eager_latency(model, dataset.image_shape),
+        done=done,
+        scratch=scratch,
+    )
+
+
+def _teacher(baseline: Path, point: config.PruningPoint) -> Teacher | None:
+    if point.distillation == 0:
+        return None
+    return Teacher(checkpoint.load(baseline), point.distillation, point.temperature)

@@ -1,0 +1,41 @@
+"""Post-training INT8: three files from one calibration, because runtimes and processors want different ones.
+
+CPUs multiply uint8 by int8; those that would saturate get weights of 7 bits; TensorRT wants symmetric int8.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx
+
+from trimlab import config
+from trimlab.quantize import calibration, onnx_files
+from trimlab.quantize.calibration import Floats
+from trimlab.quantize.qdq_cpu import u8s8_model
+from trimlab.quantize.qdq_tensorrt import symmetric_model
+
+
+class Files(NamedTuple):
+    """The INT8 files of an FP32 one."""
+
+    u8s8: Path
+    """For CPUs."""
+    seven_bit: Path
+    """For CPUs that saturate with 8-bit weights."""
+    symmetric: Path
+    """For TensorRT."""
+
+
+def quantize(source: Path, images: Floats, section: config.Quantization, files: Files) -> None:
+    """Write the INT8 files of an FP32 one.
+
+    Args:
+        source: FP32 ONNX file.
+        images: (N, C, H, W) float32, normalised: what activation ranges are taken from.
+        section: how ranges are chosen.
+        files: where to.
+    """
+    ranges = calibration.activation_ranges(source, images, section)
+    onnx_files.save(u8s8_model(onnx.load(source), ranges), files.u8s8)
+    onnx_files.save(u8s8_model(onnx.load(source), ranges, weight_bits=7), files.seven_bit)
+    onnx_files.save(symmetric_model(onnx.load(source), ranges), files.symmetric)

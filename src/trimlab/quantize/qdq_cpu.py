@@ -1,0 +1,51 @@
+"""INT8 for CPUs: uint8 activations with zero points, int8 weights per channel, biases int32."""
+
+from typing import Literal
+
+import numpy as np
+from onnx import ModelProto, helper
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from trimlab.quantize.calibration import Ranges
+
+# fmt: off
+_CPU_OPERATORS = [
+    "Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "Concat",
+    "MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Flatten",
+]
+# fmt: on
+
+
+def u8s8_model(proto: ModelProto, ranges: Ranges, weight_bits: Literal[7, 8] = 8) -> ModelProto:
+    """Return a copy with uint8 activations with zero point and int8 weights per channel, logits float32.
+
+    Args:
+        proto: FP32 model.
+        ranges: of its activations.
+        weight_bits: 7 keeps weights in [-64, 64]: x86 without VNNI adds two products in 16 bits.
+    """
+    origin = proto.producer_name, proto.producer_version
+    about = {entry.key: entry.value for entry in proto.metadata_props}
+    low_high = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    quantizer = QDQQuantizer(
+        proto,
+        per_channel=True,
+        reduce_range=weight_bits == 7,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, low_high),
+        nodes_to_quantize=[],
+        nodes_to_exclude=[],
+        op_types_to_quantize=_CPU_OPERATORS,
+        # Logits in 256 steps would tie.
+        extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    quantized: ModelProto = quantizer.model.model
+    # ONNX Runtime's quantizer puts its own name into both.
+    quantized.producer_name, quantized.producer_version = origin
+    helper.set_model_props(quantized, about)
+    return quantized

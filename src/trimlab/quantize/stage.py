@@ -1,0 +1,78 @@
+"""The stage `quantize`: a variant's ONNX files, one a precision."""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trimlab import config, paths, progress
+from trimlab.digests import sha256_of
+from trimlab.quantize import onnx_files
+from trimlab.quantize.calibration import Floats
+from trimlab.quantize.int8 import Files, quantize
+
+if TYPE_CHECKING:
+    from trimlab.data.dataset import Dataset
+
+
+def quantize_variant(study: config.Params, variant: str) -> None:
+    """Write a variant's ONNX files for each seed and precision, its baseline file and the manifest."""
+    manifest: dict[str, Any] = {
+        "variant": variant,
+        "quantization": study.quantization.model_dump(),
+        "calibration_sha256": None,
+        "weights_sha256": {},
+        "files_sha256": {},
+    }
+    if study.variants[variant].precisions:
+        _write_files(study, variant, manifest)
+    onnx_files.write_manifest(variant, manifest)
+
+
+def _write_files(study: config.Params, variant: str, manifest: dict[str, Any]) -> None:
+    from trimlab.data.dataset import calibration_images, dataset_for
+
+    dataset = dataset_for(study.workload_of(variant))
+    chosen = calibration_images(dataset, study.quantization.calibration_images)
+    images = dataset.normalise(dataset.train_images[chosen]).numpy()
+    paths.quantized(variant).mkdir(parents=True, exist_ok=True)
+    np.save(onnx_files.calibration_file(variant), images)
+    for seed in study.seeds:
+        progress.say(f"quantize {variant}: seed {seed}")
+        files = _write_seed(study, variant, seed, dataset, images)
+        weights = paths.weights_file(paths.pruned(variant), seed)
+        manifest["weights_sha256"][str(seed)] = sha256_of(weights)
+        manifest["files_sha256"].update({file.name: sha256_of(file) for file in files})
+    if "int8" in study.variants[variant].precisions:
+        manifest["calibration_sha256"] = hashlib.sha256(chosen.numpy().tobytes()).hexdigest()
+
+
+def _write_seed(study: config.Params, variant: str, seed: int, dataset: "Dataset", images: Floats) -> list[Path]:
+    precisions = study.variants[variant].precisions
+    fp32, fp16 = (paths.onnx_file(variant, seed, precision) for precision in ("fp32", "fp16"))
+    flavours = ("", onnx_files.SEVEN_BIT, onnx_files.SYMMETRIC)
+    int8 = Files(*(paths.onnx_file(variant, seed, "int8", flavour) for flavour in flavours))
+    yardstick = onnx_files.yardstick_file(variant, seed)
+    unpruned = paths.weights_file(paths.trained(study.variants[variant].workload), seed)
+    weights = paths.weights_file(paths.pruned(variant), seed)
+    _export(weights, dataset, fp32)
+    if sha256_of(unpruned) == sha256_of(weights):
+        shutil.copyfile(fp32, yardstick)
+    else:
+        _export(unpruned, dataset, yardstick)
+    if "fp16" in precisions:
+        from trimlab.quantize import export
+
+        export.to_fp16(fp32, fp16)
+    if "int8" in precisions:
+        quantize(fp32, images, study.quantization, int8)
+    return [file for file in (yardstick, fp32, fp16, *int8) if file.exists()]
+
+
+def _export(weights: Path, dataset: "Dataset", path: Path) -> None:
+    from trimlab.models import checkpoint
+    from trimlab.quantize import export
+
+    export.export(checkpoint.load(weights), dataset.image_shape, path, export.metadata(dataset))

@@ -1,0 +1,94 @@
+"""Records as files: written whole or not at all, read with every field checked."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from trimlab.errors import UserError, short
+from trimlab.records import types
+from trimlab.records.types import VOLATILE, Measurement, Pruning, Record, Training
+
+RECORD_BYTES = 16 << 20
+"""Most that a record's JSON may hold; the largest of the committed ones holds 14 kB."""
+
+
+AnyRecord = Annotated[Training | Pruning | Measurement, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[Training | Pruning | Measurement] = TypeAdapter(AnyRecord)
+
+
+def write(record: Record, path: Path) -> None:
+    """Write a record as JSON; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".tmp")
+    try:
+        scratch.write_text(json.dumps(record.model_dump(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        scratch.replace(path)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        raise
+
+
+def read(path: Path) -> Training | Pruning | Measurement:
+    """Read a record.
+
+    Raises:
+        UserError: the file is missing or holds no record, or a value is out of its bounds; in one line.
+    """
+    try:
+        content = _content(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: run `dvc repro`, or `trimlab import` what was measured") from None
+    except OSError as error:
+        raise UserError(f"{path} is not a record ({error.strerror or error}): name a record's .json file") from None
+    return parse(content, str(path))
+
+
+def parse(content: bytes | str, name: str) -> Training | Pruning | Measurement:
+    """Return the record that JSON says.
+
+    Args:
+        content: the JSON.
+        name: what a message calls it.
+
+    Raises:
+        UserError: it is not a record, or a value is out of its bounds; in one line.
+    """
+    try:
+        return _ADAPTER.validate_json(content)
+    except ValidationError as error:
+        wrong = _complaint(error.errors()[0])
+        raise UserError(f"{name} is not a record of this version ({wrong}): measure again, or leave it out") from None
+
+
+def _content(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # reading a pipe would wait forever
+        raise OSError("not a regular file")
+    if path.stat().st_size > RECORD_BYTES:
+        raise OSError(f"{path.stat().st_size >> 20} MiB, and a record has at most {RECORD_BYTES >> 20}")
+    return path.read_bytes()
+
+
+def _complaint(detail: ErrorDetails) -> str:
+    """Name a wrong value's field, the value, and what it should be."""
+    kinds = ("training", "pruning", "measurement")
+    where = ".".join(str(part) for part in detail["loc"] if part not in kinds)
+    message = types._PATTERNS.get(detail.get("ctx", {}).get("pattern", ""), detail["msg"])
+    message = message.removeprefix("Input ").removeprefix("Value error, ")
+    single = not isinstance(detail["input"], dict | list | bytes) and detail["type"] != "missing"
+    return " ".join(filter(None, [where, short(detail["input"]) if single else "", message]))
+
+
+def stable(record: Record) -> dict[str, Any]:
+    """Return a record without what differs between two runs of one seed: times, memory, commit."""
+    return {key: _without_volatile(value) for key, value in record.model_dump().items() if key not in VOLATILE}
+
+
+def _without_volatile(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_volatile(inner) for key, inner in value.items() if key not in VOLATILE}
+    if isinstance(value, list):
+        return [_without_volatile(inner) for inner in value]
+    return value

@@ -1,0 +1,416 @@
+"""What was measured, typed, written as JSON once and never edited: Training, Pruning, Measurement.
+
+A report is a pure function of records and params. Every record carries the sha256 of the weights it speaks of, the
+digest of the params that decided it, and the commit. Records come from other machines too, so every field has its
+bounds: what is read is finite, in range, and fit to be shown.
+"""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from trimlab.formats import Computed
+
+VOLATILE = frozenset(
+    {
+        "created",
+        "commit",
+        "seconds",
+        "train_seconds",
+        "images_per_second",
+        "peak_memory_bytes",
+        "latency",
+        "batch_latency",
+        "yardstick_latency",
+        "yardstick_batch_latency",
+        "clocks",
+        "layers",
+        "batch_layers",
+        "engine",
+        "builds",
+        "eager_latency",
+        "contended",
+        "resumptions",
+    }
+)
+"""Fields that differ between two runs of the same seed on the same machine."""
+
+
+def _one_line(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _instant(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("needs a time zone")
+    return text
+
+
+MOST = 2**53
+"""Bound of whole numbers: larger ones are not exact as floats."""
+Share = Annotated[float, Field(ge=0, le=1)]
+Ratio = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+WholeNumber = Annotated[int, Field(ge=0, le=MOST)]
+"""A count that may be 0."""
+Milliseconds = Annotated[float, Field(ge=1e-6, le=1e9)]
+"""Of a call: from a nanosecond to eleven days, so that the ratio of two is finite and above 0."""
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+LearningRate = Annotated[float, Field(ge=0, le=1e3)]
+_SHA256, _KEY = r"^[0-9a-f]{64}$", r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_LINE = r"^[^\p{C}\p{Zl}\p{Zp}]*$"
+_INSTANT = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)$"
+_PATTERNS = {
+    _SHA256: "is not a sha256 of 64 hexadecimal digits",
+    _KEY: "is not a name: use letters, digits, dots and dashes",
+    _LINE: "is not one line without control characters",
+    _INSTANT: "is not a time such as 2026-01-02T03:04:05+00:00",
+}
+Sha256 = Annotated[str, Field(pattern=_SHA256)]
+Key = Annotated[str, Field(pattern=_KEY, max_length=128)]
+"""What a file is named by: letters, digits, dots, dashes and underscores."""
+Text = Annotated[str, Field(min_length=1, max_length=200, pattern=_LINE)]
+"""One line, without control characters."""
+LongText = Annotated[str, Field(max_length=20_000), AfterValidator(_one_line)]
+"""Turned into one line: no record is lost because of what a runtime puts into its layers' names."""
+Instant = Annotated[str, Field(pattern=_INSTANT), AfterValidator(_instant)]
+"""ISO 8601 with a time zone."""
+
+
+class Part(BaseModel):
+    """A piece of a record: strict, frozen, without unknown keys; no number is infinite or NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Device(Part):
+    """Where something was measured."""
+
+    kind: Literal["cpu", "cuda"]
+    """What computed."""
+    name: Text
+    """Model name of the processor or GPU."""
+    features: Annotated[list[Text], Field(max_length=100)]
+    """What decides speed: a CPU's `amx_bf16`, `avx512_bf16`, `avx512_vnni`; a GPU's compute capability and memory."""
+    threads: Annotated[int, Field(ge=1, le=65536)]
+    """CPU threads used."""
+    system: Text
+    """Operating system, architecture and Python version."""
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What tells devices apart: name and features, and on a CPU the threads used."""
+        threads = [f"{self.threads} threads"] if self.kind == "cpu" else []
+        return (self.kind, self.name, *sorted(set(self.features)), *threads)
+
+
+class Latency(Part):
+    """Wall-clock time of one call, warm-up left out."""
+
+    p50_ms: Milliseconds
+    p90_ms: Milliseconds
+    p99_ms: Milliseconds
+    n: Count
+    """Timed calls."""
+    batch_size: Count
+    """Images a call."""
+
+    @model_validator(mode="after")
+    def _percentiles_rise(self) -> "Latency":
+        if not self.p50_ms <= self.p90_ms <= self.p99_ms:
+            raise ValueError(f"p50 {self.p50_ms:g}, p90 {self.p90_ms:g}, p99 {self.p99_ms:g} ms do not rise")
+        return self
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput at the median call."""
+        return 1000 * self.batch_size / self.p50_ms
+
+
+class Normalisation(Part):
+    """What is subtracted from an image in [0, 1], and what that is divided by: a value a channel."""
+
+    mean: Annotated[list[Annotated[float, Field(ge=-1e3, le=1e3)]], Field(min_length=1, max_length=100)]
+    std: Annotated[list[Annotated[float, Field(gt=0, le=1e3)]], Field(min_length=1, max_length=100)]
+
+
+class Epoch(Part):
+    """One pass over the training set."""
+
+    epoch: Count
+    """From 1."""
+    image_size: Count
+    """Height and width of the training images, in pixels."""
+    learning_rate: LearningRate
+    """At the epoch's end."""
+    train_loss: Annotated[float, Field(ge=-1, le=1e12)]
+    """Mean over the epoch's steps; that of distillation alone may round to just below 0."""
+    train_accuracy: Share
+    """On the augmented images as they were trained on, in [0, 1]."""
+    top1_accuracy: Share | None
+    """On the scored split, in [0, 1]; None where it was not evaluated."""
+    seconds: Annotated[float, Field(gt=0, le=1e9)]
+    """Training alone, evaluation left out."""
+    images_per_second: Annotated[float, Field(gt=0, le=1e12)]
+
+
+class Record(Part):
+    """What all records share."""
+
+    study: Key
+    workload: Key
+    """Key in the study's params."""
+    model: Text
+    dataset: Key
+    dataset_sha256: Sha256
+    """Of the prepared dataset file."""
+    split: Literal["test", "holdout"]
+    """What accuracies were scored on."""
+    num_classes: Count
+    num_images: Count
+    """In the scored split."""
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    params_digest: Sha256
+    """Of the params that decided this record (`Params.*_digest`)."""
+    weights_sha256: Sha256
+    """Of the safetensors file this record speaks of."""
+    commit: Text
+    """Of the project; `-dirty` where code or the pipeline differed from it (the params have their own digest)."""
+    created: Instant
+    """UTC, ISO 8601."""
+    device: Device
+    versions: Annotated[dict[Text, Text], Field(max_length=100)]
+    """Package versions that can change the figures."""
+    contended: bool
+    """Whether other processes took more than a tenth of the machine while this was timed."""
+    normalisation: Normalisation | None = None
+    """Of the images; None in older records, where it was the dataset's own mean and deviation."""
+
+    @property
+    def moment(self) -> datetime:
+        """When it was created, in UTC."""
+        return datetime.fromisoformat(self.created).astimezone(UTC)
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the record's canonical JSON: its identity."""
+        return hashlib.sha256(_canonical(self).encode()).hexdigest()
+
+
+class Training(Record):
+    """One workload trained with one seed."""
+
+    kind: Literal["training"] = "training"
+    origin: Literal["trained", "file"]
+    """`file` where the weights were given."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"]
+    """What was really computed in, after `auto` and `amp` were resolved."""
+    epochs: WholeNumber
+    """0 where the weights were given."""
+    batch_size: Count
+    learning_rate: LearningRate
+    schedule: Text
+    top1_accuracy: Share
+    """Of the last epoch's weights, in [0, 1]."""
+    num_params: Count
+    size_bytes: Count
+    """Parameters and buffers of the eager model."""
+    macs: Count
+    """Multiply-accumulates of one image."""
+    train_seconds: Seconds
+    resumptions: WholeNumber
+    """How often it was interrupted and went on; if ever, its epoch times come from several processes."""
+    peak_memory_bytes: WholeNumber
+    """Resident memory of the process on a CPU, allocated device memory on a GPU."""
+    curve: list[Epoch]
+
+
+class Pruning(Record):
+    """One variant: pruned and fine-tuned with one seed."""
+
+    kind: Literal["pruning"] = "pruning"
+    variant: Key
+    """Key in the study's params."""
+    baseline_sha256: Sha256
+    """Of the unpruned weights it was made from."""
+    ratio: Ratio
+    """Share of each layer's channels asked for, in [0, 1)."""
+    importance: Text
+    scope: Text
+    round_to: Count | None
+    epochs: WholeNumber
+    """Of fine-tuning."""
+    learning_rate: LearningRate
+    schedule: Text
+    distillation: Share
+    precision: Literal["fp32", "tf32", "bf16", "fp16"]
+    """Of fine-tuning."""
+    top1_unpruned: Share
+    """Of the unpruned weights, in [0, 1]."""
+    top1_before: Share
+    """After pruning, before fine-tuning, in [0, 1]."""
+    top1_accuracy: Share
+    """After fine-tuning, in [0, 1]."""
+    widths: dict[LongText, Count]
+    """Output channels left in every convolution and linear layer."""
+    num_params: Count
+    size_bytes: Count
+    """Parameters and buffers of the eager model."""
+    macs: Count
+    eager_latency: Latency
+    """The eager torch model at batch 1, in FP32: the study's column."""
+    train_seconds: Seconds
+    resumptions: WholeNumber
+    """How often fine-tuning was interrupted and went on."""
+    peak_memory_bytes: WholeNumber
+    curve: list[Epoch]
+
+
+class Clock(Part):
+    """Another way of timing the same file and its baseline file, in turns."""
+
+    name: Literal["gpu", "gpu_graph", "latency_graph"]
+    """GPU time by events, copies left out, without and with a CUDA graph; wall-clock time with copies and a graph."""
+    latency: Latency
+    batch_latency: Latency
+    yardstick_latency: Latency
+    yardstick_batch_latency: Latency
+
+
+class Layer(Part):
+    """A part of a compiled file, as its runtime tells it."""
+
+    name: LongText
+    kind: LongText
+    """The runtime's own word for what it does."""
+    precision: LongText
+    """Of its arithmetic."""
+    channels: Count | None
+    """Of its output as computed, padding included; None without weights."""
+    ms: Annotated[float, Field(ge=0, le=1e9)]
+    """Median of profiled runs, which are slower than timed ones."""
+
+
+class Engine(Part):
+    """A TensorRT engine and all it is bound to."""
+
+    sha256: Sha256
+    size_bytes: Count
+    build_seconds: Seconds
+    onnx_sha256: Sha256
+    precision: Text
+    batch_size: Count
+    """The large batch of its optimization profile."""
+    build: WholeNumber
+    """0 is the one that was measured."""
+    calibration_sha256: Literal[""] | Sha256
+    """Of the calibration images, where TensorRT calibrated; else empty."""
+    tensorrt: Text
+    gpu: Text
+    compute_capability: Text
+    driver: Text
+    tactic_sources: LongText
+    """Those it was restricted to; empty where TensorRT chose."""
+
+
+class Build(Part):
+    """One of several builds of an engine, timed on the GPU with a CUDA graph."""
+
+    sha256: Sha256
+    size_bytes: Count
+    build_seconds: Seconds
+    latency: Latency
+    batch_latency: Latency
+
+
+class Measurement(Record):
+    """One exported file of one variant, precision and seed, in one runtime on one device."""
+
+    kind: Literal["measurement"] = "measurement"
+    variant: Key
+    ratio: Ratio
+    precision: Computed
+    runtime: Key
+    """`onnxruntime`, and what else `trimlab.measure` offers."""
+    runtime_version: Text
+    file_sha256: Sha256
+    """Of the deployed file."""
+    file_bytes: Count
+    """Size of the ONNX file."""
+    weight_bytes: Count
+    """Weights alone, inside that file."""
+    num_params: Count
+    macs: Count
+    top1_accuracy: Share
+    """Of the deployed file on the whole scored split, in [0, 1]."""
+    torch_top1_accuracy: Share
+    """Of the eager torch model with the same weights."""
+    torch_agreement: Share
+    """Share of images to which the file and the torch model give the same label."""
+    onnx_top1_accuracy: Share | None = None
+    """Of the same file in ONNX Runtime; None where that is the runtime."""
+    onnx_agreement: Share | None = None
+    """Share of images to which both runtimes give the same label."""
+    predictions_sha256: Sha256
+    """Of the `.npy` beside the record: the predicted label of every image, uint16."""
+    calibration_sha256: Sha256 | None
+    """Of the calibration images' indices, for INT8."""
+    weight_bits: Literal[7, 8] | None = None
+    """Bits of an INT8 file's weights: 7 where the processor's pairs of products would saturate at 8. None for other
+    precisions, and in older records, where it was 8."""
+    exact_top1_accuracy: Share | None = None
+    """Of an INT8 file's own arithmetic, computed without fused kernels, in [0, 1]; None where it was not computed."""
+    exact_agreement: Share | None = None
+    """Share of images to which the runtime and the exact arithmetic give the same label."""
+    latency: Latency
+    """At batch 1."""
+    batch_latency: Latency
+    """At the large batch."""
+    yardstick_sha256: Sha256
+    """Of the workload's unpruned FP32 file, timed in turn with this one in the same process."""
+    yardstick_latency: Latency
+    yardstick_batch_latency: Latency
+    peak_memory_bytes: WholeNumber
+    """Of running this file alone at the large batch: the process's resident memory, or on a GPU the device memory
+    that engine, contexts and buffers took."""
+    clocks: list[Clock] = []
+    """A GPU's other times; `latency` is wall-clock time with copies there."""
+    layers: list[Layer] = []
+    """At batch 1."""
+    batch_layers: list[Layer] = []
+    """At the large batch."""
+    engine: Engine | None = None
+    builds: list[Build] = []
+    """The measured engine, and the same built again."""
+
+    @model_validator(mode="after")
+    def _clocks_are_complete(self) -> "Measurement":
+        names = sorted(clock.name for clock in self.clocks)
+        if names not in ([], ["gpu", "gpu_graph", "latency_graph"]):
+            raise ValueError(f"clocks {names} are not gpu, gpu_graph and latency_graph, each once")
+        return self
+
+    @property
+    def deployed_bytes(self) -> int:
+        """Size of what is deployed: the engine where one is built, or else the ONNX file."""
+        return self.engine.size_bytes if self.engine else self.file_bytes
+
+    @property
+    def speedup(self) -> float:
+        """How much faster than the baseline file at batch 1, by medians of one process."""
+        return self.yardstick_latency.p50_ms / self.latency.p50_ms
+
+    @property
+    def batch_speedup(self) -> float:
+        """How much faster than the baseline file at the large batch, by medians of one process."""
+        return self.yardstick_batch_latency.p50_ms / self.batch_latency.p50_ms
+
+
+def _canonical(record: Record) -> str:
+    # Without defaults: a field that is added later leaves the identity of older records alone.
+    return json.dumps(
+        {"kind": getattr(record, "kind", None), **record.model_dump(exclude_defaults=True)}, sort_keys=True
+    )

@@ -1,0 +1,343 @@
+"""A study's records, arranged as its report reads them: by device, workload, variant, precision, seed."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, TypeVar
+
+from trimlab import formats
+from trimlab.config import Params
+from trimlab.records import Device, Epoch, Measurement, Pruning, Record, Training
+from trimlab.report.text import count, escape, precision_name, pretty
+
+K = TypeVar("K")
+T = TypeVar("T")
+Identity = tuple[str, ...]
+"""A device, by what tells it apart from others (`Device.identity`)."""
+
+
+class Bench(NamedTuple):
+    """Where files were measured: only rows of one bench are compared in time."""
+
+    device: Identity
+    runtime: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study and its records; each list is ordered by device, seed and digest."""
+
+    study: Params
+    trainings: list[Training]
+    prunings: list[Pruning]
+    measurements: list[Measurement]
+    whole: "Results | None" = None
+    """What these are a part of."""
+
+    @classmethod
+    def of(cls, study: Params, records: Iterable[Record], whole: "Results | None" = None) -> "Results":
+        """Arrange records; their order does not matter."""
+        ordered = sorted(records, key=lambda record: (record.device.identity, record.seed, record.digest))
+        return cls(
+            study,
+            [record for record in ordered if isinstance(record, Training)],
+            [record for record in ordered if isinstance(record, Pruning)],
+            [record for record in ordered if isinstance(record, Measurement)],
+            whole,
+        )
+
+    @property
+    def records(self) -> list[Record]:
+        """All of them."""
+        return [*self.trainings, *self.prunings, *self.measurements]
+
+    def devices(self) -> list[Identity]:
+        """Return the devices, the one with most records first."""
+        return _by_count(record.device.identity for record in self.records)
+
+    @cached_property
+    def labels(self) -> dict[Identity, str]:
+        """Name every device: by its model, and where devices share a model, also by what differs."""
+        return device_labels(record.device for record in (self.whole or self).records)
+
+    def label(self, device: Identity) -> str:
+        """Return a device's name as markdown shows it."""
+        return escape(self.labels[device])
+
+    def where(self, bench: Bench) -> str:
+        """Name a bench: device and runtime."""
+        return f"{self.label(bench.device)}, {pretty(bench.runtime)}"
+
+    def training_device(self) -> Identity:
+        """Return the device that trained and pruned most: files may have been measured elsewhere."""
+        worked = _by_count(record.device.identity for record in (*self.trainings, *self.prunings))
+        return (worked or self.devices())[0]
+
+    def benches(self) -> list[Bench]:
+        """Return where files were measured: the device with most of them first, runtimes as the study lists them."""
+        devices = _by_count(record.device.identity for record in self.measurements)
+        listed: list[str] = list(self.study.benchmark.runtimes)
+
+        def order(bench: Bench) -> tuple[int, int, str]:
+            known = bench.runtime in listed
+            return devices.index(bench.device), listed.index(bench.runtime) if known else len(listed), bench.runtime
+
+        return sorted({bench_of(record) for record in self.measurements}, key=order)
+
+    def batch_size(self, bench: Bench) -> int:
+        """Return the large batch of a bench."""
+        return next((record.batch_latency.batch_size for record in self.at(bench)), self.study.benchmark.batch_size)
+
+    def on(self, device: Identity) -> "Results":
+        """Return what one device recorded."""
+        own = [record for record in self.records if record.device.identity == device]
+        return Results.of(self.study, own, self.whole or self)
+
+    def at(self, bench: Bench) -> list[Measurement]:
+        """Return the measurements of one bench."""
+        return [record for record in self.measurements if bench_of(record) == bench]
+
+    def trained(self, workload: str) -> list[Training]:
+        """Return a workload's trainings, one a seed where one device is left."""
+        return [record for record in self.trainings if record.workload == workload]
+
+    def pruned(self, variant: str) -> list[Pruning]:
+        """Return a variant's pruned models, one a seed where one device is left."""
+        return [record for record in self.prunings if record.variant == variant]
+
+    def variants_of(self, workload: str) -> list[str]:
+        """Return a workload's variants: by ratio, rounded widths last, plain before distilled, by epochs, as listed."""
+        own = [key for key, variant in self.study.variants.items() if variant.workload == workload]
+        points = {key: self.study.point(key) for key in own}
+
+        def order(key: str) -> tuple[float, ...]:
+            point = points[key]
+            return point.ratio, point.round_to or 0, point.distillation, point.epochs
+
+        return sorted(own, key=order)
+
+    def alike(self, variant: str, other: str) -> bool:
+        """Say whether two variants remove the same from the same workload: they differ in fine-tuning alone."""
+        a, b = (self.study.point(key) for key in (variant, other))
+        same_workload = self.study.variants[variant].workload == self.study.variants[other].workload
+        return same_workload and (a.ratio, a.round_to) == (b.ratio, b.round_to)
+
+    def unpruned(self, workload: str) -> str | None:
+        """Return a workload's untouched variant."""
+        return next((key for key in self.variants_of(workload) if is_untouched(self.study, key)), None)
+
+    def unpruned_params(self, workload: str) -> float | None:
+        """Return the parameters of a workload's unpruned model, on whatever device it was trained."""
+        whole = self.whole or self
+        unpruned = whole.unpruned(workload)
+        found: Sequence[Training | Pruning] = whole.trained(workload) or (whole.pruned(unpruned) if unpruned else [])
+        return mean([record.num_params for record in found]) if found else None
+
+    def fell_back(self, workload: str) -> bool:
+        """Say whether a workload asks for AMP, but this device trained it without, because it has no native bf16."""
+        found = self.trained(workload)
+        asked = self.study.workloads[workload].precision == "amp"
+        return bool(asked and found and found[0].origin == "trained" and found[0].precision in ("fp32", "tf32"))
+
+    def twins(self, workload: str, *precisions: str) -> list[str]:
+        """Return the workloads of the same model, dataset and recipe that this device trained in these precisions.
+
+        Workloads that asked for AMP and got FP32 are left out.
+        """
+        own, found = self.study.workloads[workload], []
+        for key, other in self.study.workloads.items():
+            same = (other.model, other.dataset, other.training) == (own.model, own.dataset, own.training)
+            records = self.trained(key)
+            trained = bool(records) and records[0].origin == "trained" and records[0].precision in precisions
+            if key != workload and same and trained and not self.fell_back(key):
+                found.append(key)
+        return found
+
+    def repeats(self, workload: str) -> str | None:
+        """Return the workload that this one, having fallen back from AMP, merely repeats; None where it does not."""
+        twins = self.twins(workload, self.trained(workload)[0].precision) if self.fell_back(workload) else []
+        return twins[0] if twins else None
+
+    def dataset_of(self, variant: str) -> str:
+        """Return the key of a variant's dataset."""
+        return self.study.workload_of(variant).dataset
+
+    def headline_bench(self) -> Bench | None:
+        """Return the first bench that measured both baseline (FP32) and candidate."""
+        for bench in self.benches():
+            measured = self.at(bench)
+            if cell(measured, self.study.report.baseline, "fp32") and self.candidate_cell(bench):
+                return bench
+        return None
+
+    def main_bench(self) -> Bench | None:
+        """Return the headline's bench, or else the first."""
+        return self.headline_bench() or next(iter(self.benches()), None)
+
+    def candidate_cell(self, bench: Bench) -> list[Measurement]:
+        """Return the candidate in its smallest precision there."""
+        measured = self.at(bench)
+        return next(
+            (found for p in reversed(formats.MADE) if (found := cell(measured, self.study.report.candidate, p))),
+            [],
+        )
+
+    def cells(self, measured: Iterable[Measurement]) -> list[list[Measurement]]:
+        """Group measurements by variant (by workload, then as `variants_of` orders them) and precision."""
+        held = list(measured)
+        variants = [variant for key in self.study.workloads for variant in self.variants_of(key)]
+        found = [cell(held, variant, precision) for variant in variants for precision in formats.COMPUTED]
+        return [records for records in found if records]
+
+    def published(self, record: Record, lookup: Callable[..., T], *key: float | str) -> T | None:
+        """Look up what was published of a record's model and dataset.
+
+        That was scored on the test set alone; and a point with rounded widths beside one of the same ratio is not
+        what was published of that ratio.
+        """
+        source = self.study.datasets[record.dataset].source
+        rounded = isinstance(record, Pruning | Measurement) and self.study.point(record.variant).round_to
+        return None if record.split != "test" or (key and rounded) else lookup(record.model, source, *key)
+
+    def missing(self) -> list[str]:
+        """Say what the study asks for that no record holds, by seed and by runtime."""
+        trained = {(record.workload, record.seed) for record in self.trainings}
+        pruned = {(record.variant, record.seed) for record in self.prunings}
+        said = [
+            f"{kind} of {_enumerated(names)}"
+            for kind, names in (
+                ("training", self._unseeded(self.study.workloads, trained)),
+                ("pruning", self._unseeded(self.study.variants, pruned)),
+            )
+            if names
+        ]
+        return said + [text for runtime in self.study.benchmark.runtimes if (text := self._unmeasured(runtime))]
+
+    def _unseeded(self, keys: Iterable[str], found: set[tuple[str, int]]) -> list[str]:
+        """Name the keys that lack a seed, and which where they have another."""
+        absent = {key: [seed for seed in self.study.seeds if (key, seed) not in found] for key in keys}
+        return [key + self._some_of(seeds) for key, seeds in absent.items() if seeds]
+
+    def _unmeasured(self, runtime: str) -> str:
+        """Say which files of the study were not measured in a runtime."""
+        asked = [
+            (variant, known.name, seed)
+            for variant, settings in self.study.variants.items()
+            for known in formats.of_runtime(runtime)
+            if known.asked_as in settings.precisions
+            for seed in self.study.seeds
+        ]
+        measured = {(r.variant, r.precision, r.seed) for r in self.measurements if r.runtime == runtime}
+        absent = [file for file in asked if file not in measured]
+        if not absent:
+            return ""
+        if len(absent) == len(asked):
+            return f"in {pretty(runtime)} all {len(asked)} files"
+        here = {precision for _, precision, _ in measured}
+        nowhere = [p for p in formats.COMPUTED if p not in here and any(precision == p for _, precision, _ in absent)]
+        named = [f"every {precision_name(p)} file" for p in nowhere]
+        seeds: dict[str, list[int]] = {}
+        for variant, precision, seed in absent:
+            if precision not in nowhere:
+                seeds.setdefault(f"{variant} {precision_name(precision)}", []).append(seed)
+        named += [name + self._some_of(which) for name, which in seeds.items()]
+        seldom = " or ".join(precision_name(p) for p in nowhere if formats.derived(p))
+        why = f"; not every device computes {seldom}" if seldom else ""
+        return f"in {pretty(runtime)} {len(absent)} of {len(asked)} files ({_enumerated(named)}{why})"
+
+    def _some_of(self, seeds: Sequence[int]) -> str:
+        """Name seeds, where they are not all of the study's."""
+        listed = ", ".join(map(str, seeds))
+        return f" ({'seed' if len(seeds) == 1 else 'seeds'} {listed})" if len(seeds) < len(self.study.seeds) else ""
+
+
+def bench_of(record: Measurement) -> Bench:
+    """Return where a file was measured."""
+    return Bench(record.device.identity, record.runtime)
+
+
+def device_labels(devices: Iterable[Device]) -> dict[Identity, str]:
+    """Name devices, each by its model's name; those of one name also by the features and threads that differ."""
+    known = {device.identity: device for device in devices}
+    groups: dict[str, list[Device]] = {}
+    for device in known.values():
+        groups.setdefault(device.name, []).append(device)
+    return {identity: _label(device, groups[device.name]) for identity, device in known.items()}
+
+
+def _label(device: Device, alike: Sequence[Device]) -> str:
+    features = [set(other.features) for other in alike]
+    differing = sorted(set[str]().union(*features) - features[0].intersection(*features))
+    own = [feature for feature in differing if feature in device.features]
+    parts = [device.name]
+    if len({other.kind for other in alike}) > 1:
+        parts.append("GPU" if device.kind == "cuda" else "CPU")
+    if differing:
+        parts += own or [f"without {' or '.join(differing)}"]
+    twins = {o.threads for o in alike if (o.kind, set(o.features)) == (device.kind, set(device.features))}
+    if device.kind == "cpu" and len(twins) > 1:
+        parts.append(count(device.threads, "thread"))
+    return ", ".join(parts)
+
+
+def paired_noise(disagreement: float, num_images: int) -> float:
+    """Return the difference in top-1 up to which two ways of computing one file cannot be told apart.
+
+    McNemar's test at 5 %, with the continuity correction: of n images, b are right only in the one and c only in
+    the other, and |b − c| − 1 must exceed 1.96 · √(b + c). A record has no b + c, but they are among the images that
+    got different labels, so n · disagreement takes their place: the bound is never too small.
+
+    Args:
+        disagreement: share of the images with different labels, in [0, 1].
+        num_images: n.
+    """
+    return 1.96 * math.sqrt(disagreement / num_images) + 1 / num_images
+
+
+def exact_difference(record: Measurement) -> float | None:
+    """Return the runtime's top-1 less the exact arithmetic's, in [−1, 1]; None where that was not computed."""
+    exact = record.exact_top1_accuracy
+    return None if exact is None or record.exact_agreement is None else record.top1_accuracy - exact
+
+
+def is_inexact(record: Measurement) -> bool:
+    """Say whether a runtime's top-1 differs from the file's exact arithmetic by more than noise."""
+    difference, agreement = exact_difference(record), record.exact_agreement
+    if difference is None or agreement is None:
+        return False
+    return abs(difference) > paired_noise(1 - agreement, record.num_images)
+
+
+def is_untouched(study: Params, variant: str) -> bool:
+    """Say whether a variant is the workload as trained: nothing removed, nothing fine-tuned."""
+    point = study.point(variant)
+    return point.ratio == 0 and point.epochs == 0
+
+
+def cell(measured: Iterable[Measurement], variant: str, precision: str) -> list[Measurement]:
+    """Return one variant in one precision: a measurement a seed."""
+    return [r for r in measured if (r.variant, r.precision) == (variant, precision)]
+
+
+def full_size(curve: Sequence[Epoch]) -> list[Epoch]:
+    """Return the epochs at the largest image size: those at smaller ones take less time."""
+    largest = max((epoch.image_size for epoch in curve), default=0)
+    return [epoch for epoch in curve if epoch.image_size == largest]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the arithmetic mean."""
+    return sum(values) / len(values)
+
+
+def _enumerated(names: Sequence[str]) -> str:
+    """List names, of many the first four."""
+    more = f" and {len(names) - 4} more" if len(names) > 5 else ""
+    return ", ".join(names[: 4 if more else 5]) + more
+
+
+def _by_count(keys: Iterable[K]) -> list[K]:
+    counts = Counter(keys)
+    return sorted(counts, key=lambda key: (-counts[key], str(key)))

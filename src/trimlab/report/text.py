@@ -1,0 +1,87 @@
+"""How the report writes names and numbers."""
+
+import re
+
+from trimlab import formats
+
+MIB = 2**20
+
+
+_NAMES = {
+    "resnet18": "ResNet-18",
+    "resnet20": "ResNet-20",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "tiny-imagenet": "Tiny ImageNet",
+    "onnxruntime": "ONNX Runtime",
+    "tensorrt": "TensorRT",
+    "openvino": "OpenVINO",
+    "pytorch": "PyTorch",
+    "state_dict": "state dict",
+}
+_SPLITS = {"test": "test set", "holdout": "hold-out"}
+_MARKUP = re.compile(r"[\\`*<>\[\]|~$&#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.")
+"""What markdown reads as more than text; an underscore within a word is plain text."""
+
+
+def pretty(name: str) -> str:
+    """Return how a model, dataset or runtime is written."""
+    return _NAMES.get(name, name)
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number of things: "1 thread", "2 threads"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def escape(text: str, code: bool = False) -> str:
+    """Return a record's text as markdown shows it literally, in one line; as a code span with `code`."""
+    line = " ".join(text.split())
+    return f"`{line.replace('`', chr(39))}`" if code else _MARKUP.sub(r"\\\g<0>", line)
+
+
+def precision_name(precision: str) -> str:
+    """Return how a precision is written."""
+    return formats.BY_NAME[precision].label
+
+
+def name_ratio(ratio: float, num_params: float, round_to: int | None) -> str:
+    """Name a pruning point; rounded widths do not follow from the ratio, so parameters stand with it."""
+    name = ratio_percent(ratio)
+    return f"{name} ({millions(num_params)} M params)" if round_to else name
+
+
+def ratio_percent(ratio: float) -> str:
+    """Write a ratio as it was asked for: "60 %", "12.5 %"."""
+    return f"{round(100 * ratio, 2):g} %"
+
+
+def percent(share: float) -> str:
+    """Write a share of 1 as percent with two decimals, without the sign."""
+    return f"{100 * share:.2f}"
+
+
+def signed(value: float) -> str:
+    """Write points with their sign; what rounds to nothing has none."""
+    text = f"{value:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+
+
+def split_name(split: str) -> str:
+    """Return how the scored split is written."""
+    return _SPLITS[split]
+
+
+def millions(count: float) -> str:
+    """Write a count in millions: 11.17, 0.272."""
+    return decimals(count / 1e6)
+
+
+def mib(size_bytes: float) -> str:
+    """Write a size in MiB (2^20 bytes): 42.66, 0.123."""
+    return decimals(size_bytes / MIB)
+
+
+def decimals(value: float) -> str:
+    """Write a value with two decimals, three below 1."""
+    return f"{value:.2f}" if round(value, 2) >= 1 else f"{value:.3f}"

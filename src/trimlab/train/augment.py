@@ -1,0 +1,35 @@
+"""Changes to training images, drawn anew in every epoch, on whole batches."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def augment(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Translate and mirror a batch, each image by its own draw, without a loop over images.
+
+    Args:
+        images: (N, C, H, W) of any type.
+        padding: translation by up to so many pixels; what enters is zero.
+        flip: mirror half of them.
+        generator: a CPU generator, so that every device draws the same.
+    """
+    count, _, height, width = images.shape
+    device = images.device
+    shifts = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator).to(device)
+    rows = shifts[0] + torch.arange(height, device=device)
+    columns = torch.arange(width, device=device).expand(count, width)
+    if flip:
+        mirrored = torch.rand(count, 1, generator=generator).to(device) < 0.5
+        columns = torch.where(mirrored, width - 1 - columns, columns)
+    columns = columns + shifts[1]
+    # Rows of channels: one gather moves whole pixels, and the result is channels_last already.
+    padded = F.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
+    index = torch.arange(count, device=device)[:, None, None]
+    return padded[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Scale images (N, C, H, W) uint8 to size × size, bilinear with antialiasing."""
+    small = F.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return small.round().clamp(0, 255).to(torch.uint8)

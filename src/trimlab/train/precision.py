@@ -1,0 +1,46 @@
+"""What a training computes in: FP32, TF32, bf16 or fp16."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+from trimlab.config import TrainingPrecision
+from trimlab.measure.device import has_native_bf16
+from trimlab.train import hardware
+
+UsedPrecision = Literal["fp32", "tf32", "bf16", "fp16"]
+
+
+def resolve(precision: TrainingPrecision) -> UsedPrecision:
+    """Return what a param's precision means on this device: bf16 only where it is not emulated."""
+    cuda = torch.cuda.is_available()
+    native_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else has_native_bf16()
+    if native_bf16 and precision in ("amp", "auto"):
+        return "bf16"
+    if cuda and precision == "amp":
+        return "fp16"
+    return "tf32" if cuda and precision != "fp32" and torch.cuda.get_device_capability() >= (8, 0) else "fp32"
+
+
+@contextmanager
+def computing_in(precision: UsedPrecision) -> Iterator[None]:
+    """Run a block in a precision: autocast for bf16 and fp16, TF32 or strict FP32 otherwise."""
+    low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    with fp32_products(precision), torch.autocast(hardware.device().type, low, enabled=low is not None):
+        yield
+
+
+@contextmanager
+def fp32_products(precision: UsedPrecision) -> Iterator[None]:
+    """Let a GPU multiply float32 in TF32 or strictly, in a block alone; backward passes need it without autocast."""
+    settings = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [setting.fp32_precision for setting in settings]
+    for setting in settings:
+        setting.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    try:
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value

@@ -1,0 +1,116 @@
+"""Where a training stands, and the file from which it goes on after an interruption."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trimlab import fingerprint, paths, progress
+from trimlab.digests import digest_of
+from trimlab.records import Epoch
+from trimlab.train.precision import UsedPrecision
+
+SAVE_EVERY_SECONDS = 60.0
+
+
+@dataclass
+class Position:
+    """How far a training has come; what a resumable checkpoint says besides tensors."""
+
+    epoch: int = 0
+    """Whole epochs done."""
+    step: int = 0
+    """Steps done in the current epoch."""
+    seconds: float = 0.0
+    """Spent in the current epoch's steps."""
+    loss_sum: float = 0.0
+    """Over the steps of the current epoch."""
+    correct: float = 0.0
+    """Training images named rightly in them."""
+    resumptions: int = 0
+    """How often the training was interrupted and went on: its epoch times then come from several processes."""
+    curve: list[Epoch] = field(default_factory=list)
+
+
+def scratch_file(module: str, precision: UsedPrecision, *identity: str) -> Path:
+    """Return where the resumable checkpoint of a training lies: by all that decides its weights.
+
+    Args:
+        module: the one that trains: its code, what that imports, and torch's version are part of the digest.
+        precision: what is computed in.
+        identity: digests of params and data, and the seed.
+    """
+    digest = digest_of(fingerprint.of(module), torch.__version__, precision, *identity)
+    return paths.project_root() / paths.SCRATCH / f"{digest}.safetensors"
+
+
+def finish(scratch: Path) -> None:
+    """Put a resumable checkpoint aside: its training is on record, but DVC has not kept the output yet.
+
+    A kill in between, or in the next seed, makes DVC delete the output; the cell then ends at once from here.
+    `paths.forget_finished` deletes it when the report is rendered.
+    """
+    if scratch.exists():
+        scratch.replace(paths.finished(scratch))
+
+
+def save(
+    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, position: Position
+) -> None:
+    """Write a resumable checkpoint: weights, momenta and position. It appears whole or not at all."""
+    state = {f"model.{key}": value for key, value in model.state_dict().items()}
+    for index, parameter in enumerate(_parameters(optimizer)):
+        if "momentum_buffer" in optimizer.state[parameter]:
+            state[f"momentum.{index}"] = optimizer.state[parameter]["momentum_buffer"]
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    told = {
+        "position": json.dumps({**vars(position), "curve": [epoch.model_dump() for epoch in position.curve]}),
+        "scaler": json.dumps(scaler.state_dict()),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_suffix(".tmp")
+    save_file(tensors, scratch, metadata=told)
+    scratch.replace(file)
+
+
+def restore(
+    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, label: str
+) -> Position | None:
+    """Fill a model, its optimizer and scaler from a checkpoint, one put aside as well.
+
+    Returns:
+        Where the training stands; None where it has to start: there is no checkpoint, or it is damaged.
+    """
+    found = [path for path in (file, paths.finished(file)) if path.exists()]
+    if not found:
+        return None
+    try:
+        with safe_open(found[0], framework="pt") as opened:
+            told = opened.metadata()
+        tensors = load_file(found[0], device=str(next(model.parameters()).device))
+    except SafetensorError:
+        progress.say(f"{label}: the resumable checkpoint {found[0]} is damaged: starting again")
+        return None
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    for index, parameter in enumerate(_parameters(optimizer)):
+        if f"momentum.{index}" in tensors:
+            optimizer.state[parameter]["momentum_buffer"] = _like(tensors[f"momentum.{index}"], parameter)
+    scaler.load_state_dict(json.loads(told["scaler"]))
+    position = json.loads(told["position"])
+    curve = [Epoch.model_validate(epoch) for epoch in position.pop("curve")]
+    return Position(**position, curve=curve)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
+    for group in optimizer.param_groups:
+        yield from group["params"]
+
+
+def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Lay a tensor out in memory as its parameter is: the optimizer's sums then round alike."""
+    return torch.empty_like(parameter).copy_(tensor)

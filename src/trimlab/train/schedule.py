@@ -1,0 +1,27 @@
+"""The learning rate over a training, and the recipe of fine-tuning."""
+
+import math
+
+from trimlab.config import PruningPoint, Recipe
+
+
+def fine_tune_recipe(recipe: Recipe, point: PruningPoint) -> Recipe:
+    """Return a workload's recipe with a pruning point's epochs, learning rate and schedule."""
+    return recipe.model_copy(
+        update={
+            "epochs": point.epochs,
+            "learning_rate": point.learning_rate,
+            "schedule": point.schedule,
+            "warmup": point.warmup,
+            "low_resolution": [],
+        }
+    )
+
+
+def learning_rate_at(done: float, recipe: Recipe) -> float:
+    """Return the learning rate when `done` in [0, 1] of all steps are behind."""
+    if done < recipe.warmup:
+        return recipe.learning_rate * done / recipe.warmup
+    left = 1 - (done - recipe.warmup) / (1 - recipe.warmup)
+    decay = {"cosine": 0.5 * (1 - math.cos(math.pi * left)), "linear": left, "constant": 1.0}
+    return recipe.learning_rate * decay[recipe.schedule]

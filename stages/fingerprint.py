@@ -1,0 +1,17 @@
+"""Write a digest of each stage's code, on which its cells depend: `fingerprint/STAGE.txt`."""
+
+import sys
+from pathlib import Path
+
+from trimlab import config, errors, fingerprint, paths
+
+
+def main() -> None:
+    """Write the digests; equal code has equal ones, whatever its comments and layout."""
+    fingerprint.write(Path(__file__).parent, paths.FINGERPRINTS)
+
+
+if __name__ == "__main__":
+    with errors.one_line_errors():
+        config.whole(sys.argv)
+        main()

@@ -1,0 +1,472 @@
+"""From weights to measured files: a whole variant, its yardstick, its lineage."""
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import onnx_examples
+import projects
+from trimlab import paths, records
+from trimlab.benchmark import interpreters, runner
+from trimlab.benchmark import stage as benchmark_stage
+from trimlab.benchmark.cells import Cell
+from trimlab.config import Normalisation
+from trimlab.digests import sha256_of
+from trimlab.errors import UserError
+from trimlab.measure import __main__ as measuring
+from trimlab.measure import device, runtimes
+from trimlab.measure.errors import NoRuntimeError
+from trimlab.measure.session import Settings
+from trimlab.quantize import onnx_files
+from trimlab.quantize import stage as quantize_stage
+
+
+@pytest.fixture(scope="module")
+def study():
+    return projects.STUDY
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    with projects.measured(tmp_path_factory.mktemp("project")) as folder:
+        yield folder
+
+
+def measured(folder, variant, precision):
+    record = records.read(folder / paths.measurement_file(variant, 0, precision, "onnxruntime"))
+    assert isinstance(record, records.Measurement)
+    return record
+
+
+def test_the_yardstick_is_the_unpruned_variants_file_byte_for_byte(project):
+    unpruned = (project / paths.onnx_file("small", 0, "fp32")).read_bytes()
+    for variant in ("small", "small-r50"):
+        assert (project / onnx_files.yardstick_file(variant, 0)).read_bytes() == unpruned
+
+
+def test_a_variant_has_the_files_of_its_precisions(project):
+    names = {file.name for file in (project / "quantize/small-r50").iterdir()}
+    assert names == {
+        "seed0-fp32.onnx",
+        "seed0-int8.onnx",
+        "seed0-int8-7bit.onnx",
+        "seed0-int8-symmetric.onnx",
+        "seed0-yardstick.onnx",
+        "calibration.npy",
+        "manifest.json",
+    }
+    names = {file.name for file in (project / "quantize/small").iterdir()}
+    assert {"seed0-fp32.onnx", "seed0-fp16.onnx", "seed0-int8.onnx"} <= names
+
+
+def test_the_manifest_names_every_file_by_its_digest(project):
+    manifest = json.loads((project / "quantize/small/manifest.json").read_text())
+    files = (project / "quantize/small").glob("*.onnx")
+    assert manifest["files_sha256"] == {file.name: sha256_of(file) for file in files}
+    weights = sha256_of(project / paths.weights_file(paths.pruned("small"), 0))
+    assert manifest["weights_sha256"] == {"0": weights}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_record_speaks_of_its_file_and_its_weights(project, study, precision):
+    record = measured(project, "small", precision)
+    flavour = onnx_files.SEVEN_BIT if record.weight_bits == 7 else ""  # this processor's choice
+    file = project / paths.onnx_file("small", 0, precision, flavour)
+    assert (record.weight_bits is None) == (precision != "int8")
+    assert record.weight_bytes == onnx_files.weight_bytes(file)
+    assert record.file_sha256 == sha256_of(file)
+    assert record.file_bytes == file.stat().st_size > record.weight_bytes
+    assert record.weights_sha256 == sha256_of(project / paths.weights_file(paths.pruned("small"), 0))
+    assert record.yardstick_sha256 == sha256_of(project / onnx_files.yardstick_file("small", 0))
+    assert record.params_digest == study.measurement_digest("small")
+    assert record.device.threads == 1
+    assert record.latency.batch_size == 1
+    assert record.batch_latency.batch_size == 64
+    assert (record.calibration_sha256 is None) == (precision != "int8")
+
+
+def test_fp32_files_agree_with_torch(project):
+    assert measured(project, "small", "fp32").torch_agreement > 0.995
+    assert measured(project, "small", "fp16").torch_agreement > 0.97
+
+
+def exact_labels(file, images):
+    session = runtimes.open_file("onnxruntime", str(file), Settings("int8", 1, len(images), exact=True))
+    return session.run(images).argmax(1)
+
+
+def scored_images(folder):
+    runner.write_pack(projects.STUDY.workloads["small"], "test", folder / "scored.npz")
+    pack = measuring.dataset.load(str(folder / "scored.npz"), (3, 32, 32))
+    return pack.batch(np.arange(len(pack.images))), pack.labels
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(("flags", "bits"), [({"avx2"}, 7), ({"avx2", "avx_vnni"}, 8)])
+def test_an_int8_record_has_its_own_files_exact_arithmetic(runtime, flags, bits, project, study, monkeypatch, tmp_path):
+    """By a processor's flags: what this one's kernels make of either file decides nothing here."""
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(device, "is_arm", lambda: False)
+    monkeypatch.setattr(device, "processor_flags", lambda: frozenset(flags))
+    onnx_examples.no_limit_for_onednn(monkeypatch)
+    cell = Cell("small-r50", 0, "int8", runtime)
+    pack = tmp_path / "pack.npz"
+    runner.write_pack(projects.STUDY.workloads["small"], "test", pack)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "measured", lambda variant: tmp_path / variant)
+        record, _ = benchmark_stage._measure(study, cell, pack, tmp_path)
+    file = paths.onnx_file("small-r50", 0, "int8", onnx_files.SEVEN_BIT if bits == 7 else "")
+    images, labels = scored_images(tmp_path)
+    exact = exact_labels(file, images)
+    predictions = np.load(tmp_path / f"small-r50/seed0-int8-{runtime}.npy")
+    assert (record.weight_bits, record.file_sha256) == (bits, sha256_of(file))
+    assert record.exact_top1_accuracy == np.mean(exact == labels)
+    assert record.exact_agreement == np.mean(exact == predictions)
+    assert record.onnx_agreement == (None if runtime == "onnxruntime" else record.exact_agreement)
+
+
+def test_images_are_normalised_as_the_workload_says(project, study, monkeypatch, tmp_path):
+    """Those that a file is scored on, and those that calibrate it."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("prepare", "train", "prune"):
+        shutil.copytree(project / folder, folder)
+    given = {"mean": [0.25, 0.5, 0.75], "std": [0.5, 0.25, 0.125]}
+    workload = study.workloads["small"].model_copy(update={"normalisation": Normalisation.model_validate(given)})
+    runner.write_pack(workload, "test", tmp_path / "pack.npz")
+    with np.load(tmp_path / "pack.npz") as pack:
+        assert {key: pack[key].tolist() for key in ("mean", "std")} == given
+    quantize_stage.quantize_variant(study.model_copy(update={"workloads": {"small": workload}}), "small-r50")
+    lowest = np.load(onnx_files.calibration_file("small-r50")).min(axis=(0, 2, 3))
+    np.testing.assert_allclose(lowest, [-0.5, -2, -6], rtol=1e-6)  # black pixels
+
+
+def test_a_record_carries_its_weights_normalisation(project):
+    pruning = records.read(project / paths.record_file(paths.pruned("small"), 0))
+    assert measured(project, "small", "fp32").normalisation == pruning.normalisation
+    assert pruning.normalisation.model_dump() == projects.NORMALISATION
+
+
+def test_other_precisions_have_no_exact_arithmetic_of_their_own(project):
+    for precision in ("fp32", "fp16"):
+        record = measured(project, "small", precision)
+        assert record.exact_top1_accuracy is record.exact_agreement is record.weight_bits is None
+
+
+def test_agreement_is_the_share_of_equal_labels(project):
+    record = measured(project, "small-r50", "int8")
+    path = project / paths.measurement_file("small-r50", 0, "int8", "onnxruntime")
+    predictions = np.load(path.with_suffix(".npy"))
+    labels = np.load(project / paths.torch_labels_file("small-r50", 0))
+    assert record.torch_agreement == np.mean(predictions == labels)
+    assert record.predictions_sha256 == sha256_of(path.with_suffix(".npy"))
+
+
+def test_measuring_again_gives_the_same_record_but_for_times(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    before = records.stable(measured(project, "small-r50", "int8"))
+    quantize_stage.quantize_variant(study, "small-r50")
+    (again,) = benchmark_stage.benchmark_variant(study, "small-r50")
+    assert records.stable(again) == before
+
+
+def test_a_variant_without_precisions_is_measured_as_nothing(project):
+    files = [file.name for file in (project / "benchmark/small-r80").iterdir()]
+    assert files == ["index.json"]
+    assert json.loads((project / "benchmark/small-r80/index.json").read_text())["records"] == []
+
+
+def test_a_variant_without_precisions_loads_no_torch(project):
+    code = (
+        "import sys\nfrom trimlab import config\nfrom trimlab.benchmark import stage as benchmark\n"
+        "from trimlab.quantize import stage as quantize\n"
+        "study = config.Params.model_validate_json(sys.stdin.read())\n"
+        "quantize.quantize_variant(study, 'small-r80')\n"
+        "benchmark.benchmark_variant(study, 'small-r80')\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    dumped = projects.STUDY.model_dump_json()
+    subprocess.run([sys.executable, "-c", code], input=dumped, text=True, cwd=project, check=True)
+
+
+def test_another_interpreter_can_be_named(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("TRIMLAB_PYTHON", "no-such-python")
+    with pytest.raises(UserError, match="interpreter 'no-such-python' does not run"):
+        benchmark_stage.benchmark_variant(study, "small-r50")
+
+
+def interpreter(folder, script):
+    """An executable that stands for a Python."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize("script", ["true", 'echo "$@"'])
+def test_an_interpreter_that_is_no_python_is_named(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIMLAB_PYTHON", interpreter(tmp_path, script))
+    with pytest.raises(UserError, match=r"interpreter '.*/python' printed no JSON: set TRIMLAB_PYTHON to a Python"):
+        interpreters.run_measure({"model": "a.onnx", "runtime": "onnxruntime"})
+    with pytest.raises(UserError, match=r"interpreter '.*/python' printed no JSON: set TRIMLAB_PYTHON to a Python"):
+        interpreters.find_runtimes(["onnxruntime"])
+
+
+def test_what_a_runtime_prints_need_not_be_utf8(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIMLAB_PYTHON", interpreter(tmp_path, r"printf 'caf\351\n' >&2; exit 1"))
+    with pytest.raises(UserError, match=r"measuring a\.onnx failed with exit code 1: caf\ufffd"):
+        interpreters.run_measure({"model": "a.onnx", "runtime": "onnxruntime"})
+
+
+def test_a_killed_measurement_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIMLAB_PYTHON", interpreter(tmp_path, "echo timing batch 64 >&2; kill -9 $$"))
+    with pytest.raises(UserError, match=r"measuring a\.onnx failed with exit code -9: timing batch 64"):
+        interpreters.run_measure({"model": "a.onnx", "runtime": "onnxruntime"})
+
+
+def test_a_record_names_the_python_that_measured(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    path = paths.measurement_file("small-r50", 0, "int8", "onnxruntime")
+    before = path.read_bytes()
+    monkeypatch.setenv("TRIMLAB_PYTHON_ONNXRUNTIME", sys.executable)
+    monkeypatch.setenv("TRIMLAB_PYTHON", "no-such-python")
+    (record,) = benchmark_stage.benchmark_variant(study, "small-r50")
+    path.write_bytes(before)
+    assert record.device.system.endswith(f"Python {platform.python_version()}")
+    assert measured(project, "small-r50", "int8").device.system.endswith(f"Python {platform.python_version()}")
+
+
+def test_a_broken_file_is_one_line(tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"nothing")
+    request = dict.fromkeys(measuring.NAMES, "") | dict.fromkeys(measuring.OPTIONAL) | projects.SECTIONS["benchmark"]
+    request |= {"model": str(tmp_path / "bad.onnx"), "runtime": "onnxruntime", "precision": "fp32"}
+    request |= {"builds": 1, "lineage": {}, "seven_bit": None}
+    with pytest.raises(UserError, match=r"bad\.onnx is not a file that onnxruntime opens") as caught:
+        interpreters.run_measure(request)
+    assert "\n" not in str(caught.value)
+
+
+def scored_in_onnxruntime(lines):
+    """The files that ONNX Runtime was asked to label so that another runtime can be compared with it."""
+    return [line.split()[1] for line in lines if line.startswith("scoring seed")]
+
+
+def test_what_the_stage_before_did_not_find_is_not_asked_for(project, study, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    path = paths.index_file("small-r50")
+    before = path.read_bytes()
+    asked = study.benchmark.model_copy(update={"runtimes": ["tensorrt", "onnxruntime"]})
+    measured = benchmark_stage.benchmark_variant(study.model_copy(update={"benchmark": asked}), "small-r50")
+    path.write_bytes(before)
+    assert [record.runtime for record in measured] == ["onnxruntime"]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(scored_in_onnxruntime(lines)) == 1, "ONNX Runtime scored a file for a runtime that is not here"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "here.json lists no runtimes"),
+        ("{", "here.json lists no runtimes"),
+        ("[]", "here.json lists no runtimes"),
+        ('{"runtimes": 3}', "here.json lists no runtimes"),
+        ('{"runtimes": ["openvino"]}', "here.json lists no runtime of onnxruntime"),
+    ],
+)
+def test_without_the_list_of_runtimes_nothing_is_measured(content, message, project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    path = paths.runtimes_file()
+    before = path.read_text()
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(UserError, match=rf"runtimes/{message}.*: run `dvc repro -f -s runtimes`"):
+        benchmark_stage.benchmark_variant(study, "small-r50")
+    path.write_text(before)
+
+
+def test_a_runtime_that_is_gone_since_is_no_result(project, study, monkeypatch):
+    """Else a cell without it would be restored on every machine."""
+
+    def gone(request):
+        raise NoRuntimeError("onnxruntime cannot be imported")
+
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(interpreters, "run_measure", gone)
+    with pytest.raises(UserError, match=r"onnxruntime is no longer available here .*: run `dvc repro -f -s runtimes`"):
+        benchmark_stage.benchmark_variant(study, "small-r50")
+
+
+@pytest.mark.parametrize("wanted", [["openvino"], ["onnxruntime", "openvino"]])
+def test_onnxruntime_labels_a_file_once(wanted, project, study, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    onnx_examples.no_limit_for_onednn(monkeypatch)  # else OpenVINO may run another file than ONNX Runtime
+    path = paths.index_file("small-r50")
+    before = path.read_bytes()
+    asked = study.benchmark.model_copy(update={"runtimes": wanted})
+    measured = benchmark_stage.benchmark_variant(study.model_copy(update={"benchmark": asked}), "small-r50")
+    path.write_bytes(before)
+    assert len(scored_in_onnxruntime(capsys.readouterr().err.splitlines())) == 1
+    assert [record.runtime for record in measured] == wanted
+    assert len({record.exact_top1_accuracy for record in measured}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("quantize/small-r50/manifest.json", None, r"manifest\.json is not a manifest \(FileNotFoundError"),
+        ("quantize/small-r50/manifest.json", b"{", r"manifest\.json is not a manifest \(JSONDecodeError"),
+        ("quantize/small-r50/manifest.json", b"[]", r"manifest\.json is not a manifest \(TypeError"),
+        ("quantize/small-r50/manifest.json", b"{}", r"manifest\.json is not a manifest \(KeyError"),
+        ("quantize/small-r50/seed0-int8.onnx", None, r"seed0-int8\.onnx is not a complete ONNX file"),
+        ("quantize/small-r50/seed0-int8.onnx", 1000, r"seed0-int8\.onnx is not a complete ONNX file"),
+        ("quantize/small-r50/seed0-int8-7bit.onnx", 1000, r"seed0-int8-7bit\.onnx is not a complete ONNX file"),
+        ("quantize/small-r50/seed0-yardstick.onnx", None, r"seed0-yardstick\.onnx cannot be read \(No such file"),
+        (
+            "quantize/small-r50/seed0-yardstick.onnx",
+            1000,
+            r"seed0-yardstick\.onnx is not a file that onnxruntime opens",
+        ),
+        ("prune/small-r50/seed0-labels.npy", None, r"seed0-labels\.npy cannot be read \(No such file"),
+        ("prune/small-r50/seed0-labels.npy", 50, r"seed0-labels\.npy holds no labels"),
+        ("prune/small-r50/seed0-labels.npy", b"", r"seed0-labels\.npy holds no labels"),
+        ("prune/small-r50/seed0.json", 50, r"seed0\.json is not a record"),
+    ],
+)
+def test_a_missing_or_broken_input_is_one_line(name, content, message, project, study, monkeypatch, tmp_path):
+    for folder in ("prepare", "prune", "quantize", "runtimes"):
+        shutil.copytree(project / folder, tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    file = Path(name)
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:content] if isinstance(content, int) else content)
+    with pytest.raises(UserError, match=message) as caught:
+        benchmark_stage.benchmark_variant(study, "small-r50")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_fails_costs_no_other_its_measurement(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    before = paths.index_file("small").read_bytes()
+    measure, asked = interpreters.run_measure, []
+
+    def failing(request):
+        asked.append(request["precision"])
+        if request["precision"] == "fp16" and asked.count("fp16") == 1:
+            raise UserError("measuring it failed with exit code -11")
+        return measure(request)
+
+    monkeypatch.setattr(interpreters, "run_measure", failing)
+    with pytest.raises(UserError, match="exit code -11; what was measured is kept for the next call"):
+        benchmark_stage.benchmark_variant(study, "small")
+    assert asked == ["fp32", "fp16", "int8"]
+    kept = {path.stem: records.read(path).created for path in paths.kept_measurements("small")}
+    assert len(kept) == 2
+    found = benchmark_stage.benchmark_variant(study, "small")
+    paths.index_file("small").write_bytes(before)
+    assert asked == ["fp32", "fp16", "int8", "fp16"]
+    assert set(kept.values()) <= {record.created for record in found}
+    assert [record.precision for record in found] == ["fp32", "fp16", "int8"]
+    assert paths.kept_measurements() == []
+
+
+def test_a_process_deletes_what_itself_kept_alone(project, study, monkeypatch):
+    """Two queue workers may be at work on one variant with other params."""
+    monkeypatch.chdir(project)
+    before = paths.index_file("small-r50").read_bytes()
+    others = paths.kept_measurement("small-r50", "0" * 64)
+    others.parent.mkdir(parents=True, exist_ok=True)
+    for file in (others, others.with_suffix(".npy")):
+        file.write_text("another worker's")
+    benchmark_stage.benchmark_variant(study, "small-r50")
+    paths.index_file("small-r50").write_bytes(before)
+    assert paths.kept_measurements("small-r50") == [others]
+    assert others.with_suffix(".npy").exists()
+    others.unlink()
+
+
+@pytest.mark.parametrize("gone", [".json", ".npy"])
+def test_a_kept_measurement_that_another_process_deletes_is_measured_anew(gone, project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    before = paths.index_file("small-r50").read_bytes()
+    take, run_measure, measured = benchmark_stage._take, interpreters.run_measure, []
+
+    def deleted(kept, path):
+        if kept.exists():
+            kept.with_suffix(gone).unlink()
+        return take(kept, path)
+
+    def counted(request):
+        measured.append(request["model"])
+        return run_measure(request)
+
+    monkeypatch.setattr(benchmark_stage, "_take", deleted)
+    monkeypatch.setattr(interpreters, "run_measure", counted)
+    monkeypatch.setattr(benchmark_stage, "_write_index", lambda *_: 1 / 0)  # a kill
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            benchmark_stage.benchmark_variant(study, "small-r50")
+    assert len(measured) == 2
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
+    benchmark_stage.benchmark_variant(study, "small-r50")
+    paths.index_file("small-r50").write_bytes(before)
+
+
+def test_a_kept_measurement_of_another_file_is_not_taken(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    cell = Cell("small", 0, "int8", "onnxruntime")
+    asked = benchmark_stage.request(study, cell, project / "pack.npz", project)
+    digest = runner.digest(asked)
+    elsewhere = {"dataset": "elsewhere.npz", "engines": "elsewhere", "exact_labels": "elsewhere.npy"}
+    assert runner.digest({**asked, **elsewhere}) == digest
+    for change in ({"repeats": 1}, {"model": str(project / paths.onnx_file("small", 0, "fp32"))}, {"lineage": {}}):
+        assert runner.digest(asked | change) != digest
+    with monkeypatch.context() as patched:
+        patched.setattr(device, "processor_name", lambda: "another machine, with a copy of this project")
+        assert runner.digest(asked) != digest
+    monkeypatch.setattr(runner.fingerprint, "of", lambda module: "edited")
+    assert runner.digest(asked) != digest
+
+
+def test_an_impossible_figure_is_one_line(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    measure = interpreters.run_measure
+    monkeypatch.setattr(interpreters, "run_measure", lambda request: {**measure(request), "top1_accuracy": 7.5})
+    with pytest.raises(UserError, match=r"what onnxruntime gave for .*top1_accuracy 7\.5") as error:
+        benchmark_stage.benchmark_variant(study, "small-r50")
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_openvino_computes_the_same_files_in_its_own_precisions(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    path = paths.index_file("small")
+    before = path.read_bytes()
+    asked = study.benchmark.model_copy(update={"runtimes": ["openvino"]})
+    measured = benchmark_stage.benchmark_variant(study.model_copy(update={"benchmark": asked}), "small")
+    path.write_bytes(before)
+    found = {record.precision: record for record in measured}
+    assert set(found) == {"fp32", "fp16", "int8"} | ({"bf16"} if device.has_native_bf16() else set())
+    assert found["fp32"].onnx_agreement > 0.995
+    for record in measured:
+        own = "FP32" if record.precision == "fp16" else record.precision.upper()
+        (linear,) = [layer for layer in record.batch_layers if layer.kind.startswith("FullyConnected")]
+        assert (linear.precision, linear.channels) == (own, 10)
+        convolutions = [layer for layer in record.batch_layers if layer.kind == "Convolution"]
+        assert len(convolutions) >= 19
+        assert {layer.precision for layer in convolutions} == {own}
+        assert {layer.channels for layer in convolutions} <= {16, 32, 64}
+
+
+def test_calibration_images_take_turns_by_class(project, study):
+    images = np.load(project / onnx_files.calibration_file("small"))
+    assert images.shape == (20, 1, 32, 32) or images.shape == (20, 3, 32, 32)
+    assert images.dtype == np.float32

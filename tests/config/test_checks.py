@@ -1,0 +1,137 @@
+"""`trimlab check` and `trimlab schema`: files that are missing, what looks like a slip, the wrong folder."""
+
+import pytest
+from typer.testing import CliRunner
+
+import factories
+from trimlab import cli, config, paths
+from trimlab.config import checks
+from trimlab.errors import UserError
+
+MINE = {"mine": {"source": "folder", "path": "data/mine"}, "pack": {"source": "npz", "path": "data/pack.npz"}}
+WORKLOAD = {"model": "resnet20", "dataset": "mine", "training": "training.short", "weights": "data/mine.pt"}
+
+
+@pytest.fixture
+def study(in_tmp):
+    """A study of one's own data and weights, in a project that holds neither."""
+    paths.NO_FILE.parent.mkdir()
+    paths.NO_FILE.touch()
+    return factories.study(
+        datasets=MINE,
+        workloads={"large": WORKLOAD},
+        variants={"large": {"workload": "large", "pruning": "sweep.none"}},
+        report={"title": "Mine", "baseline": "large", "candidate": "large"},
+    )
+
+
+def put(study):
+    """Make the study's files."""
+    (paths.Path("data") / "mine").mkdir()
+    for name in ("pack.npz", "mine.pt"):
+        (paths.Path("data") / name).touch()
+
+
+def test_each_missing_file_is_named_with_its_remedy(study):
+    assert checks.missing_files(study) == [
+        "workloads.large.weights 'data/mine.pt' does not exist: put the file there and run `dvc add data/mine.pt`",
+        "datasets.mine.path 'data/mine' does not exist: put the folder there and run `dvc add data/mine`",
+        "datasets.pack.path 'data/pack.npz' does not exist: put the file there and run `dvc add data/pack.npz`",
+    ]
+    put(study)
+    assert checks.missing_files(study) == []
+
+
+@pytest.mark.parametrize("tracked", ["data/mine.dvc", "data.dvc"])
+def test_a_file_that_was_not_pulled_names_the_command_that_pulls_it(tracked, study):
+    put(study)
+    (paths.Path("data") / "mine").rmdir()
+    paths.Path(tracked).touch()
+    assert checks.missing_files(study) == [
+        "datasets.mine.path 'data/mine' does not exist, though DVC tracks it: "
+        f"run `dvc checkout {tracked}`, or `dvc pull {tracked}`"
+    ]
+
+
+def test_a_folder_is_no_file_and_a_file_no_folder(study):
+    for name in ("pack.npz", "mine.pt"):
+        (paths.Path("data") / name).mkdir()
+    (paths.Path("data") / "mine").touch()
+    assert checks.missing_files(study) == [
+        "workloads.large.weights 'data/mine.pt' is not a file: name a file",
+        "datasets.mine.path 'data/mine' is not a folder: name a folder",
+        "datasets.pack.path 'data/pack.npz' is not a file: name a file",
+    ]
+
+
+def test_a_missing_placeholder_is_said(study):
+    put(study)
+    paths.NO_FILE.unlink()
+    assert checks.missing_files(study) == [
+        "data/none does not exist: run in the project's root, or `git checkout data/none`"
+    ]
+
+
+def test_a_download_is_a_note_until_the_images_are_there(in_tmp, monkeypatch):
+    monkeypatch.delenv("DATA_ROOT", raising=False)
+    study = factories.study()
+    assert checks.notes(study) == ["data/raw holds no cifar-10-batches-py: `dvc repro` downloads it there (170 MB)"]
+    monkeypatch.setenv("DATA_ROOT", "elsewhere")
+    assert checks.notes(study)[0].startswith("elsewhere holds no cifar-10-batches-py")
+    (in_tmp / "elsewhere/cifar-10-batches-py").mkdir(parents=True)
+    assert checks.notes(study) == []
+
+
+def test_the_folders_of_cifar_are_torchvisions():
+    from torchvision import datasets
+
+    assert {
+        "cifar10": datasets.CIFAR10.base_folder,
+        "cifar100": datasets.CIFAR100.base_folder,
+    } == checks.CIFAR_FOLDERS
+
+
+def test_what_nothing_uses_is_a_warning(study):
+    assert checks.warnings(study)[:4] == [
+        f"{key} is not used: remove it, or refer to it where you meant to"
+        for key in ("datasets.pack", "sweep.r50", "sweep.r80")
+    ] + ["report.candidate 'large' is the baseline: it is compared with its own FP32 file"]
+
+
+def test_a_curve_without_points_is_a_warning():
+    study = factories.study(training={"short": {"epochs": 3, "evaluate_every": 4}, "spare": {"epochs": 2}})
+    assert checks.warnings(study) == [
+        "training.spare is not used: remove it, or refer to it where you meant to",
+        "training.short.evaluate_every 4 is above its 3 epochs: the curve has the last epoch alone",
+    ]
+
+
+def test_committed_studies_have_nothing_to_warn_of(project, monkeypatch):
+    monkeypatch.chdir(project)
+    for file in sorted((project / "studies").glob("*.yaml")):
+        assert checks.warnings(config.load(file)) == []
+        assert checks.missing_files(config.load(file)) == []
+
+
+def test_check_fails_on_a_missing_file_and_not_on_a_warning(project, in_tmp):
+    text = (project / "studies/quick.yaml").read_text()
+    paths.PARAMS.write_text(text.replace("sweep:\n", "sweep:\n  spare: {ratio: 0.1, epochs: 0}\n"))
+    with pytest.raises(UserError, match="data/none does not exist"):
+        cli.check(paths.PARAMS)
+    paths.NO_FILE.parent.mkdir()
+    paths.NO_FILE.touch()
+    done = CliRunner().invoke(cli.app, ["check"])
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == [
+        "warning: params.yaml: sweep.spare is not used: remove it, or refer to it where you meant to",
+        "params.yaml: study quick, 2 workloads, 4 variants: all values are good",
+    ]
+
+
+def test_the_schema_is_written_in_a_projects_root_alone(in_tmp):
+    with pytest.raises(UserError, match=r"has no dvc\.yaml: run `trimlab schema` in the project's root"):
+        cli.schema()
+    assert not paths.SCHEMA.exists()
+    (in_tmp / "dvc.yaml").touch()
+    cli.schema()
+    assert paths.SCHEMA.read_text() == config.schema()

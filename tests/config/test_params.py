@@ -1,0 +1,378 @@
+"""params.yaml: what is wrong is said in one line a problem, before anything heavy starts."""
+
+import copy
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from pipelines import TINY
+from trimlab import config
+from trimlab.config import reading, sections
+from trimlab.errors import UserError
+
+BAD = {
+    "ratio: 0.5": ("ratio: 1.4", "prune.ratio 1.4 is not in [0, 0.95]: set it in that range"),
+    "importance: l1": (
+        "importance: l9",
+        "pruning.importance 'l9' is not allowed: use one of l1, l2, lamp, fpgm, bn_scale or random",
+    ),
+    "epochs: 8": ("epochs: 1.5", "training.digits.epochs 1.5 is wrong"),
+    "source: digits": ("source: digit", "datasets.digits.source 'digit' is not allowed"),
+    "path: data/none": ("path: x", "datasets.digits.path 'x' does not fit source 'digits'"),
+    "sweep.r30}": ("sweep.r31}", "pruning 'sweep.r31' is unknown: use one of prune, sweep.none"),
+    "baseline: resnet20-digits": ("baseline: resnet", "report.baseline 'resnet' is unknown"),
+    "  - 0\n": ("  - 0\n  - 0\n", "seeds [0, 0] repeat: list each once"),
+    "  r30:": ("  30:", "sweep.30 30 is wrong"),
+    "model: resnet20": ("model: torchvision/resnet19", "model 'torchvision/resnet19' is unknown: use one of resnet18"),
+    "baseline: resnet20-digits\n": ("baseline: candidate\n", "report.baseline 'candidate' is pruned"),
+    "split: test": ("splitt: test", "data.splitt is not a known key (did you mean split?)"),
+    "weights: data/none}\n\nsweep": ("weights: ''}\n\nsweep", "workloads.resnet20-digits-amp.weights '' is wrong"),
+    "pruning: sweep.r30}": (
+        "pruning: sweep.r30, precisions: [int8, int8]}",
+        "variants.resnet20-digits-r30.precisions ['int8', 'int8'] repeat: list each once",
+    ),
+    "batch_size: 64\n": (
+        "batch_size: 64\n  runtimes: [onnxruntime, onnxruntime]\n",
+        "benchmark.runtimes ['onnxruntime', 'onnxruntime'] repeat: list each once",
+    ),
+    "study: quick": (f"study: {'q' * 65}", "does not match ^[a-z][a-z0-9-]{0,63}$: rename it"),
+    "ratio: 0.3,": ("ratio: !!float word,", "is not valid YAML: could not convert string to float: 'word'"),
+    "importance: l1\n": (f"importance: {'l' * 100_000}\n", "is not allowed: use one of l1"),
+    "scope: uniform": ('"sco\\npe": uniform', "pruning.'sco\\npe' is not a known key"),
+}
+
+
+@pytest.fixture
+def text(project):
+    return (project / "studies/quick.yaml").read_text()
+
+
+def problems(text, folder):
+    file = folder / "params.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        config.load(file)
+    return str(error.value).splitlines()
+
+
+@pytest.mark.parametrize("good", BAD)
+def test_a_bad_value_is_named_with_its_bound_and_remedy(good, text, tmp_path):
+    bad, expected = BAD[good]
+    assert good in text
+    lines = problems(text.replace(good, bad, 1), tmp_path)
+    assert any(expected in line for line in lines)
+    assert all(len(line.removeprefix(str(tmp_path))) <= 300 for line in lines)
+
+
+def test_a_candidate_on_another_dataset_than_the_baseline_is_refused(text, tmp_path):
+    text = text.replace("datasets:\n", "datasets:\n  other: {source: digits, path: data/none}\n")
+    text = text.replace(
+        "workloads:\n",
+        "workloads:\n  far: {model: resnet20, dataset: other, training: training.digits, weights: data/none}\n",
+    )
+    text = text.replace("candidate: {workload: resnet20-digits,", "candidate: {workload: far,")
+    assert any(
+        "report.candidate 'candidate' is on dataset other, report.baseline 'resnet20-digits' on digits: "
+        "name variants on one dataset" in line
+        for line in problems(text, tmp_path)
+    )
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join(['*' + old] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+MERGED = "a: &a {x: 1}\n" + "".join(
+    f"{new}: &{new} {{<<: [{', '.join(['*' + old] * 9)}]}}\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["a: " + "[" * 500 + "]" * 500, "a: " + "{b: " * 30 + "c" + "}" * 30, "a: &a [*a]", BOMB, MERGED],
+    ids=["deep list", "deep keys", "circle", "alias bomb", "merge bomb"],
+)
+def test_yaml_that_unfolds_without_end_is_refused_at_once(bad, text, tmp_path):
+    started = time.perf_counter()
+    assert problems(f"{text}\n{bad}", tmp_path) == [
+        f"{tmp_path / 'params.yaml'} holds more than 100000 values, aliases written out, or nests them more than 20 "
+        "deep: start from a file in studies/"
+    ]
+    assert time.perf_counter() - started < 5
+
+
+def test_anchors_and_merges_are_allowed(text, tmp_path):
+    text = text.replace("r30: {ratio: 0.3,", "r30: &point {ratio: 0.3,")
+    (tmp_path / "params.yaml").write_text(text.replace("  r60:", "  r31: {<<: *point, ratio: 0.31}\n  r60:"))
+    assert config.load(tmp_path / "params.yaml").sweep["r31"].epochs == 3
+
+
+def test_of_many_problems_the_first_are_told(text, tmp_path):
+    lines = problems(text.replace("  - 0\n", f"  {['x'] * 1000}\n"), tmp_path)
+    assert len(lines) == reading.MOST_PROBLEMS + 1
+    assert lines[-1].endswith("970 more problems: fix these first")
+
+
+ODD = [
+    "~", "true", "-1", "1.5", ".nan", "-.inf", "1e999", "0", "0x" + "f" * 4000, "9" * 5000, "2024-01-01", "2024-13-99",
+    "2001-12-14t21:59:43.10-05:00", "''", "word", '"a\\nb"', '"\\ud800"', '"\\0"', "x" * 100_000, "[]", "{}", "[[]]",
+    "[1, [2, {a: b}]]", "{a: {b: c}}", "{1: 2}", "{~: x}", "{true: x}", "{2024-01-01: x}", "{1.5: x}", "{[a, b]: c}",
+    "{? {a: b} : c}", "!!binary aGk=", "!!binary '%'", "!!set {a, b}", "!!omap [a: 1]", "!!float word", "!!int word",
+    "!!bool word", "!!null word", "!!python/object:os.system x", "!unknown x", "&a [*a]", "*nowhere", "prune",
+    "sweep.none", "data/none", "training.digits", "resnet20", "digits", "12345678901234567890", "1_000", "0o17",
+]  # fmt: skip
+"""YAML's kinds of values, and some that are right elsewhere."""
+KEYS = [
+    "ratio",
+    "30",
+    "~",
+    "study",
+    "'a\nb'",
+    '"\\t"',
+    "x" * 5000,
+    "[a]",
+    "2024-01-01",
+    "!!float word",
+    "<<",
+    "'*'",
+    ".nan",
+]
+OPERATIONS = ["delete", "replace", "rename", "nest", "duplicate", "list"]
+
+
+def as_tree(value):
+    """Values as lists of written ones, where keys may repeat: [(key, tree), ...] for a mapping."""
+    if isinstance(value, dict):
+        return {"map": [[key, as_tree(each)] for key, each in value.items()]}
+    if isinstance(value, list):
+        return {"list": [["", as_tree(each)] for each in value]}
+    return json.dumps(value)
+
+
+def written(tree):
+    if isinstance(tree, str):
+        return tree
+    if "list" in tree:
+        return f"[{', '.join(written(each) for _, each in tree['list'])}]"
+    return "{" + ", ".join(f"{key}: {written(each)}" for key, each in tree["map"]) + "}"
+
+
+def entries(tree):
+    """Every place of a tree: its siblings, and where it stands among them."""
+    if isinstance(tree, dict):
+        siblings = next(iter(tree.values()))
+        for index, (_, each) in enumerate(siblings):
+            yield siblings, index
+            yield from entries(each)
+
+
+def mutate(tree, where, operation, odd, key):
+    places = list(entries(tree))
+    if not places:
+        return
+    siblings, index = places[where % len(places)]
+    match operation:
+        case "delete":
+            del siblings[index]
+        case "replace":
+            siblings[index][1] = odd
+        case "rename":
+            siblings[index][0] = key
+        case "nest":
+            siblings[index][1] = {"map": [[key, siblings[index][1]]]}
+        case "duplicate":
+            siblings.insert(index, copy.deepcopy(siblings[index]))
+        case "list":
+            siblings[index][1] = {"list": [["", siblings[index][1]], ["", odd]]}
+
+
+TREE = as_tree(YAML(typ="safe").load(TINY))
+MUTATION = st.tuples(st.integers(0, 200), st.sampled_from(OPERATIONS), st.sampled_from(ODD), st.sampled_from(KEYS))
+
+
+@pytest.mark.filterwarnings("ignore::ruamel.yaml.error.ReusedAnchorWarning")
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(MUTATION, max_size=3))
+def test_mutated_params_are_good_or_refused_in_short_lines(in_tmp, mutations):
+    tree = copy.deepcopy(TREE)
+    for mutation in mutations:
+        mutate(tree, *mutation)
+    Path("params.yaml").write_text(written(tree))
+    started = time.perf_counter()
+    try:
+        config.load()
+    except UserError as error:
+        assert mutations, error  # the tree itself is good
+        for line in str(error).splitlines():
+            assert len(line) <= 300
+            assert line.startswith("params.yaml")
+            assert line.isprintable()
+            assert ": " in line
+    assert time.perf_counter() - started < 5
+
+
+def test_every_problem_has_its_line(text, tmp_path):
+    twice = text.replace("ratio: 0.5", "ratio: 1.4").replace("epochs: 8", "epochs: 0")
+    assert len(problems(twice, tmp_path)) == 2
+
+
+def test_a_missing_file_and_broken_yaml_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        config.load(tmp_path / "none.yaml")
+    assert len(problems("study: [", tmp_path)) == 1
+    assert "duplicate key" in problems("study: a\nstudy: b\n", tmp_path)[0]
+
+
+@given(st.floats(allow_nan=True).filter(lambda ratio: not 0 <= ratio <= 0.95))
+def test_no_ratio_outside_its_range_passes(ratio):
+    with pytest.raises(ValueError, match="ratio"):
+        config.PruningPoint(ratio=ratio, epochs=1)
+
+
+def test_a_folder_and_an_empty_file_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        config.load(tmp_path)
+    assert problems("", tmp_path) == [f"{tmp_path / 'params.yaml'}: holds no params: start from a file in studies/"]
+
+
+def test_the_models_offered_are_torchvisions():
+    from torchvision import models
+
+    assert set(sections.TORCHVISION_MODELS) <= set(models.list_models(module=models))
+
+
+def test_existing_defaults_never_change():
+    # Digests leave defaults out, so that a new field orphans no record; a changed default would lie to old ones.
+    kept = json.loads((Path(__file__).parent / "defaults.json").read_text())
+    current = {
+        f"{section.__name__}.{name}": field.get_default(call_default_factory=True)
+        for section in config.Section.__subclasses__()
+        for name, field in section.model_fields.items()
+        if not field.is_required()
+    }
+    assert {key: current[key] for key in kept} == kept
+
+
+@pytest.mark.parametrize("key", ["study", "seeds", "variants", "report"])
+def test_a_missing_section_is_named(key, text, tmp_path):
+    values = YAML(typ="safe").load(text)
+    del values[key]
+    assert any(f"{key} is missing: add it" in line for line in problems(json.dumps(values), tmp_path))
+
+
+def test_the_committed_schema_is_current_and_takes_the_committed_studies(project):
+    committed = (project / "params.schema.json").read_text()
+    assert committed == config.schema(), "run `trimlab schema`"
+    for file in sorted((project / "studies").glob("*.yaml")):
+        jsonschema.validate(YAML(typ="safe").load(file), json.loads(committed))
+
+
+def test_every_field_is_described(project):
+    definitions = json.loads((project / "params.schema.json").read_text())
+    sections = [definitions, *definitions["$defs"].values()]
+    bare = [
+        name
+        for section in sections
+        for name, field in section["properties"].items()
+        if not {"description", "$ref"} & field.keys()
+    ]
+    assert bare == []
+
+
+@pytest.mark.parametrize("study", ["quick", "cifar10-cpu", "paper"])
+def test_committed_studies_are_good(study, project):
+    assert config.load(project / f"studies/{study}.yaml").study == study
+
+
+def test_digests_tell_apart_what_decides_a_cell(project):
+    study = config.load(project / "studies/quick.yaml")
+    changed = study.model_copy(update={"prune": study.prune.model_copy(update={"ratio": 0.6})})
+    assert study.pruning_digest("candidate") != changed.pruning_digest("candidate")
+    assert study.pruning_digest("resnet20-digits-r60") == changed.pruning_digest("resnet20-digits-r60")
+    assert study.training_digest("resnet20-digits") == changed.training_digest("resnet20-digits")
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train", "prune", "quantize", "benchmark", "report"])
+def test_every_stage_answers_bad_params_in_one_line_without_heavy_imports(stage, project, tmp_path):
+    bad = (project / "studies/quick.yaml").read_text().replace("ratio: 0.5", "ratio: 1.4")
+    (tmp_path / "params.yaml").write_text(bad)
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{stage}', 'candidate']\n"
+        "try:\n"
+        f"    runpy.run_path({str(project / 'stages' / stage) + '.py'!r}, run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    print(end.code)\n"
+        "print([name for name in ('torch', 'mlflow', 'onnx', 'numpy') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    said = "error: params.yaml: prune.ratio 1.4 is not in [0, 0.95]: set it in that range"
+    assert done.stdout.splitlines() == [said, "[]"]
+
+
+CELLS = {
+    "prepare": ("dataset", "digits"),
+    "train": ("workload", "resnet20-digits, resnet20-digits-amp"),
+    **dict.fromkeys(
+        ("prune", "quantize", "benchmark"),
+        ("variant", "resnet20-digits, resnet20-digits-r30, resnet20-digits-r60, candidate"),
+    ),
+}
+
+
+def answers(stage, project, folder, *arguments):
+    """What a stage says to each list of arguments, in a folder with the quick study's params alone."""
+    (folder / "params.yaml").write_text((project / "studies/quick.yaml").read_text())
+    script = str(project / "stages" / f"{stage}.py")
+    code = (
+        "import runpy, sys\n"
+        f"for arguments in {arguments!r}:\n"
+        f"    sys.argv = ['', *arguments]  # runpy names the script\n"
+        "    try:\n"
+        f"        runpy.run_path({script!r}, run_name='__main__')\n"
+        "    except SystemExit as end:\n"
+        "        print(end.code)\n"
+        "print([name for name in ('torch', 'mlflow', 'onnx', 'numpy') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    assert [path.name for path in folder.iterdir()] == ["params.yaml"]
+    lines = done.stdout.replace(f"{project}/", "").splitlines()
+    assert lines.pop() == "[]"
+    return lines
+
+
+@pytest.mark.parametrize("stage", CELLS)
+def test_a_stage_without_its_one_cell_says_so_in_a_line_and_touches_nothing(stage, project, tmp_path):
+    role, cells = CELLS[stage]
+    assert answers(stage, project, tmp_path, [], ["a", "b"], ["nope"], ["n" * 10**5], ["a\nb"]) == [
+        f"error: stages/{stage}.py takes one {role}, not 0 arguments: use one of {cells}",
+        f"error: stages/{stage}.py takes one {role}, not 2 arguments: use one of {cells}",
+        f"error: {role} 'nope' is unknown: use one of {cells}",
+        f"error: {role} '{'n' * 56}... is unknown: use one of {cells}",
+        f"error: {role} 'a\\nb' is unknown: use one of {cells}",
+    ]
+
+
+def test_the_report_takes_no_argument(project, tmp_path):
+    said = "error: stages/report.py takes no arguments, not 1: leave them out"
+    assert answers("report", project, tmp_path, ["candidate"]) == [said]
+
+
+def test_check_exits_nonzero_and_says_one_line(project, tmp_path):
+    (tmp_path / "params.yaml").write_text(
+        (project / "studies/quick.yaml").read_text().replace("ratio: 0.5", "ratoi: 0.5")
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "from trimlab import cli; cli.main()", "check"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "did you mean ratio?" in done.stderr
+    assert "Traceback" not in done.stderr

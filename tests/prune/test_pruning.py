@@ -1,0 +1,117 @@
+"""Pruning: the study's parameter counts, exact rebuilding, refusals."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import factories
+from trimlab import config
+from trimlab.errors import UserError
+from trimlab.models import checkpoint, registry
+from trimlab.models.facts import count_macs, count_params, size_bytes
+from trimlab.prune import pruner
+from trimlab.prune import stage as prune_stage
+from trimlab.report import reference
+
+SHAPE = (3, 32, 32)
+REFERENCE = list(csv.DictReader((Path(reference.__file__).parent / "pruning.csv").open()))
+
+
+@pytest.mark.parametrize("row", REFERENCE, ids=lambda row: f"{row['ratio_percent']}%")
+def test_resnet18_has_the_published_parameters_and_size(row):
+    model = registry.build("resnet18", 10)
+    pruner.prune(model, int(row["ratio_percent"]) / 100, config.Pruning(), SHAPE)
+    assert f"{count_params(model) / 1e6:.2f}" == row["params_m"]
+    assert f"{size_bytes(model) / 2**20:.2f}" == row["size_mb"]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet20", "torchvision/mobilenet_v2", "torchvision/resnet18"])
+@pytest.mark.parametrize("scope", ["uniform", "global"])
+def test_a_rebuilt_pruned_model_gives_bit_equal_outputs(name, scope, tmp_path):
+    model = registry.build(name, 10)
+    pruner.prune(model, 0.5, config.Pruning(scope=scope), SHAPE)
+    checkpoint.save(model, tmp_path / "m.safetensors", {"model": name, "num_classes": "10"})
+    rebuilt = checkpoint.load(tmp_path / "m.safetensors")
+    images = torch.randn(2, *SHAPE)
+    with torch.no_grad():
+        assert torch.equal(rebuilt(images), model.eval()(images))
+    assert pruner.widths(rebuilt) == pruner.widths(model)
+
+
+@given(ratio=st.floats(0.05, 0.9), importance=st.sampled_from(["l1", "l2", "lamp", "fpgm", "bn_scale", "random"]))
+@settings(max_examples=15)
+def test_any_ratio_and_importance_leaves_a_working_smaller_model(ratio, importance):
+    model = registry.build("resnet20", 10)
+    pruner.prune(model, ratio, config.Pruning(importance=importance), SHAPE)
+    assert count_params(model) < 272_474
+    assert model.eval()(torch.zeros(1, *SHAPE)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5])
+def test_pruned_widths_are_multiples_of_round_to(ratio):
+    model = registry.build("resnet20", 10)
+    pruner.prune(model, ratio, config.Pruning(round_to=8), SHAPE)
+    assert all(width % 8 == 0 for name, width in pruner.widths(model).items() if name != "fc")
+
+
+KEYS = pruner.Keys("sweep.r95.ratio", "pruning.round_to")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "round_to", "reason", "remedy"),
+    [
+        (0.95, None, "0 of 16 channels would stay", r"sweep\.r95\.ratio to at most 0\.93"),
+        (0.6, 16, "6 of 16 channels would stay, fewer than pruning.round_to 16", "pruning.round_to to at most 6"),
+        (
+            0.95,
+            64,
+            "0 of 16 channels would stay, fewer than pruning.round_to 64",
+            "pruning.round_to to at most 8 and sweep.r95.ratio to at most 0.5",
+        ),
+    ],
+)
+def test_a_layer_left_whole_is_refused_with_a_remedy_that_works(ratio, round_to, reason, remedy):
+    section = config.Pruning(round_to=round_to)
+    with pytest.raises(UserError, match=f"leaves conv1 whole: {reason}.*: set {remedy}") as error:
+        pruner.prune(registry.build("resnet20", 10), ratio, section, SHAPE, keys=KEYS)
+    assert len(str(error.value).splitlines()) == 1
+    numbers = [float(word) for word in re.findall(r"at most ([\d.]*\d)", str(error.value).split(": set ")[1])]
+    fixed = next((number for number in numbers if number < 1), ratio)
+    rounded = next((int(number) for number in numbers if number > 1), round_to)
+    pruner.prune(registry.build("resnet20", 10), fixed, config.Pruning(round_to=rounded), SHAPE)
+
+
+def test_the_keys_are_those_that_decided():
+    study = factories.rounded_study()
+    assert prune_stage.keys_of(study, "candidate") == ("prune.ratio", "pruning.round_to")
+    assert prune_stage.keys_of(study, "large-r50-16") == ("sweep.r50-16.ratio", "sweep.r50-16.round_to")
+
+
+def test_grouped_convolutions_are_counted_by_group():
+    with pytest.raises(
+        UserError, match=r"0 of 4 channels would stay in each of its 32 groups: set ratio to at most 0\.75$"
+    ):
+        pruner.prune(registry.build("torchvision/resnext50_32x4d", 10), 0.95, config.Pruning(), (3, 64, 64))
+
+
+def test_a_global_ratio_that_is_not_reached_is_refused():
+    section = config.Pruning(scope="global")
+    with pytest.raises(UserError, match=r"ratio 0\.9 is not reached: .* 39% of all channels would stay"):
+        pruner.prune(registry.build("resnet20", 10), 0.9, section, SHAPE)
+
+
+def test_ratio_zero_leaves_the_weights_as_they_are():
+    model = registry.build("resnet20", 10)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    pruner.prune(model, 0.0, config.Pruning(), SHAPE)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_macs_are_those_of_the_literature():
+    assert count_macs(registry.build("resnet20", 10), SHAPE) == 40_813_184
+    assert count_macs(registry.build("resnet18", 10), SHAPE) == 555_422_720

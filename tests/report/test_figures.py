@@ -1,0 +1,108 @@
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pytest
+
+import factories
+from trimlab.records import Pruning
+from trimlab.report import figures
+from trimlab.report.results import Results
+
+
+def results(**changes: Any) -> Results:
+    study = factories.study(**changes)
+    return Results.of(study, factories.everything(study))
+
+
+def labels(of: Results, name: str) -> list[str]:
+    axes = figures.draw(of)[name].axes[0]
+    return [str(line.get_label()) for line in axes.get_lines()]
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_the_same_results_draw_the_same_bytes(tmp_path: Path, seeds: list[int]) -> None:
+    for run in ("first", "second"):
+        for name, figure in figures.draw(results(seeds=seeds)).items():
+            figures.save(figure, tmp_path / f"{run}-{name}.svg")
+    first = sorted(tmp_path.glob("first-*.svg"))
+    assert len(first) == 5
+    for path in first:
+        assert path.read_bytes() == path.with_name(path.name.replace("first", "second")).read_bytes()
+
+
+def test_a_users_own_style_changes_nothing(tmp_path: Path) -> None:
+    figures.save(figures.draw(results())["training"], tmp_path / "plain.svg")
+    with matplotlib.rc_context({"font.size": 31, "axes.facecolor": "red", "svg.fonttype": "none"}):
+        figures.save(figures.draw(results())["training"], tmp_path / "styled.svg")
+        assert matplotlib.rcParams["font.size"] == 31
+    assert (tmp_path / "plain.svg").read_bytes() == (tmp_path / "styled.svg").read_bytes()
+
+
+def test_figures_carry_no_date_and_no_version(tmp_path: Path) -> None:
+    figures.save(figures.draw(results())["training"], tmp_path / "figure.svg")
+    text = (tmp_path / "figure.svg").read_text()
+    assert "dc:date" not in text
+    assert matplotlib.__version__ not in text
+
+
+def test_published_points_are_drawn_for_their_own_dataset_alone() -> None:
+    assert "published, after" in labels(results(), "pruning-large")
+    others = results(datasets={"cifar10": {"source": "digits", "path": "data/none"}})
+    assert "published, after" not in labels(others, "pruning-large")
+    lines = [len(figures.draw(of)["accuracy-by-size-cifar10"].axes[0].get_lines()) for of in (results(), others)]
+    assert lines[0] - lines[1] == 24
+
+
+def test_every_axis_says_what_it_shows() -> None:
+    for figure in figures.draw(results()).values():
+        for axes in figure.axes:
+            assert axes.get_xlabel()
+        assert figure.axes[0].get_ylabel() or figure.axes[0].get_yticklabels()
+
+
+def test_the_drawn_accuracy_is_that_of_the_records() -> None:
+    of = results()
+    after = figures.draw(of)["pruning-large"].axes[0].get_lines()[0]
+    recorded = {100 * r.ratio: 100 * r.top1_accuracy for r in of.prunings if r.workload == "large"}
+    assert dict(zip(map(float, after.get_xdata()), map(float, after.get_ydata()), strict=True)) == pytest.approx(
+        recorded
+    )
+
+
+def test_a_point_with_rounded_widths_lies_beside_the_line() -> None:
+    study = factories.rounded_study()
+    of = Results.of(study, factories.everything(study))
+    lines = {str(line.get_label()): line for line in figures.draw(of)["pruning-large"].axes[0].get_lines()}
+    assert list(map(float, lines["after fine-tuning"].get_xdata())) == [0, 50, 60, 80]
+    assert list(map(float, lines["rounded widths, after"].get_xdata())) == [50]
+    assert list(map(float, lines["published, after"].get_xdata())) == [0, 50, 60, 80]
+
+
+def test_an_unpruned_study_has_no_pruning_figure() -> None:
+    study = factories.study()
+    unpruned = [r for r in factories.everything(study) if not isinstance(r, Pruning) or r.ratio == 0]
+    assert not [name for name in figures.draw(Results.of(study, unpruned)) if name.startswith("pruning")]
+
+
+def test_each_device_has_its_own_speeds() -> None:
+    study = factories.study()
+    both = [*factories.everything(study), *factories.everything(study, factories.GPU)]
+    drawn = figures.draw(Results.of(study, both))
+    assert {name for name in drawn if name.startswith("speed")} == {"speed-1", "speed-2"}
+
+
+def test_a_training_that_was_evaluated_once_is_a_dot() -> None:
+    study = factories.study()
+    first, *_, last = factories.curve(3, 0.9, seconds=1.0)
+    once = factories.training(study, "large", curve=[first.model_copy(update={"top1_accuracy": None}), last])
+    of = Results.of(study, [once, factories.training(study, "small")])
+    assert [line.get_marker() for line in figures.draw(of)["training"].axes[1].get_lines()] == ["o", ""]
+
+
+def test_a_name_with_dollar_signs_is_drawn_as_it_is() -> None:
+    study = factories.study()
+    odd = factories.CPU.model_copy(update={"name": r"CPU $\frac{$"})
+    made = [r.model_copy(update={"device": odd}) for r in factories.everything(study)]
+    for figure in figures.draw(Results.of(study, made)).values():
+        figure.draw_without_rendering()

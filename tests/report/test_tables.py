@@ -1,0 +1,343 @@
+import itertools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+import factories
+from trimlab.config import Params
+from trimlab.records import Measurement
+from trimlab.report import findings, reference, tables
+from trimlab.report.results import Bench, Results
+from trimlab.report.tables import Cell
+
+BENCH = Bench(factories.CPU.identity, "onnxruntime")
+
+
+def results(**changes: Any) -> Results:
+    study = factories.study(**changes)
+    return Results.of(study, factories.everything(study))
+
+
+def rows(table: str) -> list[list[str]]:
+    """Return a markdown table's cells, its header first."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], *lines[2:])]
+
+
+def every_table(of: Results) -> list[str]:
+    made = [
+        tables.devices(of),
+        tables.baselines(of),
+        tables.final(of, BENCH),
+        tables.losses(of, ["large", "small"]),
+    ]
+    made += [tables.pruning(of, workload) for workload in ("large", "small")]
+    made += [tables.quantization(of, workload, BENCH) for workload in ("large", "small")]
+    made += [tables.combined(of, workload, BENCH) for workload in ("large", "small")]
+    return [*made, tables.measurements(of, of.at(BENCH))]
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1, 2]])
+def test_no_cell_is_empty_and_every_dash_has_its_footnote(seeds: list[int]) -> None:
+    for table in every_table(results(seeds=seeds)):
+        under = table.split("\n\n", 1)[-1]
+        for cell in itertools.chain.from_iterable(rows(table)):
+            assert cell
+            if cell.startswith("—"):
+                assert re.fullmatch(r"—[¹²³⁴⁵]", cell)
+                assert f"{cell[1]} " in under
+
+
+def test_reference_rows_stand_under_rows_of_the_same_ratio_and_precision() -> None:
+    of = results()
+    for table in (tables.quantization(of, "large", BENCH), tables.combined(of, "large", BENCH)):
+        found = rows(table)
+        header = found[0]
+        assert any(row[0] == tables.REFERENCE for row in found)
+        for ours, row in itertools.pairwise(found):
+            if row[0] == tables.REFERENCE:
+                assert ours[0] != tables.REFERENCE
+                for column in ("Ratio", "Precision"):
+                    assert row[header.index(column)] == f"*{ours[header.index(column)]}*"
+
+
+def test_a_point_that_the_study_lacks_has_no_reference_row() -> None:
+    sweep = {
+        "none": {"ratio": 0.0, "epochs": 0},
+        "r50": {"ratio": 0.33, "epochs": 2},
+        "r80": {"ratio": 0.81, "epochs": 2},
+    }
+    of = results(sweep=sweep, prune={"ratio": 0.61, "epochs": 2})
+    found = [row[1] for row in rows(tables.pruning(of, "large")) if row[0] == tables.REFERENCE]
+    assert found == ["*0 %*"]
+    assert tables.REFERENCE not in tables.combined(of, "large", BENCH)
+
+
+def with_dataset(source: str, path: str = "data/none") -> Results:
+    return results(datasets={"cifar10": {"source": source, "path": path}})
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        with_dataset("folder", "data/mine"),
+        with_dataset("digits"),
+        results(data={"split": "holdout", "holdout_fraction": 0.1, "seed": 0}),
+    ],
+)
+def test_other_images_have_no_reference_row(of: Results) -> None:
+    assert not any(tables.REFERENCE in table for table in every_table(of))
+
+
+def test_another_model_of_that_name_has_no_reference_row() -> None:
+    base = factories.study().model_dump()["workloads"]
+    workloads = {key: {**value, "model": "torchvision/resnet18"} for key, value in base.items()}
+    assert not any(tables.REFERENCE in table for table in every_table(results(workloads=workloads)))
+
+
+def test_published_fp32_training_stands_beside_strict_fp32_alone() -> None:
+    study = factories.study()
+    tf32 = factories.training(study, "large", precision="tf32")
+    assert tables.REFERENCE not in tables.baselines(Results.of(study, [tf32]))
+    amp = factories.training(study, "large-amp", precision="fp16")
+    assert rows(tables.baselines(Results.of(study, [amp])))[-1][3] == "*AMP*"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75])
+def test_published_figures_are_of_the_ratio_and_precision_asked_for(ratio: float, precision: str) -> None:
+    row = reference.deployed("resnet18", "cifar10", ratio, precision)
+    assert row is not None
+    assert (float(row["ratio_percent"]), row["precision"]) == (pytest.approx(100 * ratio), precision)
+
+
+def test_every_published_point_says_what_its_size_is_of() -> None:
+    points = [p for model in ("resnet18", "resnet20") for p in reference.points(model, "cifar10")]
+    assert len(points) == 24
+    assert {point.size_of for point in points} == {"state_dict", "engine"}
+
+
+def test_one_published_row_a_ratio_closes_our_rows_of_that_ratio() -> None:
+    variants = factories.study().model_dump()["variants"] | {"large-r00": {"workload": "large", "pruning": "sweep.r00"}}
+    sweep = factories.study().model_dump()["sweep"] | {"r00": {"ratio": 0.0, "epochs": 1, "learning_rate": 1e-5}}
+    found = [row[0] for row in rows(tables.pruning(results(variants=variants, sweep=sweep), "large"))]
+    assert found[1:4] == ["large", "large-r00", tables.REFERENCE]
+    assert found.count(tables.REFERENCE) == 4
+
+
+def test_several_seeds_are_a_mean_with_its_deviation_and_n() -> None:
+    found = rows(tables.baselines(results(seeds=[0, 1, 2])))
+    assert found[1][found[0].index("Top-1 %")] == "92.20 ± 0.20"
+    assert found[1][found[0].index("n")] == "3"
+
+
+def test_speedups_are_those_of_the_measurement_alone() -> None:
+    study = factories.study()
+    slow_yardstick = factories.latency(77.0)
+    made = [r for r in factories.everything(study) if getattr(r, "precision", "") != "int8"]
+    file = factories.measurement(
+        study, "large", "int8", latency=factories.latency(7.0), yardstick_latency=slow_yardstick
+    )
+    found = rows(tables.quantization(Results.of(study, [*made, file]), "large", BENCH))
+    int8 = next(row for row in found if row[3] == "INT8")
+    assert int8[found[0].index("× batch 1")].rstrip("¹²³") == "11.00"
+
+
+def test_delta_is_against_the_same_weights_alone() -> None:
+    study = factories.study()
+    other = factories.measurement(study, "large", "fp32", weights_sha256=factories.weights("other"))
+    file = factories.measurement(study, "large", "int8")
+    found = rows(tables.quantization(Results.of(study, [other, file]), "large", BENCH))
+    assert next(row for row in found if row[3] == "INT8")[7].startswith("—")
+
+
+def test_a_contended_timing_says_so() -> None:
+    study = factories.study()
+    table = tables.baselines(Results.of(study, [factories.training(study, "large", contended=True)]))
+    assert tables.CONTENDED in table
+
+
+def test_given_weights_have_no_invented_recipe() -> None:
+    study = factories.study()
+    given = factories.training(study, "small", origin="file", epochs=0, curve=[])
+    table = tables.baselines(Results.of(study, [given]))
+    assert rows(table)[1][3:6] == ["—¹"] * 3
+    assert tables.GIVEN_WEIGHTS.note in table
+
+
+def test_what_was_not_measured_is_named() -> None:
+    study = factories.study()
+    made = [
+        r
+        for r in factories.everything(study)
+        if (getattr(r, "variant", ""), getattr(r, "precision", "")) != ("large", "fp16")
+    ]
+    assert "Not measured here: large FP16." in tables.quantization(Results.of(study, made), "large", BENCH)
+
+
+def test_points_per_mib_divides_points_lost_by_mib_saved() -> None:
+    study = factories.study()
+    made = [
+        factories.pruning(study, "large", top1_accuracy=0.92, size_bytes=42 * 2**20),
+        factories.pruning(study, "large-r50", top1_accuracy=0.9, size_bytes=10 * 2**20),
+    ]
+    row = rows(tables.losses(Results.of(study, made), ["large"]))[2]
+    assert row[-3:] == ["+2.00", "32.00", "+0.06"]
+
+
+def test_cited_figures_are_marked_as_cited() -> None:
+    found = [row for row in rows(tables.losses(results(), ["large", "small"])) if row[1] == "Tiny ImageNet"]
+    assert [(row[0], row[2], row[5]) for row in found] == [
+        ("ResNet-18", "*cited: Li et al. 2022*", "*68.89*"),
+        ("ResNet-20", "*cited: Yu 2017*", "*55.40*"),
+    ]
+
+
+def test_a_bar_in_a_name_does_not_break_the_table() -> None:
+    table = tables.markdown(["Device", "n"], [["A|B", Cell("—", "why")]])
+    assert "A\\|B" in table
+    assert table.endswith("¹ why.\n")
+
+
+@pytest.mark.parametrize(
+    ("latencies", "said"),
+    [
+        ((9.0, 3.0), "falls with the ratio: 9.00 ms at 0 %, 3.00 ms at 50 %."),
+        ((9.0, 4.0, 4.4, 2.0), "falls with the ratio: 9.00 ms at 0 %, 2.00 ms at 80 %."),
+        ((1.9, 1.8), "is flat over the ratios (1.80 to 1.90 ms)"),
+        ((2.0, 4.0), "follows no trend over the ratios: least 2.00 ms at 0 %, most 4.00 ms at 50 %."),
+        ((12.08, 4.57, 4.88, 9.59), "follows no trend over the ratios: least 4.57 ms at 50 %, most 12.08 ms at 0 %."),
+        ((9.0, 4.0, 5.0, 6.0), "follows no trend over the ratios: least 4.00 ms at 50 %, most 9.00 ms at 0 %."),
+    ],
+)
+def test_the_reading_of_eager_latency_follows_the_records(latencies: tuple[float, ...], said: str) -> None:
+    assert said in findings.eager_latency(sweep_of(latencies), "large")
+
+
+def sweep_of(latencies: Sequence[float], contended: bool = False) -> Results:
+    study = factories.study()
+    variants = ("large", "large-r50", "candidate", "large-r80")
+    made = [
+        factories.pruning(study, variant, eager_latency=factories.latency(p50), contended=contended)
+        for variant, p50 in zip(variants, latencies, strict=False)
+    ]
+    return Results.of(study, made)
+
+
+def test_a_reading_of_contended_latencies_says_so() -> None:
+    assert tables.CONTENDED in findings.eager_latency(sweep_of((9.0, 3.0), contended=True), "large")
+    assert tables.CONTENDED not in findings.eager_latency(sweep_of((9.0, 3.0)), "large")
+
+
+def rivals(distillation: float) -> str:
+    """Compare the large model, plain and distilled at 50 %, with the small one, distilled by this weight there."""
+    base = factories.study().model_dump()
+    point = {"ratio": 0.5, "epochs": 2, "learning_rate": 0.01}
+    study = factories.study(
+        prune={**point, "distillation": 0.5},
+        sweep=base["sweep"] | {"small": {**point, "distillation": distillation}},
+        variants=base["variants"] | {"small-r50": {"workload": "small", "pruning": "sweep.small"}},
+    )
+    top1 = {"large": 0.92, "large-r50": 0.9, "candidate": 0.91, "small": 0.9, "small-r50": 0.87}
+    made = [factories.pruning(study, variant, top1_accuracy=accuracy) for variant, accuracy in top1.items()]
+    return findings.large_against_small(Results.of(study, made), ["large", "small"])
+
+
+def test_models_are_compared_at_points_of_equal_distillation() -> None:
+    assert rivals(0.0).startswith("At 50 %, the highest ratio they share without distillation: ResNet-18 pays 2.00 ")
+    assert rivals(0.5).startswith("At 50 %, the highest ratio they share distilled with weight 0.5: ResNet-18 pays 1.0")
+    assert rivals(0.25) == ""
+
+
+def test_a_distilled_point_does_not_stand_in_for_a_plain_one() -> None:
+    of = results(prune={"ratio": 0.5, "epochs": 1, "distillation": 0.5})
+    assert of.variants_of("large") == ["large", "large-r50", "candidate", "large-r80"]
+
+
+def test_published_trainings_of_other_length_are_told_apart() -> None:
+    study = factories.study()
+    for epochs, said in ((3, True), (100, False)):
+        training = factories.training(study, "large", epochs=epochs)
+        table = tables.baselines(Results.of(study, [training]))
+        assert ("large: 3 epochs here, 100 published." in table) is said
+
+
+def test_a_point_with_rounded_widths_follows_its_ratio_and_no_published_row_is_its_own() -> None:
+    study = factories.rounded_study()
+    of = Results.of(study, factories.everything(study))
+    assert of.variants_of("large") == ["large", "large-r50", "large-r50-16", "candidate", "large-r80"]
+    for table in (tables.pruning(of, "large"), tables.combined(of, "large", of.benches()[0])):
+        own = [line for line in table.splitlines() if "large-r50 " in line][-1]
+        rounded = [line for line in table.splitlines() if "large-r50-16 " in line][-1]
+        lines = table.splitlines()
+        assert f"{tables.REFERENCE} " in lines[lines.index(own) + 1]
+        assert tables.REFERENCE not in lines[lines.index(rounded) + 1]
+        assert "50 % (2.23 M params)" in rounded
+
+
+def test_rounded_widths_are_compared_with_those_that_fall() -> None:
+    study = factories.rounded_study()
+    of = Results.of(study, factories.everything(study))
+    bench = of.benches()[0]
+    assert findings.rounding(of, bench, "large") == (
+        "large-r50-16 (ResNet-18 on CIFAR-10, 50 %, widths rounded to multiples of 16), INT8: 12.1× at batch 1, 12.1× "
+        "at batch 64, 2.23 M parameters, 111.7 M multiply-accumulates, 90.68 % top-1; without rounding (large-r50): "
+        "10.1× at batch 1, 10.1× at batch 64, 2.79 M, 139.7 M, 90.68 %."
+    )
+    assert findings.rounding(of, bench, "small") == ""
+    assert findings.rounding(of, bench, "large") in findings.closing(of)
+
+
+def test_how_far_the_yardstick_moves_is_said() -> None:
+    study = factories.study()
+    times = (4.0, 6.0, 5.0)
+    measured = [
+        factories.measurement(study, "large", precision, yardstick_latency=factories.latency(p50))
+        for precision, p50 in zip(("fp32", "fp16", "int8"), times, strict=True)
+    ]
+    said = "anew in each of these 3 processes: p50 4.00 – 6.00 ms at batch 1, 240.00 – 240.00 ms at batch 64"
+    assert said in findings.baseline_times(measured)
+    assert findings.baseline_times(measured[:1]) == ""
+
+
+def test_a_speed_up_beside_an_unusual_yardstick_is_marked() -> None:
+    study = factories.study()
+    slow = factories.measurement(study, "candidate", "int8", yardstick_latency=factories.latency(6.1))
+    made = [slow if (r.variant, r.precision) == ("candidate", "int8") else r for r in results().measurements]
+    row = next(
+        r for r in rows(tables.combined(Results.of(study, made), "large", BENCH)) if r[:4:3] == ["candidate", "INT8"]
+    )
+    assert [cell[-1] in "¹²³" for cell in row[-3:-1]] == [True, False]
+    assert tables.DRIFTED in tables.combined(Results.of(study, made), "large", BENCH)
+    assert tables.DRIFTED not in tables.combined(results(), "large", BENCH)
+
+
+def test_the_final_table_is_against_the_baseline() -> None:
+    table = rows(tables.final(results(), BENCH))
+    points = {(row[0], row[3]): row[7] for row in table[1:] if row[0] != tables.REFERENCE}
+    assert points == {("large", "FP32"): "0¹", ("candidate", "INT8"): "−1.87", ("small", "FP32"): "−2.00"}
+    assert "¹ large in FP32 is what Δ is against." in tables.final(results(), BENCH)
+
+
+def test_runtimes_of_a_device_come_as_the_study_lists_them() -> None:
+    study = factories.study(benchmark={"runtimes": ["onnxruntime", "openvino"]})
+    made = factories.everything(study)
+    other = [r.model_copy(update={"runtime": "openvino"}) for r in made if isinstance(r, Measurement)]
+    extra = factories.measurement(study, "large", "bf16", runtime="openvino")
+    of = Results.of(study, [*made, *other, extra])
+    assert [bench.runtime for bench in of.benches()] == ["onnxruntime", "openvino"]
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    assert findings.pareto([(1, 80), (2, 79), (3, 90), (3, 85), (4, 90), (0.5, 70)]) == [5, 0, 2]
+
+
+def removed(of: Params) -> str:
+    return findings.ratio_explained(Results.of(of, factories.everything(of)))
+
+
+def test_the_ratio_is_explained_by_the_records_parameters() -> None:
+    assert "60 % of the channels is 84 % of the parameters" in removed(factories.study())
+    assert "multiples of 8" in removed(factories.study(pruning={"round_to": 8}))
