@@ -332,10 +332,10 @@ def test_onnxruntime_labels_a_file_once(wanted, project, study, monkeypatch, cap
             1000,
             r"seed0-yardstick\.onnx is not a file that onnxruntime opens",
         ),
-        ("prune/small-r50/seed0-labels.npy", None, r"seed0-labels\.npy cannot be read \(No such file"),
-        ("prune/small-r50/seed0-labels.npy", 50, r"seed0-labels\.npy holds no labels"),
-        ("prune/small-r50/seed0-labels.npy", b"", r"seed0-labels\.npy holds no labels"),
-        ("prune/small-r50/seed0.json", 50, r"seed0\.json is not a record"),
+        ("prune/small-r50/model/seed0-labels.npy", None, r"seed0-labels\.npy cannot be read \(No such file"),
+        ("prune/small-r50/model/seed0-labels.npy", 50, r"seed0-labels\.npy holds no labels"),
+        ("prune/small-r50/model/seed0-labels.npy", b"", r"seed0-labels\.npy holds no labels"),
+        ("prune/small-r50/model/seed0.json", 50, r"seed0\.json does not say what its weights achieve"),
     ],
 )
 def test_a_missing_or_broken_input_is_one_line(name, content, message, project, study, monkeypatch, tmp_path):

@@ -445,7 +445,7 @@ def test_a_study_that_is_killed_again_and_again_ends_as_one_that_never_was(repro
     host.stopped_at("train digits: going on at epoch", signal.SIGKILL)
     assert host.stopped_at("benchmark base: seed 0, fp16", signal.SIGTERM) == 75
     assert not running(host.run_dir)
-    assert {"train/digits/seed0.json", "prune/base/seed0.json"} <= set(names_in(out / "records.tar.gz"))
+    assert {"train/digits/record/seed0.json", "prune/base/record/seed0.json"} <= set(names_in(out / "records.tar.gz"))
     assert host.finish() == 0, host.printed[-1]
 
     printed = "".join(host.printed)

@@ -27,7 +27,7 @@ from pydantic import BaseModel
 from trimlab import paths, progress
 from trimlab.config import Params
 from trimlab.errors import UserError, one_line
-from trimlab.records import Epoch, Measurement, Pruning, Record, Training
+from trimlab.records import METRIC, Epoch, Measurement, Pruning, Record, Training, fields_with
 from trimlab.track import mlflow_store
 
 if TYPE_CHECKING:
@@ -78,31 +78,6 @@ _VALUE_LENGTH = 5000
 
 _NOT_SCALAR = {"kind", "created", "commit", "curve", "widths", "clocks", "layers", "batch_layers", "builds"}
 """Fields that are tags, times, curves, or only in `record.json`."""
-
-_MEASURED = frozenset(
-    {
-        "top1_accuracy",
-        "top1_unpruned",
-        "top1_before",
-        "torch_top1_accuracy",
-        "torch_agreement",
-        "onnx_top1_accuracy",
-        "onnx_agreement",
-        "exact_top1_accuracy",
-        "exact_agreement",
-        "engine.size_bytes",
-        "engine.build_seconds",
-        "num_params",
-        "macs",
-        "size_bytes",
-        "file_bytes",
-        "weight_bytes",
-        "peak_memory_bytes",
-        "train_seconds",
-        "resumptions",
-    }
-)
-"""Fields that become metrics, with all that end in `_ms`; every other scalar is a param."""
 
 
 def log(study: Params, record: Record) -> None:
@@ -510,12 +485,13 @@ def _deciding_params(study: Params, record: Record) -> dict[str, str]:
 
 
 def _params(record: Record) -> dict[str, str]:
-    return _texts({key: value for key, value in _scalars(record).items() if not _is_measured(key)})
+    metrics = fields_with(type(record), METRIC)
+    return _texts({key: value for key, value in _scalars(record).items() if key not in metrics})
 
 
 def _measured(record: Record) -> dict[str, float]:
-    scalars = _scalars(record)
-    measured = {key.replace(".", "_"): float(scalars[key]) for key in scalars if _is_measured(key)}
+    metrics = fields_with(type(record), METRIC)
+    measured = {key.replace(".", "_"): float(value) for key, value in _scalars(record).items() if key in metrics}
     if isinstance(record, Measurement):
         measured["speedup"] = record.speedup
         measured["batch_speedup"] = record.batch_speedup
@@ -524,10 +500,6 @@ def _measured(record: Record) -> dict[str, float]:
             measured[f"{clock.name}_p50_ms"] = clock.latency.p50_ms
             measured[f"{clock.name}_batch_p50_ms"] = clock.batch_latency.p50_ms
     return measured
-
-
-def _is_measured(key: str) -> bool:
-    return key in _MEASURED or key.endswith("_ms")
 
 
 def _scalars(record: Record) -> dict[str, Any]:
