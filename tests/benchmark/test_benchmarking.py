@@ -84,7 +84,7 @@ def test_a_record_speaks_of_its_file_and_its_weights(project, study, precision):
     assert record.file_bytes == file.stat().st_size > record.weight_bytes
     assert record.weights_sha256 == sha256_of(project / paths.weights_file(paths.pruned("small"), 0))
     assert record.yardstick_sha256 == sha256_of(project / onnx_files.yardstick_file("small", 0))
-    assert record.params_digest == study.measurement_digest("small")
+    assert record.params_digest == study.measurement_digest("small", record.runtime)
     assert record.device.threads == 1
     assert record.latency.batch_size == 1
     assert record.batch_latency.batch_size == 64

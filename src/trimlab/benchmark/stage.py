@@ -158,7 +158,7 @@ def _lineage(study: config.Params, cell: Cell) -> dict[str, Any]:
         "kind": "measurement",
         **{key: value for key, value in outcome.items() if key in _LINEAGE and key != "top1_accuracy"},
         "study": study.study,
-        "params_digest": study.measurement_digest(cell.variant),
+        "params_digest": study.measurement_digest(cell.variant, cell.runtime),
         "commit": records.commit(),
         "versions": machine.versions("torch", "onnx"),
         "weight_bytes": onnx_files.weight_bytes(cell.file),

@@ -1,7 +1,8 @@
 """The one writer to MLflow: a run a training, a pruning and a measurement, under one parent a study.
 
-A parent is (study, digest of its params, DVC experiment); a run is tagged with its record's digest, so that
-no record is logged twice. Runs are functions of records: `rebuild` makes a lost store again.
+A parent is (study, digest of its params, DVC experiment). A run is tagged with its record's digest, and no record is
+logged twice: what an experiment did not change stays under the parent that has it, and the experiment's `cells.json`
+refers to it. Runs are functions of records: `rebuild` makes a lost store again.
 
 Stages call `live`, `log` and `complete`, which never raise: a store that fails costs a process one line and a few
 seconds, and is then left alone. What it lacks is added by the report stage, or by `trimlab track`.
@@ -91,7 +92,10 @@ def complete(study: Params, records: Sequence[Record]) -> None:
 
 
 def rebuild(study: Params, records: Sequence[Record]) -> int:
-    """Add the records that the parent lacks, and its summary metrics.
+    """Add the records that no parent of the study has, and the parent's summary metrics.
+
+    A record is one run, under the parent that was first to have it: an experiment holds the cells that it changed, and
+    its `cells.json` says where the others are.
 
     Returns:
         How many runs were added: 0 where nothing was missing.
@@ -196,16 +200,27 @@ class _Parent:
     children: "list[Run]"
 
     def add(self, records: Sequence[Record]) -> int:
-        known = {run.data.tags.get(RECORD_TAG) for run in self.children}
-        missing = {record.digest: record for record in records if record.digest not in known}
+        missing = {record.digest: record for record in records if self._run_of(record) is None}
         for record in missing.values():
             self._write(record)
         if missing:
             self.client.set_terminated(self.run_id)
         return len(missing)
 
+    def _run_of(self, record: Record) -> str | None:
+        """Return the run of a record, under whichever parent of the study it is."""
+        own = {run.data.tags.get(RECORD_TAG): run.info.run_id for run in self.children}
+        if record.digest in own:
+            found: str = own[record.digest]
+            return found
+        others = _search(self.client, self.experiment_id, {RECORD_TAG: record.digest})
+        return others[0].info.run_id if others else None
+
     def finish(self, records: Sequence[Record]) -> None:
         _describe(self.client, self.run_id, self.study)
+        distinct = {record.digest: record for record in records}.values()
+        cells = [{"run_name": _name(r), "record": r.digest, "run_id": self._run_of(r)} for r in distinct]
+        self.client.log_text(self.run_id, json.dumps(cells, indent=1) + "\n", "cells.json")
         if records:
             newest = max(records, key=_age)
             summary = _metrics(_at_step_0(_summary(self.study, records)), _created(newest))
