@@ -33,8 +33,8 @@ def test_a_repro_ends_with_a_report_and_a_second_one_runs_nothing(reproduced):
     assert ran(printed) == []
 
 
-def test_the_readmes_lines_run_a_deployed_file(reproduced, project, tmp_path):
-    code = re.search(r"```python\n(.*?)```", (project / "README.md").read_text(), re.DOTALL)[1]
+def test_the_lines_in_the_docs_run_a_deployed_file(reproduced, project, tmp_path):
+    code = re.search(r"```python\n(.*?)```", (project / "docs/runtimes.md").read_text(), re.DOTALL)[1]
     dataset = load_file(reproduced.root / "prepare/digits/dataset.safetensors")
     labels = np.load(reproduced.root / "benchmark/candidate/seed0-int8-onnxruntime.npy")
     for index in range(3):
