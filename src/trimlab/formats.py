@@ -3,8 +3,6 @@
 It goes where `trimlab.measure` goes, so it imports nothing but the standard library.
 """
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 Precision = Literal["fp32", "fp16", "int8"]

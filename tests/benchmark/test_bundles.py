@@ -55,7 +55,8 @@ def test_a_bundle_holds_every_content_once_and_no_more_of_ours_than_measure(bund
     with zipfile.ZipFile(bundle) as packed:
         names = packed.namelist()
     assert len(names) == len(set(names))
-    assert {name.split("/")[1] for name in names if name.startswith("trimlab/")} == {"__init__.py", "measure"}
+    ours = {name.split("/")[1] for name in names if name.startswith("trimlab/")}
+    assert ours == {"__init__.py", "formats.py", "measure"}
 
 
 def test_it_measures_what_the_device_has_and_says_what_it_has_not(brought):

@@ -24,7 +24,8 @@ def test_another_python_is_shown_what_measures_and_nothing_else(tmp_path, monkey
     monkeypatch.setenv("TRIMLAB_PYTHON", script(tmp_path / "python", f'ls "$3" "$3/trimlab" > {shown}; exit 4'))
     with pytest.raises(UserError, match="no runtime of onnxruntime is available here"):
         interpreters.find_runtimes(["onnxruntime"])
-    assert [line for line in shown.read_text().split() if ":" not in line] == ["trimlab", "__init__.py", "measure"]
+    names = [line for line in shown.read_text().split() if ":" not in line]
+    assert names == ["trimlab", "__init__.py", "formats.py", "measure"]
 
 
 def test_what_it_is_shown_is_gone_with_the_process():

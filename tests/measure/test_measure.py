@@ -24,19 +24,42 @@ from trimlab.measure.errors import MeasureError, NoRuntimeError
 from trimlab.measure.session import Settings
 from trimlab.quantize import onnx_files
 
-SOURCES = sorted(Path(trimlab.measure.__file__).parent.glob("*.py"))
-ALLOWED = {"numpy", "onnxruntime", "openvino", "tensorrt", "cuda", *sys.stdlib_module_names}
+PACKAGE = Path(trimlab.measure.__file__).parent
+SOURCES = [*sorted(PACKAGE.rglob("*.py")), PACKAGE.parent / "formats.py"]
+ALLOWED = {"numpy", *sys.stdlib_module_names}
+"""Runtimes are imported when they are asked for, see `session.imported`."""
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
-def test_it_is_python_38_and_imports_numpy_and_runtimes_alone(source):
-    tree = ast.parse(source.read_text(), feature_version=(3, 8))
+def test_it_is_python_310_and_imports_numpy_alone(source):
+    tree = ast.parse(source.read_text(), feature_version=(3, 10))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             assert {alias.name.partition(".")[0] for alias in node.names} <= ALLOWED
         if isinstance(node, ast.ImportFrom) and node.level == 0:
             assert node.module.partition(".")[0] in ALLOWED
-        assert not (isinstance(node, ast.ImportFrom) and node.level > 1)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_annotations_with_arrays_are_not_evaluated(source):
+    """numpy before 1.22, which runs on Python 3.10, has no `ndarray[...]`."""
+    text = source.read_text()
+    assert "np.ndarray[" not in text or "from __future__ import annotations" in text
+
+
+@pytest.mark.parametrize("source", [PACKAGE / "__init__.py", PACKAGE.parent / "__init__.py"])
+def test_an_old_python_can_read_the_line_that_says_it_is_too_old(source):
+    tree = ast.parse(source.read_text(), feature_version=(3, 7))
+    assert source.read_text().isascii()
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr | ast.AnnAssign)]
+
+
+@pytest.mark.parametrize("module", ["bundle", "__main__"])
+def test_on_an_old_python_it_stops_in_one_line(module):
+    code = f"import sys; sys.version_info, sys.version = (3, 9, 18), '3.9.18 (main)'; import trimlab.measure.{module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: Python 3.9.18 is too old to measure: use 3.10 or newer\n"
 
 
 class Machine:

@@ -19,10 +19,11 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ UNAVAILABLE = {3: UnavailableError, 4: NoRuntimeError}
 """The exit codes where this machine can't measure that."""
 
 
-def measure(request: Dict[str, Any]) -> Dict[str, Any]:
+def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Score and time one file; see the module's docstring for the request.
 
     Raises:
@@ -73,11 +74,11 @@ def measure(request: Dict[str, Any]) -> Dict[str, Any]:
     }
 
 
-def _measured(request: Dict[str, Any]) -> Dict[str, Any]:
+def _measured(request: dict[str, Any]) -> dict[str, Any]:
     with closing(_open(request, "model", _settings(request))) as model:
         memory_bytes = model.memory_bytes()  # before anything else is loaded
         pack = dataset.load(request["dataset"], model.image_shape)
-        say("scoring {} images".format(len(pack.images)))
+        say(f"scoring {len(pack.images)} images")
         predictions = dataset.predict(model, pack, request["batch_size"])
         _save(predictions, request["predictions"])
         scored = _scored(request, model, pack, predictions)
@@ -89,8 +90,8 @@ def _measured(request: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _scored(
-    request: Dict[str, Any], model: Session, pack: dataset.Pack, predictions: np.ndarray[Any, Any]
-) -> Dict[str, Any]:
+    request: dict[str, Any], model: Session, pack: dataset.Pack, predictions: np.ndarray[Any, Any]
+) -> dict[str, Any]:
     """Return what is known of a file without timing it."""
     return {
         "precision": request["precision"],
@@ -107,7 +108,7 @@ def _scored(
     }
 
 
-def _settings(request: Dict[str, Any]) -> Settings:
+def _settings(request: dict[str, Any]) -> Settings:
     return Settings(
         precision=request["precision"],
         threads=request["threads"] or device.cores(),
@@ -117,11 +118,11 @@ def _settings(request: Dict[str, Any]) -> Settings:
     )
 
 
-def _path(name: Optional[str]) -> Optional[Path]:
+def _path(name: str | None) -> Path | None:
     return Path(name) if name else None
 
 
-def _agreement(predictions: np.ndarray[Any, Any], pack: dataset.Pack, request: Dict[str, Any]) -> Dict[str, Any]:
+def _agreement(predictions: np.ndarray[Any, Any], pack: dataset.Pack, request: dict[str, Any]) -> dict[str, Any]:
     """Compare with torch, with ONNX Runtime where another runtime ran the file, and with an INT8 file's arithmetic."""
     torch_labels = _labels(request["torch_labels"], len(predictions))
     found = {"torch_agreement": float(np.mean(predictions == torch_labels))}
@@ -133,10 +134,10 @@ def _agreement(predictions: np.ndarray[Any, Any], pack: dataset.Pack, request: D
     return found
 
 
-def _latencies(sessions: List[Session], pack: dataset.Pack, request: Dict[str, Any]) -> Dict[str, Any]:
-    clocks: Dict[str, Dict[str, Any]] = {}
+def _latencies(sessions: list[Session], pack: dataset.Pack, request: dict[str, Any]) -> dict[str, Any]:
+    clocks: dict[str, dict[str, Any]] = {}
     for prefix, size, repeats in (("", 1, "repeats"), ("batch_", request["batch_size"], "batch_repeats")):
-        say("timing batch {}".format(size))
+        say(f"timing batch {size}")
         batch = pack.tiled(size)
         own, other = (session.stopwatches(batch) for session in sessions)
         for name in own:
@@ -148,13 +149,13 @@ def _latencies(sessions: List[Session], pack: dataset.Pack, request: Dict[str, A
     return {**clocks.pop("latency"), "clocks": [{"name": name, **clock} for name, clock in clocks.items()]}
 
 
-def _layers(model: Session, pack: dataset.Pack, request: Dict[str, Any]) -> Dict[str, Any]:
+def _layers(model: Session, pack: dataset.Pack, request: dict[str, Any]) -> dict[str, Any]:
     say("profiling layers")
     sizes = {"layers": 1, "batch_layers": request["batch_size"]}
     return {key: model.layers(pack.tiled(size)) for key, size in sizes.items()}
 
 
-def _engines(model: Session, pack: dataset.Pack, request: Dict[str, Any]) -> Dict[str, Any]:
+def _engines(model: Session, pack: dataset.Pack, request: dict[str, Any]) -> dict[str, Any]:
     """Describe the engine, and build it again: no two builds need be alike."""
     facts = model.engine()
     if facts is None:
@@ -166,7 +167,7 @@ def _engines(model: Session, pack: dataset.Pack, request: Dict[str, Any]) -> Dic
     return {"engine": facts, "builds": builds}
 
 
-def _build(model: Session, pack: dataset.Pack, request: Dict[str, Any]) -> Dict[str, Any]:
+def _build(model: Session, pack: dataset.Pack, request: dict[str, Any]) -> dict[str, Any]:
     facts = model.engine() or {}
     build = {key: facts[key] for key in ("sha256", "size_bytes", "build_seconds")}
     for prefix, size, repeats in (("", 1, "repeats"), ("batch_", request["batch_size"], "batch_repeats")):
@@ -176,7 +177,7 @@ def _build(model: Session, pack: dataset.Pack, request: Dict[str, Any]) -> Dict[
     return build
 
 
-def _open(request: Dict[str, Any], key: str, settings: Settings) -> Session:
+def _open(request: dict[str, Any], key: str, settings: Settings) -> Session:
     session = runtimes.open_file(request["runtime"], request[key], settings)
     size = request["batch_size"]
     try:
@@ -185,15 +186,18 @@ def _open(request: Dict[str, Any], key: str, settings: Settings) -> Session:
             session.run(batch)
     except Exception as error:  # a runtime raises whatever the graph provokes
         session.close()
-        message = "{} does not run at batch_size {} ({}): lower that, or export the file again"
-        raise MeasureError(message.format(request[key], size, line(error))) from None
+        raise MeasureError(
+            f"{request[key]} does not run at batch_size {size} ({line(error)}): lower that, or export the file again"
+        ) from None
     return session
 
 
 def _check_same_images(model: Session, yardstick: Session) -> None:
     if yardstick.image_shape != model.image_shape:
-        message = "yardstick takes images {}, model takes {}: name files of one image size"
-        raise MeasureError(message.format(yardstick.image_shape, model.image_shape))
+        raise MeasureError(
+            f"yardstick takes images {yardstick.image_shape}, model takes {model.image_shape}: "
+            "name files of one image size"
+        )
 
 
 def _save(predictions: np.ndarray[Any, Any], path: str) -> None:
@@ -202,21 +206,21 @@ def _save(predictions: np.ndarray[Any, Any], path: str) -> None:
         with Path(path).open("wb") as file:  # given a name, numpy would append .npy to it
             np.save(file, predictions)
     except (OSError, ValueError) as error:
-        raise MeasureError("predictions {!r} cannot be written ({}): name another file".format(path, error)) from None
+        raise MeasureError(f"predictions {path!r} cannot be written ({error}): name another file") from None
 
 
-def _read_request(path: str) -> Dict[str, Any]:
+def _read_request(path: str) -> dict[str, Any]:
     try:
         request = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise MeasureError("{} is not a request ({}): give a JSON file".format(path, error)) from None
+        raise MeasureError(f"{path} is not a request ({error}): give a JSON file") from None
     if not isinstance(request, dict):
-        raise MeasureError("{} is not a request (no JSON object): give one with {}".format(path, ", ".join(KEYS)))
+        raise MeasureError(f"{path} is not a request (no JSON object): give one with {', '.join(KEYS)}")
     check(request, path)
     return request
 
 
-def check(request: Dict[str, Any], path: str) -> None:
+def check(request: dict[str, Any], path: str) -> None:
     """Check what a request says, files left aside.
 
     Args:
@@ -228,27 +232,27 @@ def check(request: Dict[str, Any], path: str) -> None:
     """
     missing = [key for key in KEYS if key not in request]
     if missing:
-        raise MeasureError("{} lacks {}: add it".format(path, ", ".join(missing)))
+        raise MeasureError(f"{path} lacks {', '.join(missing)}: add it")
     problems = list(_problems(request))
     if problems:
-        raise MeasureError("{}: {}".format(path, "; ".join(problems)))
+        raise MeasureError(f"{path}: {'; '.join(problems)}")
 
 
-def _problems(request: Dict[str, Any]) -> Iterator[str]:
+def _problems(request: dict[str, Any]) -> Iterator[str]:
     for key in NAMES:
         if not isinstance(request[key], str):
-            yield "{} {} is not a string: give a name in quotes".format(key, json.dumps(request[key]))
+            yield f"{key} {json.dumps(request[key])} is not a string: give a name in quotes"
     for key in OPTIONAL:
         if not isinstance(request[key], (str, type(None))):
-            yield "{} {} is not a string: give a name in quotes, or null".format(key, json.dumps(request[key]))
+            yield f"{key} {json.dumps(request[key])} is not a string: give a name in quotes, or null"
     if not isinstance(request["lineage"], dict):
-        yield "lineage {} is not a JSON object: give one".format(json.dumps(request["lineage"]))
+        yield f"lineage {json.dumps(request['lineage'])} is not a JSON object: give one"
     if request["seven_bit"] is not None and not _is_seven_bit(request["seven_bit"]):
-        yield "seven_bit is not a JSON object with {}, lineage: give one, or null".format(", ".join(SEVEN_BIT))
+        yield f"seven_bit is not a JSON object with {', '.join(SEVEN_BIT)}, lineage: give one, or null"
     for key, (low, high) in COUNTS.items():
         value = request[key]
         if type(value) is not int or not low <= value <= high:  # True is an int, too
-            yield "{} {} is not a whole number in [{}, {}]: give one".format(key, json.dumps(value), low, high)
+            yield f"{key} {json.dumps(value)} is not a whole number in [{low}, {high}]: give one"
 
 
 def _is_seven_bit(value: Any) -> bool:
@@ -265,10 +269,9 @@ def _labels(path: str, count: int) -> np.ndarray[Any, Any]:
     try:
         labels: np.ndarray[Any, Any] = np.load(path)
     except (OSError, ValueError, EOFError) as error:
-        message = "{} holds no labels ({}): make it again, or name another .npy"
-        raise MeasureError(message.format(path, line(error))) from None
+        raise MeasureError(f"{path} holds no labels ({line(error)}): make it again, or name another .npy") from None
     if labels.shape != (count,):
-        raise MeasureError("{} holds labels {} for {} images: make it again".format(path, labels.shape, count))
+        raise MeasureError(f"{path} holds labels {labels.shape} for {count} images: make it again")
     return labels
 
 
@@ -276,7 +279,7 @@ def _sha256(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def main(arguments: List[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Measure what a request asks for, or look for a runtime; return the exit code."""
     asks = arguments[:-1] == ["--runtime"]
     if len(arguments) != 1 and not asks:
@@ -288,10 +291,10 @@ def main(arguments: List[str]) -> int:
         else:
             print(json.dumps(measure(_read_request(arguments[0]))))
     except UnavailableError as error:
-        say("unavailable: {}".format(" ".join(str(error).splitlines())))
+        say(f"unavailable: {' '.join(str(error).splitlines())}")
         return next(code for code, kind in UNAVAILABLE.items() if type(error) is kind)
     except MeasureError as error:
-        say("error: {}".format(" ".join(str(error).splitlines())))
+        say(f"error: {' '.join(str(error).splitlines())}")
         return 1
     return 0
 

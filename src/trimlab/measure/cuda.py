@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Callable, Dict, Tuple
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ class Cuda:
             raise CudaError(f"{name}: {self._runtime.cudaGetErrorName(status)[1].decode()}")
         return values[0] if len(values) == 1 else tuple(values)
 
-    def device(self, threads: int) -> Dict[str, Any]:
+    def device(self, threads: int) -> dict[str, Any]:
         """Return this GPU as a record's device."""
         return device.gpu(self.name, self.compute_capability, self.total_bytes, threads)
 
@@ -91,7 +92,7 @@ class Cuda:
 
         return stopwatch
 
-    def captured(self, enqueue: Callable[[], None]) -> "Graph":
+    def captured(self, enqueue: Callable[[], None]) -> Graph:
         """Capture the stream's work in a CUDA graph."""
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self.call("cudaStreamBeginCapture", self.stream, mode)
@@ -122,7 +123,7 @@ class Graph:
 class Buffer:
     """The same float32 array twice: in page-locked memory of the host, and on the device."""
 
-    def __init__(self, cuda: Cuda, shape: Tuple[int, ...]) -> None:
+    def __init__(self, cuda: Cuda, shape: tuple[int, ...]) -> None:
         self._cuda = cuda
         self._bytes = 4 * int(np.prod(shape))
         self.pointer = int(cuda.call("cudaMalloc", self._bytes))

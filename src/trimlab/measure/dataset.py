@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class Pack(NamedTuple):
         return self.batch(np.arange(size) % len(self.images))
 
 
-def load(path: str, image_shape: Tuple[int, ...]) -> Pack:
+def load(path: str, image_shape: tuple[int, ...]) -> Pack:
     """Read an `.npz` of images, labels, mean and std.
 
     Args:
@@ -60,7 +60,7 @@ def load(path: str, image_shape: Tuple[int, ...]) -> Pack:
     return pack
 
 
-def _problem(pack: Pack, image_shape: Tuple[int, ...]) -> Optional[str]:
+def _problem(pack: Pack, image_shape: tuple[int, ...]) -> str | None:
     images = pack.images
     if images.dtype != np.uint8 or images.ndim != 4:
         return f"images {images.shape} {images.dtype}, not (N, C, H, W) uint8: pack it again"
@@ -86,6 +86,6 @@ def predict(session: Session, pack: Pack, batch_size: int) -> np.ndarray[Any, An
         chosen = np.arange(start, min(start + batch_size, count))
         labels[chosen] = np.argmax(session.run(pack.batch(chosen)), axis=1)
         if time.monotonic() - said > SAY_SECONDS:
-            say("scored {:,} of {:,} images".format(chosen[-1] + 1, count))
+            say(f"scored {chosen[-1] + 1:,} of {count:,} images")
             said = time.monotonic()
     return labels

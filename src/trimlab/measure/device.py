@@ -1,16 +1,15 @@
 """What machine this is, and whether it was quiet."""
 
-from __future__ import annotations
-
 import functools
 import os
 import platform
 import re
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, FrozenSet, Iterator, List, Optional
+from typing import Any
 
 CONTENDED_SHARE = 0.1
 """Share of the machine's processor time that others may take before a timing counts as contended."""
@@ -60,8 +59,8 @@ class Watch:
     contended = False
 
 
-@functools.lru_cache(maxsize=None)
-def processor_flags() -> FrozenSet[str]:
+@functools.cache
+def processor_flags() -> frozenset[str]:
     """Return the processor's flags as Linux spells them; empty where the system does not tell."""
     if platform.system() == "Darwin":
         known = dict(line.split(":", 1) for line in _sysctl("hw.optional") if ":" in line)
@@ -69,13 +68,13 @@ def processor_flags() -> FrozenSet[str]:
     return frozenset(" ".join(_processor_values("flags")[:1] or _processor_values("Features")[:1]).split())
 
 
-def onednn_flags() -> FrozenSet[str]:
+def onednn_flags() -> frozenset[str]:
     """Return the flags that oneDNN, in torch and OpenVINO, makes use of: ONEDNN_MAX_CPU_ISA can limit them."""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
     return processor_flags() & frozenset(_ONEDNN_LIMITS.get(limit.upper(), processor_flags()))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def processor_name() -> str:
     """Return what tells this machine's processor apart: its model's name, or the board's where it has none."""
     names = [*_sysctl("-n", "machdep.cpu.brand_string"), _board(), *_processor_values("model name"), _arm_core()]
@@ -96,7 +95,7 @@ def has_native_bf16() -> bool:
     return bool(onednn_flags() & {"amx_bf16", "avx512_bf16"})
 
 
-def cpu(threads: int, onednn: bool = False) -> Dict[str, Any]:
+def cpu(threads: int, onednn: bool = False) -> dict[str, Any]:
     """Return this machine's processor as a record's device.
 
     Args:
@@ -108,7 +107,7 @@ def cpu(threads: int, onednn: bool = False) -> Dict[str, Any]:
     return {"kind": "cpu", "name": processor_name(), "features": features, "threads": threads, "system": system()}
 
 
-def gpu(name: str, compute_capability: str, total_bytes: int, threads: int) -> Dict[str, Any]:
+def gpu(name: str, compute_capability: str, total_bytes: int, threads: int) -> dict[str, Any]:
     """Return a GPU as a record's device; driver and CUDA are versions, which change on one and the same device.
 
     Args:
@@ -117,11 +116,11 @@ def gpu(name: str, compute_capability: str, total_bytes: int, threads: int) -> D
         total_bytes: of its memory.
         threads: of the host.
     """
-    features = ["compute capability {}".format(compute_capability), "{:.0f} GiB".format(total_bytes / 2**30)]
+    features = [f"compute capability {compute_capability}", f"{total_bytes / 2**30:.0f} GiB"]
     return {"kind": "cuda", "name": name, "features": features, "threads": threads, "system": system()}
 
 
-def nvidia_driver() -> Optional[str]:
+def nvidia_driver() -> str | None:
     """Return the version of NVIDIA's driver; None where the system does not tell."""
     try:
         found = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", _DRIVER_FILE.read_text(encoding="utf-8"))
@@ -130,7 +129,7 @@ def nvidia_driver() -> Optional[str]:
     return found.group(1) if found else None
 
 
-def identity(device: Dict[str, Any]) -> List[Any]:
+def identity(device: dict[str, Any]) -> list[Any]:
     """Return what tells a record's device from others: kind, name and features, and a processor's threads."""
     threads = [device["threads"]] if device["kind"] == "cpu" else []
     return [device["kind"], device["name"], *sorted(set(device["features"])), *threads]
@@ -145,7 +144,7 @@ def cores() -> int:
 
 def system() -> str:
     """Return operating system, architecture and Python version."""
-    return "{} {}, Python {}".format(platform.system(), platform.machine(), platform.python_version())
+    return f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
 
 
 @contextmanager
@@ -178,7 +177,7 @@ def _busy_seconds() -> float:
     return sum(map(int, first.split()[1:4])) / float(os.sysconf("SC_CLK_TCK"))
 
 
-def _processor_values(key: str) -> List[str]:
+def _processor_values(key: str) -> list[str]:
     """Return what Linux says of each core under a key."""
     try:
         lines = _PROCESSOR_FILE.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -198,12 +197,12 @@ def _board() -> str:
 
 def _arm_core() -> str:
     """Return the numbers by which Arm's cores are known, of each kind of core; empty elsewhere."""
-    cores = zip(_processor_values("CPU implementer"), _processor_values("CPU part"))
-    kinds = sorted({"implementer {} part {}".format(*core) for core in cores})
+    cores = zip(_processor_values("CPU implementer"), _processor_values("CPU part"), strict=False)
+    kinds = sorted({f"implementer {implementer} part {part}" for implementer, part in cores})
     return "Arm " + ", ".join(kinds) if kinds else ""
 
 
-def _sysctl(*arguments: str) -> List[str]:
+def _sysctl(*arguments: str) -> list[str]:
     """Return what macOS says of its hardware; nothing elsewhere."""
     if platform.system() != "Darwin":
         return []

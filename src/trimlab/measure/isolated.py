@@ -1,12 +1,10 @@
 """A measurement in a clean process: peak memory and times are that file's alone."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from .__main__ import UNAVAILABLE
 from .errors import MeasureError, NoRuntimeError
@@ -19,7 +17,7 @@ _PROGRAM = (
 )
 
 
-def device(interpreter: str, source: Path, runtime: str) -> Optional[Dict[str, Any]]:
+def device(interpreter: str, source: Path, runtime: str) -> dict[str, Any] | None:
     """Return the device that a runtime computes on in an interpreter; say why where it is not available.
 
     Raises:
@@ -31,12 +29,12 @@ def device(interpreter: str, source: Path, runtime: str) -> Optional[Dict[str, A
         if code == 0:
             return _read(printed, interpreter)
     if UNAVAILABLE.get(code) is not NoRuntimeError:
-        raise MeasureError("looking for {} failed with exit code {}: {}".format(runtime, code, _said(last)))
-    say("{} is not available here: {}".format(runtime, _said(last)))
+        raise MeasureError(f"looking for {runtime} failed with exit code {code}: {_said(last)}")
+    say(f"{runtime} is not available here: {_said(last)}")
     return None
 
 
-def run(interpreter: str, source: Path, request: Dict[str, Any]) -> Dict[str, Any]:
+def run(interpreter: str, source: Path, request: dict[str, Any]) -> dict[str, Any]:
     """Return the record of a request; what it says meanwhile is shown, indented.
 
     Args:
@@ -55,21 +53,21 @@ def run(interpreter: str, source: Path, request: Dict[str, Any]) -> Dict[str, An
         if code in UNAVAILABLE:
             raise UNAVAILABLE[code](_said(last))
         if code:
-            raise MeasureError("measuring {} failed with exit code {}: {}".format(request["model"], code, _said(last)))
+            raise MeasureError(f"measuring {request['model']} failed with exit code {code}: {_said(last)}")
         return _read(printed, interpreter)
 
 
-def _read(printed: Path, interpreter: str) -> Dict[str, Any]:
+def _read(printed: Path, interpreter: str) -> dict[str, Any]:
     try:
         found = json.loads(printed.read_bytes())
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise MeasureError("interpreter {!r} printed no JSON: set TRIMLAB_PYTHON to a Python".format(interpreter))
+        raise MeasureError(f"interpreter {interpreter!r} printed no JSON: set TRIMLAB_PYTHON to a Python")
     return found
 
 
-def _command(interpreter: str, source: Path, *arguments: str) -> List[str]:
+def _command(interpreter: str, source: Path, *arguments: str) -> list[str]:
     return [interpreter, "-c", _PROGRAM, str(source), *arguments]
 
 
@@ -80,7 +78,7 @@ def _said(line: str) -> str:
     return line
 
 
-def _finished(command: List[str], printed: Path, show: bool) -> Tuple[int, str]:
+def _finished(command: list[str], printed: Path, show: bool) -> tuple[int, str]:
     """Run a command with its output in a file; return its exit code and the last line that it said."""
     last = "it printed nothing"
     try:
@@ -90,7 +88,7 @@ def _finished(command: List[str], printed: Path, show: bool) -> Tuple[int, str]:
             )
     except OSError as error:
         raise MeasureError(
-            "interpreter {!r} does not run ({}): set TRIMLAB_PYTHON to a Python".format(command[0], error)
+            f"interpreter {command[0]!r} does not run ({error}): set TRIMLAB_PYTHON to a Python"
         ) from None
     with process:
         assert process.stderr is not None

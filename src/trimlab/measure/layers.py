@@ -3,10 +3,9 @@
 `channels` is None where a layer has no weights. They are the output's as computed: a runtime may pad them.
 """
 
-from __future__ import annotations
-
 import re
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,22 +37,22 @@ def precision_of(text: str) -> str:
     return text
 
 
-def layer(name: str, kind: str, precision: str, channels: Optional[int], ms: Sequence[float]) -> Dict[str, Any]:
+def layer(name: str, kind: str, precision: str, channels: int | None, ms: Sequence[float]) -> dict[str, Any]:
     """Return one layer with the median of its times, in milliseconds."""
     median = round(float(np.median(ms)), 6)
     return {"name": name, "kind": kind, "precision": precision, "channels": channels, "ms": median}
 
 
-def from_onnxruntime(events: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:
+def from_onnxruntime(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the layers in ONNX Runtime's profile of `WARMUP` + `RUNS` runs, in the order they ran."""
-    nodes: Dict[str, List[Mapping[str, Any]]] = {}
+    nodes: dict[str, list[Mapping[str, Any]]] = {}
     for event in events:
         if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
             nodes.setdefault(event["args"]["node_index"], []).append(event)
     return [_onnxruntime_layer(runs) for runs in nodes.values()]
 
 
-def _onnxruntime_layer(runs: Sequence[Mapping[str, Any]]) -> Dict[str, Any]:
+def _onnxruntime_layer(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first = runs[0]
     name, kind = first["name"][: -len("_kernel_time")], first["args"]["op_name"]
     inputs = [(dtype, shape) for tensor in first["args"]["input_type_shape"] for dtype, shape in tensor.items()]
@@ -70,7 +69,7 @@ def _channels(output: Sequence[int], inputs: Sequence[Sequence[int]]) -> int:
     return output[-1] if output[1] not in vectors and output[-1] in vectors else output[1]
 
 
-def from_openvino(runs: Sequence[Sequence[Any]], model: Any) -> List[Dict[str, Any]]:
+def from_openvino(runs: Sequence[Sequence[Any]], model: Any) -> list[dict[str, Any]]:
     """Return the layers that ran in OpenVINO.
 
     Args:
@@ -79,7 +78,7 @@ def from_openvino(runs: Sequence[Sequence[Any]], model: Any) -> List[Dict[str, A
     """
     shapes = {op.get_friendly_name(): op.get_output_partial_shape(0) for op in model.get_ordered_ops() if op.outputs()}
     found = []
-    for infos in zip(*(_executed(run) for run in runs)):
+    for infos in zip(*(_executed(run) for run in runs), strict=False):
         first = infos[0]
         # Not by equality: a quantized linear layer is a FullyConnectedQuantizedLegacy.
         weighted = any(word in first.node_type for word in ("Convolution", "FullyConnected", "MatMul"))
@@ -91,11 +90,11 @@ def from_openvino(runs: Sequence[Sequence[Any]], model: Any) -> List[Dict[str, A
     return found
 
 
-def _executed(run: Sequence[Any]) -> List[Any]:
+def _executed(run: Sequence[Any]) -> list[Any]:
     return [info for info in run if str(info.status).endswith("EXECUTED")]
 
 
-def from_tensorrt(information: Mapping[str, Any], times: Mapping[str, Sequence[float]]) -> List[Dict[str, Any]]:
+def from_tensorrt(information: Mapping[str, Any], times: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
     """Return an engine's layers.
 
     Args:
@@ -111,7 +110,7 @@ def from_tensorrt(information: Mapping[str, Any], times: Mapping[str, Sequence[f
     ]
 
 
-def _tensorrt_layer(name: str, known: Mapping[str, Any], ms: Sequence[float]) -> Dict[str, Any]:
+def _tensorrt_layer(name: str, known: Mapping[str, Any], ms: Sequence[float]) -> dict[str, Any]:
     kind = str(known.get("LayerType", "unknown"))
     weights = known.get("Weights")
     stored = str(weights.get("Type", "")) if isinstance(weights, dict) else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import numpy as np
 
@@ -35,11 +35,11 @@ class OnnxRuntime:
         logits: np.ndarray[Any, Any] = self._session.run(None, {self._name: batch})[0]
         return logits
 
-    def stopwatches(self, batch: np.ndarray[Any, Any]) -> Dict[str, Stopwatch]:
+    def stopwatches(self, batch: np.ndarray[Any, Any]) -> dict[str, Stopwatch]:
         """Return wall-clock time alone."""
         return {"latency": timing.wall(lambda: self.run(batch))}
 
-    def layers(self, batch: np.ndarray[Any, Any]) -> List[Dict[str, Any]]:
+    def layers(self, batch: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
         """Return the nodes of the optimized graph, from ONNX Runtime's own profile of a session of its own."""
         with tempfile.TemporaryDirectory() as folder:
             options = self._options()
@@ -55,7 +55,7 @@ class OnnxRuntime:
         """Return the process's peak resident memory."""
         return memory.peak_bytes()
 
-    def engine(self) -> Optional[Dict[str, Any]]:
+    def engine(self) -> dict[str, Any] | None:
         """Return None: nothing is built."""
         return None
 

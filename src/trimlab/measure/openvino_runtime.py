@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class OpenVino:
             # Left alone, OpenVINO takes bf16 for FP32 files where the processor has it.
             "INFERENCE_PRECISION_HINT": "bf16" if settings.precision == "bf16" else "f32",
         }
-        self._requests: Dict[Tuple[int, ...], Any] = {}
+        self._requests: dict[tuple[int, ...], Any] = {}
         shape = self._core.read_model(path).inputs[0].get_partial_shape()
         self.version = str(openvino.__version__).split("-")[0]
         self.versions = {"openvino": self.version}
@@ -44,11 +44,11 @@ class OpenVino:
         logits: np.ndarray[Any, Any] = request.get_output_tensor(0).data.copy()
         return logits
 
-    def stopwatches(self, batch: np.ndarray[Any, Any]) -> Dict[str, Stopwatch]:
+    def stopwatches(self, batch: np.ndarray[Any, Any]) -> dict[str, Stopwatch]:
         """Return wall-clock time alone."""
         return {"latency": timing.wall(lambda: self.run(batch))}
 
-    def layers(self, batch: np.ndarray[Any, Any]) -> List[Dict[str, Any]]:
+    def layers(self, batch: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
         """Return the layers that ran, from OpenVINO's counters in a model of its own."""
         compiled = self._compiled(batch.shape, {**self._options, "PERF_COUNT": True})
         request = compiled.create_infer_request()
@@ -62,7 +62,7 @@ class OpenVino:
         """Return the process's peak resident memory."""
         return memory.peak_bytes()
 
-    def engine(self) -> Optional[Dict[str, Any]]:
+    def engine(self) -> dict[str, Any] | None:
         """Return None: nothing is kept that was built."""
         return None
 
@@ -70,7 +70,7 @@ class OpenVino:
         """Drop what was compiled."""
         self._requests.clear()
 
-    def _compiled(self, shape: Tuple[int, ...], options: Dict[str, Any]) -> Any:
+    def _compiled(self, shape: tuple[int, ...], options: dict[str, Any]) -> Any:
         model = self._core.read_model(self._path)
         model.reshape(list(shape))
         return self._core.compile_model(model, "CPU", options)

@@ -1,17 +1,16 @@
 """Runtimes by name: each opens a deployed file in a precision, ready to run."""
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Any
 
 from .. import formats
 from . import device, onnx_runtime, openvino_runtime, tensorrt_runtime
 from .errors import MeasureError
 from .session import Session, Settings, imported, line
 
-RUNTIMES: Dict[str, Callable[[str, Settings], Session]] = {
+RUNTIMES: dict[str, Callable[[str, Settings], Session]] = {
     "onnxruntime": onnx_runtime.OnnxRuntime,
     "openvino": openvino_runtime.OpenVino,
     "tensorrt": tensorrt_runtime.TensorRt,
@@ -19,12 +18,12 @@ RUNTIMES: Dict[str, Callable[[str, Settings], Session]] = {
 """What opens a file."""
 
 
-def _processor(module: str, onednn: bool) -> Dict[str, Any]:
+def _processor(module: str, onednn: bool) -> dict[str, Any]:
     imported(module)
     return device.cpu(device.cores(), onednn)
 
 
-DEVICES: Dict[str, Callable[[], Dict[str, Any]]] = {
+DEVICES: dict[str, Callable[[], dict[str, Any]]] = {
     "onnxruntime": partial(_processor, "onnxruntime", onednn=False),
     "openvino": partial(_processor, "openvino", onednn=True),
     "tensorrt": tensorrt_runtime.gpu,
@@ -32,7 +31,7 @@ DEVICES: Dict[str, Callable[[], Dict[str, Any]]] = {
 """Functions that load a runtime and all it depends on, and return its device, or fail."""
 
 
-def device_of(runtime: str) -> Dict[str, Any]:
+def device_of(runtime: str) -> dict[str, Any]:
     """Return the device that a runtime computes on here, as records have it, with all of a processor's cores.
 
     Args:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Protocol, Tuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -23,11 +24,11 @@ class Settings(NamedTuple):
     """CPU threads, at least 1."""
     batch_size: int
     """The largest batch."""
-    engines: Optional[Path] = None
+    engines: Path | None = None
     """Folder in which built engines are kept; None keeps none."""
     build: int = 0
     """Which of several builds of the same engine."""
-    calibration: Optional[Path] = None
+    calibration: Path | None = None
     """`.npy` of normalised images (N, C, H, W) float32, for what a runtime calibrates itself."""
     exact: bool = False
     """Compute a file as it is written, in ONNX Runtime: an INT8 file's own arithmetic, without fused kernels."""
@@ -38,24 +39,24 @@ class Session(Protocol):
 
     version: str
     """Of the runtime."""
-    versions: Dict[str, str]
+    versions: dict[str, str]
     """Of the runtime and what it depends on, by name."""
-    image_shape: Tuple[int, ...]
+    image_shape: tuple[int, ...]
     """(C, H, W)."""
-    device: Dict[str, Any]
+    device: dict[str, Any]
     """What computes, as records say it."""
 
     def run(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return logits (N, classes) of a batch (N, C, H, W) float32, normalised."""
 
-    def stopwatches(self, batch: np.ndarray[Any, Any]) -> Dict[str, Stopwatch]:
+    def stopwatches(self, batch: np.ndarray[Any, Any]) -> dict[str, Stopwatch]:
         """Return the ways of timing a batch, by name.
 
         `latency`, which all have, is wall-clock time with copies. A GPU has `gpu` and `gpu_graph`, its own time by
         events, copies left out, without and with a CUDA graph, and `latency_graph`, wall-clock time with one.
         """
 
-    def layers(self, batch: np.ndarray[Any, Any]) -> List[Dict[str, Any]]:
+    def layers(self, batch: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
         """Return what the file was compiled to and how long each part takes, in a run of its own.
 
         A layer has `name`, `kind`, `precision` (of its arithmetic), `channels` (of its output) and `ms`.
@@ -64,7 +65,7 @@ class Session(Protocol):
     def memory_bytes(self) -> int:
         """Return the memory that the file takes where it runs."""
 
-    def engine(self) -> Optional[Dict[str, Any]]:
+    def engine(self) -> dict[str, Any] | None:
         """Return what is known of a built engine; None where the runtime builds none."""
 
     def close(self) -> None:

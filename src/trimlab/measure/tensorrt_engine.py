@@ -10,9 +10,10 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class Engine(NamedTuple):
     """A built engine and what is known of it."""
 
     plan: bytes
-    facts: Dict[str, Any]
+    facts: dict[str, Any]
     """`size_bytes`, `sha256`, `build_seconds`, and the identity: whatever has to be equal for it to be used again."""
 
 
@@ -52,7 +53,7 @@ def get(trt: Any, cuda: Cuda, path: str, settings: Settings, logger: Any) -> Eng
     return _kept(file, identity) or _keep(file, _built(trt, cuda, path, settings, logger, identity))
 
 
-def _identity(trt: Any, cuda: Cuda, path: str, settings: Settings) -> Dict[str, Any]:
+def _identity(trt: Any, cuda: Cuda, path: str, settings: Settings) -> dict[str, Any]:
     calibrated = settings.precision == "int8-entropy" and settings.calibration
     return {
         "onnx_sha256": _sha256(Path(path).read_bytes()),
@@ -68,12 +69,12 @@ def _identity(trt: Any, cuda: Cuda, path: str, settings: Settings) -> Dict[str, 
     }
 
 
-def _file(folder: Path, identity: Dict[str, Any]) -> Path:
+def _file(folder: Path, identity: dict[str, Any]) -> Path:
     key = _sha256(json.dumps(identity, sort_keys=True).encode())[:16]
     return folder / f"{identity['precision']}-{key}.engine"
 
 
-def _kept(path: Path, identity: Dict[str, Any]) -> Optional[Engine]:
+def _kept(path: Path, identity: dict[str, Any]) -> Engine | None:
     try:
         facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         plan = path.read_bytes()
@@ -89,7 +90,7 @@ def _keep(path: Path, engine: Engine) -> Engine:
     return engine
 
 
-def _built(trt: Any, cuda: Cuda, path: str, settings: Settings, logger: Any, identity: Dict[str, Any]) -> Engine:
+def _built(trt: Any, cuda: Cuda, path: str, settings: Settings, logger: Any, identity: dict[str, Any]) -> Engine:
     say(f"building an engine of {Path(path).name}, {settings.precision}")
     started = time.perf_counter()
     builder = trt.Builder(logger)
@@ -205,7 +206,7 @@ def _calibrator(trt: Any, cuda: Cuda, images: np.ndarray[Any, Any], size: int, b
         def get_batch_size(self) -> int:
             return size
 
-        def get_batch(self, names: List[str]) -> Optional[List[int]]:
+        def get_batch(self, names: list[str]) -> list[int] | None:
             batch = next(batches, None)
             if batch is None:
                 return None
@@ -223,12 +224,12 @@ def _calibrator(trt: Any, cuda: Cuda, images: np.ndarray[Any, Any], size: int, b
     return Calibrator()
 
 
-def _timing_cache_file(folder: Path, identity: Dict[str, Any]) -> Path:
+def _timing_cache_file(folder: Path, identity: dict[str, Any]) -> Path:
     owner = {key: identity[key] for key in ("tensorrt", "gpu", "compute_capability", "driver", "tactic_sources")}
     return folder / f"timing-{_sha256(json.dumps(owner, sort_keys=True).encode())[:16]}.cache"
 
 
-def _use_timing_cache(config: Any, settings: Settings, identity: Dict[str, Any]) -> None:
+def _use_timing_cache(config: Any, settings: Settings, identity: dict[str, Any]) -> None:
     """Take kernels' times from former builds on this very GPU: a build takes 8 s instead of 35."""
     if settings.engines is None:
         return
@@ -237,7 +238,7 @@ def _use_timing_cache(config: Any, settings: Settings, identity: Dict[str, Any])
     config.set_timing_cache(cache, False)
 
 
-def _save_timing_cache(config: Any, settings: Settings, identity: Dict[str, Any]) -> None:
+def _save_timing_cache(config: Any, settings: Settings, identity: dict[str, Any]) -> None:
     if settings.engines is not None:
         _write(_timing_cache_file(settings.engines, identity), bytes(config.get_timing_cache().serialize()))
 

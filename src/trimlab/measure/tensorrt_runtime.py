@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import closing
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ OF_NO_INTEREST = "ICudaEngine::getProfileDimensions: bindingIndex"
 """TensorRT 8.5 says so at every inference in a second profile, and then does the right thing."""
 
 
-def gpu_and_tensorrt() -> Tuple[Cuda, Any]:
+def gpu_and_tensorrt() -> tuple[Cuda, Any]:
     """Return a GPU by CUDA, and the library.
 
     Raises:
@@ -29,7 +30,7 @@ def gpu_and_tensorrt() -> Tuple[Cuda, Any]:
     return cuda, imported("tensorrt")
 
 
-def gpu() -> Dict[str, Any]:
+def gpu() -> dict[str, Any]:
     """Return the GPU that TensorRT computes on, as a record's device.
 
     Raises:
@@ -64,7 +65,7 @@ class TensorRt:
         """Return logits of a batch."""
         return self._execution(len(batch)).run(batch)
 
-    def stopwatches(self, batch: np.ndarray[Any, Any]) -> Dict[str, Stopwatch]:
+    def stopwatches(self, batch: np.ndarray[Any, Any]) -> dict[str, Stopwatch]:
         """Return wall-clock time with copies and GPU time without, each without and with a CUDA graph."""
         execution = self._execution(len(batch))
         execution.run(batch)
@@ -76,7 +77,7 @@ class TensorRt:
             "gpu_graph": self._cuda.timed(graph),
         }
 
-    def layers(self, batch: np.ndarray[Any, Any]) -> List[Dict[str, Any]]:
+    def layers(self, batch: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
         """Return the engine's layers, profiled in an engine and a context of their own."""
         engine = self._deserialized()
         with closing(self._execution_of(engine, len(batch), list(self._executions).index(len(batch)))) as execution:
@@ -92,7 +93,7 @@ class TensorRt:
         """Return the device memory that the engine took, with context and buffers of the large batch."""
         return self._memory_bytes
 
-    def engine(self) -> Optional[Dict[str, Any]]:
+    def engine(self) -> dict[str, Any] | None:
         """Return the engine's size, digest, build time, and what it is bound to."""
         return self._built.facts
 
@@ -103,7 +104,7 @@ class TensorRt:
         self._executions, self._engine = {}, None
         self._cuda.close()
 
-    def _execution(self, size: int) -> "Execution":
+    def _execution(self, size: int) -> Execution:
         fitting = [known for known in self._executions if known >= size]
         if not fitting:
             raise MeasureError(f"batch of {size}: the engine takes at most {max(self._executions)} images")
@@ -115,26 +116,26 @@ class TensorRt:
             raise MeasureError(f"the engine does not load ({self._logger.said()}): delete it, to have it built again")
         return engine
 
-    def _execution_of(self, engine: Any, size: int, profile: int) -> "Execution":
+    def _execution_of(self, engine: Any, size: int, profile: int) -> Execution:
         context = engine.create_execution_context()
         # Profile 0 as well: TensorRT chooses it by itself for an engine's first context alone.
         context.set_optimization_profile_async(profile, int(self._cuda.stream))
         self._cuda.synchronize()
         return Execution(self._cuda, context, size, self._tensors(engine), self._logger)
 
-    def _inspected(self, engine: Any, context: Any) -> Dict[str, Any]:
+    def _inspected(self, engine: Any, context: Any) -> dict[str, Any]:
         """Return what the engine says of its layers; nothing where that is no JSON: times need not be lost for it."""
         inspector = engine.create_engine_inspector()
         inspector.execution_context = context
         text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
         try:
-            information: Dict[str, Any] = json.loads(text, strict=False)
+            information: dict[str, Any] = json.loads(text, strict=False)
         except ValueError as error:
             say(f"TensorRT's inspector gives no JSON ({line(error)}): layers have times alone")
             return {"Layers": []}
         return information
 
-    def _tensors(self, engine: Any) -> Tuple[str, str]:
+    def _tensors(self, engine: Any) -> tuple[str, str]:
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         modes = [engine.get_tensor_mode(name) for name in names]
         return names[modes.index(self._trt.TensorIOMode.INPUT)], names[modes.index(self._trt.TensorIOMode.OUTPUT)]
@@ -143,7 +144,7 @@ class TensorRt:
 class Execution:
     """A context with a fixed batch size, its memory, and what it enqueues."""
 
-    def __init__(self, cuda: Cuda, context: Any, batch_size: int, tensors: Tuple[str, str], logger: Any) -> None:
+    def __init__(self, cuda: Cuda, context: Any, batch_size: int, tensors: tuple[str, str], logger: Any) -> None:
         self._cuda, self.context, self._logger = cuda, context, logger
         source, target = tensors
         self.image_shape = tuple(int(size) for size in tuple(context.engine.get_tensor_shape(source))[1:])
@@ -152,7 +153,7 @@ class Execution:
         self._output = Buffer(cuda, tuple(int(size) for size in tuple(context.get_tensor_shape(target))))
         context.set_tensor_address(source, self._input.pointer)
         context.set_tensor_address(target, self._output.pointer)
-        self._graph: Optional[Graph] = None
+        self._graph: Graph | None = None
 
     def run(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return logits of a batch of at most the batch size."""
@@ -199,7 +200,7 @@ def _logger(trt: Any) -> Any:
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self._errors: List[str] = []
+            self._errors: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
             level, said = trt.ILogger.Severity, " ".join(message.split())
@@ -217,7 +218,7 @@ def _logger(trt: Any) -> Any:
     return Logger()
 
 
-def _by_run(times: List[float]) -> List[float]:
+def _by_run(times: list[float]) -> list[float]:
     """Return one time a run: layers of one name are added up."""
     runs = WARMUP + RUNS
     return times if len(times) % runs else [float(sum(run)) for run in np.reshape(times, (runs, -1))]
@@ -229,7 +230,7 @@ def _profiler(trt: Any) -> Any:
 
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)
-            self.times: Dict[str, List[float]] = {}
+            self.times: dict[str, list[float]] = {}
 
         def report_layer_time(self, layer_name: str, ms: float) -> None:
             self.times.setdefault(layer_name, []).append(ms)

@@ -1,10 +1,8 @@
 """Times of two functions in turn, so that both see the same machine."""
 
-from __future__ import annotations
-
 import gc
 import time
-from typing import Callable, Dict, List, Sequence, Union
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -31,7 +29,7 @@ def wall(call: Callable[[], object], clock: Clock = time.perf_counter) -> Stopwa
 
 def interleaved(
     stopwatches: Sequence[Stopwatch], repeats: int, warmup: int, clock: Clock = time.perf_counter
-) -> List[List[float]]:
+) -> list[list[float]]:
     """Time each function `repeats` times, in turns.
 
     Args:
@@ -43,11 +41,11 @@ def interleaved(
     Returns:
         Seconds of every timed run, a list a function.
     """
-    seconds: List[List[float]] = [[] for _ in stopwatches]
+    seconds: list[list[float]] = [[] for _ in stopwatches]
     for stopwatch in stopwatches:
         for _ in range(warmup):
             stopwatch()
-    pairs = list(zip(seconds, stopwatches))
+    pairs = list(zip(seconds, stopwatches, strict=True))
     gc.collect()
     gc.disable()
     try:
@@ -60,7 +58,7 @@ def interleaved(
     return seconds
 
 
-def shares(repeats: int) -> List[int]:
+def shares(repeats: int) -> list[int]:
     """Return how many of the runs each turn takes: even, none of them empty."""
     turns = min(ROUNDS, repeats)
     return [repeats // turns + (turn < repeats % turns) for turn in range(turns)]
@@ -74,7 +72,7 @@ def settle(stopwatch: Stopwatch, clock: Clock) -> None:
         stopwatch()
 
 
-def latency(seconds: Sequence[float], batch_size: int) -> Dict[str, Union[int, float]]:
+def latency(seconds: Sequence[float], batch_size: int) -> dict[str, int | float]:
     """Return percentiles of runs with `batch_size` images each, in milliseconds."""
     p50, p90, p99 = (round(1000 * float(value), 6) for value in np.percentile(seconds, [50, 90, 99]))
     return {"p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "n": len(seconds), "batch_size": batch_size}

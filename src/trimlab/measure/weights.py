@@ -1,8 +1,7 @@
 """Which INT8 file a device measures: with 8-bit weights, or with 7-bit ones where 8-bit ones would saturate."""
 
-from __future__ import annotations
-
-from typing import AbstractSet, Any, Dict
+from collections.abc import Set
+from typing import Any
 
 from . import device
 
@@ -10,7 +9,7 @@ EXACT = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 """x86 flags of instructions that add products of 8 bits in 32 bits."""
 
 
-def weight_bits(flags: AbstractSet[str], arm: bool) -> int:
+def weight_bits(flags: Set[str], arm: bool) -> int:
     """Return how many bits of an INT8 weight a processor multiplies by 8-bit activations without saturating: 7 or 8.
 
     x86 without VNNI adds two products in 16 bits: 2 · 255 · 127 saturates there, 2 · 255 · 64 does not. Arm needs no
@@ -24,7 +23,7 @@ def weight_bits(flags: AbstractSet[str], arm: bool) -> int:
     return 8 if arm or flags & EXACT else 7
 
 
-def fitted(request: Dict[str, Any]) -> Dict[str, Any]:
+def fitted(request: dict[str, Any]) -> dict[str, Any]:
     """Return a request with the one INT8 file that this processor computes as it is written."""
     seven_bit = request["seven_bit"]
     flags = device.onednn_flags() if request["runtime"] == "openvino" else device.processor_flags()
