@@ -21,6 +21,7 @@ from trimlab import config, machine
 from trimlab.benchmark import interpreters
 from trimlab.data.dataset import Dataset
 from trimlab.measure import device, weights
+from trimlab.measure.contract import Request
 from trimlab.models import registry
 from trimlab.prune import pruner
 from trimlab.quantize import export
@@ -89,13 +90,14 @@ def deployed_speed(scratch: Path) -> list[str]:
     section = config.Benchmark(batch_size=64, repeats=200, batch_repeats=30)
     said = []
     for name, file in list(files.items())[1:]:
-        request = {
-            "model": str(file), "yardstick": str(files["unpruned FP32"]), "runtime": "onnxruntime",
-            "precision": "int8" if "INT8" in name else "fp32", "dataset": str(benchmarking_pack),
-            "predictions": str(scratch / "labels.npy"), "torch_labels": str(labels), "onnx_labels": None,
-            "exact_labels": None, "seven_bit": None, "calibration": None, "engines": None, "lineage": {},
-            **section.model_dump(),
-        }  # fmt: skip
+        request = Request(
+            model=str(file), yardstick=str(files["unpruned FP32"]), runtime="onnxruntime",
+            precision="int8" if "INT8" in name else "fp32", dataset=str(benchmarking_pack),
+            predictions=str(scratch / "labels.npy"), torch_labels=str(labels), onnx_labels=None,
+            exact_labels=None, seven_bit=None, calibration=None, engines=None, lineage={},
+            batch_size=section.batch_size, warmup=section.warmup, repeats=section.repeats,
+            batch_repeats=section.batch_repeats, threads=section.threads, builds=section.builds,
+        )  # fmt: skip
         found = interpreters.run_measure(request)
         small = found["yardstick_latency"]["p50_ms"] / found["latency"]["p50_ms"]
         large = found["yardstick_batch_latency"]["p50_ms"] / found["batch_latency"]["p50_ms"]

@@ -13,6 +13,7 @@ import numpy as np
 
 from trimlab import paths, records
 from trimlab.config import Params
+from trimlab.measure.contract import BOUNDS, Request
 from trimlab.records import Build, Clock, Device, Engine, Epoch, Latency, Layer, Measurement, Pruning, Record, Training
 
 CPU = Device(kind="cpu", name="Test CPU", features=["avx512_vnni"], threads=2, system="Linux x86_64, Python 3.12.1")
@@ -179,6 +180,15 @@ def measurement(
         "batch_layers": layers(precision, 230 * speed),
     }
     return Measurement.model_validate(fields | changes)
+
+
+def request(**changes: object) -> Request:
+    """Return a request of FP32 in ONNX Runtime, at the smallest counts; none of its files exists."""
+    counts = {key: max(1, least) for key, (least, _) in BOUNDS.items()}
+    paths = {"yardstick": "unpruned.onnx", "dataset": "pack.npz", "predictions": "out.npy", "torch_labels": "torch.npy"}
+    optional = dict.fromkeys(("onnx_labels", "exact_labels", "seven_bit", "calibration", "engines"))
+    own = {"model": "model.onnx", "precision": "fp32", "runtime": "onnxruntime", "lineage": {}}
+    return Request(**(own | paths | optional | counts | changes))
 
 
 def layers(precision: str, ms: float) -> list[Layer]:

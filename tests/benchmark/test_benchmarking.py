@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import factories
 import onnx_examples
 import projects
 from trimlab import paths, records
@@ -19,8 +20,7 @@ from trimlab.benchmark.cells import Cell
 from trimlab.config import Normalisation
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
-from trimlab.measure import __main__ as measuring
-from trimlab.measure import device, runtimes
+from trimlab.measure import dataset, device, runtimes
 from trimlab.measure.errors import NoRuntimeError
 from trimlab.measure.session import Settings
 from trimlab.quantize import onnx_files
@@ -103,7 +103,7 @@ def exact_labels(file, images):
 
 def scored_images(folder):
     runner.write_pack(projects.STUDY.workloads["small"], "test", folder / "scored.npz")
-    pack = measuring.dataset.load(str(folder / "scored.npz"), (3, 32, 32))
+    pack = dataset.load(str(folder / "scored.npz"), (3, 32, 32))
     return pack.batch(np.arange(len(pack.images))), pack.labels
 
 
@@ -214,7 +214,7 @@ def interpreter(folder, script):
 def test_an_interpreter_that_is_no_python_is_named(script, tmp_path, monkeypatch):
     monkeypatch.setenv("TRIMLAB_PYTHON", interpreter(tmp_path, script))
     with pytest.raises(UserError, match=r"interpreter '.*/python' printed no JSON: set TRIMLAB_PYTHON to a Python"):
-        interpreters.run_measure({"model": "a.onnx", "runtime": "onnxruntime"})
+        interpreters.run_measure(factories.request(model="a.onnx"))
     with pytest.raises(UserError, match=r"interpreter '.*/python' printed no JSON: set TRIMLAB_PYTHON to a Python"):
         interpreters.find_runtimes(["onnxruntime"])
 
@@ -222,13 +222,13 @@ def test_an_interpreter_that_is_no_python_is_named(script, tmp_path, monkeypatch
 def test_what_a_runtime_prints_need_not_be_utf8(tmp_path, monkeypatch):
     monkeypatch.setenv("TRIMLAB_PYTHON", interpreter(tmp_path, r"printf 'caf\351\n' >&2; exit 1"))
     with pytest.raises(UserError, match=r"measuring a\.onnx failed with exit code 1: caf\ufffd"):
-        interpreters.run_measure({"model": "a.onnx", "runtime": "onnxruntime"})
+        interpreters.run_measure(factories.request(model="a.onnx"))
 
 
 def test_a_killed_measurement_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("TRIMLAB_PYTHON", interpreter(tmp_path, "echo timing batch 64 >&2; kill -9 $$"))
     with pytest.raises(UserError, match=r"measuring a\.onnx failed with exit code -9: timing batch 64"):
-        interpreters.run_measure({"model": "a.onnx", "runtime": "onnxruntime"})
+        interpreters.run_measure(factories.request(model="a.onnx"))
 
 
 def test_a_record_names_the_python_that_measured(project, study, monkeypatch):
@@ -245,11 +245,8 @@ def test_a_record_names_the_python_that_measured(project, study, monkeypatch):
 
 def test_a_broken_file_is_one_line(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"nothing")
-    request = dict.fromkeys(measuring.NAMES, "") | dict.fromkeys(measuring.OPTIONAL) | projects.SECTIONS["benchmark"]
-    request |= {"model": str(tmp_path / "bad.onnx"), "runtime": "onnxruntime", "precision": "fp32"}
-    request |= {"builds": 1, "lineage": {}, "seven_bit": None}
     with pytest.raises(UserError, match=r"bad\.onnx is not a file that onnxruntime opens") as caught:
-        interpreters.run_measure(request)
+        interpreters.run_measure(factories.request(model=str(tmp_path / "bad.onnx")))
     assert "\n" not in str(caught.value)
 
 
@@ -359,8 +356,8 @@ def test_a_file_that_fails_costs_no_other_its_measurement(project, study, monkey
     measure, asked = interpreters.run_measure, []
 
     def failing(request):
-        asked.append(request["precision"])
-        if request["precision"] == "fp16" and asked.count("fp16") == 1:
+        asked.append(request.precision)
+        if request.precision == "fp16" and asked.count("fp16") == 1:
             raise UserError("measuring it failed with exit code -11")
         return measure(request)
 
@@ -405,7 +402,7 @@ def test_a_kept_measurement_that_another_process_deletes_is_measured_anew(gone, 
         return take(kept, path)
 
     def counted(request):
-        measured.append(request["model"])
+        measured.append(request.model)
         return run_measure(request)
 
     monkeypatch.setattr(benchmark_stage, "_take", deleted)
@@ -426,10 +423,10 @@ def test_a_kept_measurement_of_another_file_is_not_taken(project, study, monkeyp
     cell = Cell("small", 0, "int8", "onnxruntime")
     asked = benchmark_stage.request(study, cell, project / "pack.npz", project)
     digest = runner.digest(asked)
-    elsewhere = {"dataset": "elsewhere.npz", "engines": "elsewhere", "exact_labels": "elsewhere.npy"}
-    assert runner.digest({**asked, **elsewhere}) == digest
+    elsewhere = {"dataset": "a.npz", "engines": "engines", "exact_labels": "a.npy", "predictions": "b.npy"}
+    assert runner.digest(asked._replace(**elsewhere)) == digest
     for change in ({"repeats": 1}, {"model": str(project / paths.onnx_file("small", 0, "fp32"))}, {"lineage": {}}):
-        assert runner.digest(asked | change) != digest
+        assert runner.digest(asked._replace(**change)) != digest
     with monkeypatch.context() as patched:
         patched.setattr(device, "processor_name", lambda: "another machine, with a copy of this project")
         assert runner.digest(asked) != digest

@@ -10,6 +10,7 @@ import zipfile
 
 import pytest
 
+import factories
 import projects
 from trimlab import cli, config, paths, records
 from trimlab.benchmark import bundles
@@ -132,7 +133,7 @@ def edited(bundle, path, change):
     [
         (lambda requests: b"{", "JSONDecodeError"),
         (lambda requests: b'{"a": 1}', "no list"),
-        (lambda requests: b"[3]", "TypeError"),
+        (lambda requests: b"[3]", "bundle.json is not a request (no JSON object)"),
         (lambda requests: b"[" * 100_000, "RecursionError"),
         (lambda requests: requests[0].pop("warmup"), "lacks warmup"),
         (lambda requests: requests[0].update(model="../../secret.onnx"), "is not in it"),
@@ -173,7 +174,7 @@ def test_a_wrong_option_is_said_before_anything_is_measured(options, said, bundl
 
 def test_a_record_that_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
     def measured(interpreter, source, request):
-        carried.Path(request["predictions"]).touch()
+        carried.Path(request.predictions).touch()
         took = {"p50_ms": 1.0, "batch_size": 1}
         return {"top1_accuracy": 1.0, "latency": took, "batch_latency": took}
 
@@ -184,7 +185,7 @@ def test_a_record_that_cannot_be_written_leaves_nothing_behind(tmp_path, monkeyp
     monkeypatch.setattr(carried.isolated, "run", measured)
     monkeypatch.setattr(carried, "_write", full)
     path = tmp_path / "a.json"
-    assert carried._record({"predictions": str(path.with_suffix(".npy"))}, path, tmp_path) == "failed"
+    assert carried._record(factories.request(predictions=str(path.with_suffix(".npy"))), path, tmp_path) == "failed"
     assert "error: No space left on device" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

@@ -56,9 +56,9 @@ def measured(project):
     np.save(project / "torch.npy", labels)
     found = {}
     for cell in cells(STUDY, "small", ["tensorrt", "onnxruntime"]):
-        predictions = project / f"{cell.precision}-{cell.runtime}.npy"
-        request = benchmark_stage.request(STUDY, cell, pack, project) | {"predictions": str(predictions)}
-        request["torch_labels"] = str(project / "torch.npy")
+        request = benchmark_stage.request(STUDY, cell, pack, project)._replace(
+            predictions=str(project / f"{cell.precision}-{cell.runtime}.npy"), torch_labels=str(project / "torch.npy")
+        )
         runner.score(request)
         record = records.Measurement.model_validate(interpreters.run_measure(request))
         found[cell.runtime, cell.precision] = record
@@ -100,9 +100,9 @@ def test_a_kept_engine_predicts_the_same(project, measured):
     before = {path.name: path.stat().st_mtime_ns for path in engines.glob("*.engine")}
     cell = Cell("small", 0, "int8", "tensorrt")
     again = project / "again.npy"
-    request = benchmark_stage.request(STUDY, cell, project / "all.npz", project) | {"predictions": str(again)}
-    request["torch_labels"] = str(project / "torch.npy")
-    interpreters.run_measure({**request, "builds": 1})
+    request = benchmark_stage.request(STUDY, cell, project / "all.npz", project)
+    changes = {"predictions": str(again), "torch_labels": str(project / "torch.npy"), "builds": 1}
+    interpreters.run_measure(request._replace(**changes))
     np.testing.assert_array_equal(np.load(again), np.load(project / "int8-tensorrt.npy"))
     assert {path.name: path.stat().st_mtime_ns for path in engines.glob("*.engine")} == before
 

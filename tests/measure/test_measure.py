@@ -16,10 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import factories
 import trimlab.measure
 from onnx_examples import SHAPE, brightness, exported, no_limit_for_onednn, white
-from trimlab.measure import dataset, device, isolated, memory, runtimes, timing, weights
+from trimlab.measure import contract, dataset, device, isolated, memory, runtimes, timing, weights
 from trimlab.measure.__main__ import main, measure
+from trimlab.measure.contract import SevenBit
 from trimlab.measure.errors import MeasureError, NoRuntimeError
 from trimlab.measure.session import Settings
 from trimlab.quantize import onnx_files
@@ -404,6 +406,42 @@ def test_a_request_without_a_key_names_it(request_file, tmp_path):
     assert "lacks warmup" in done.stderr
 
 
+def test_a_request_with_an_unknown_key_names_it(request_file):
+    with pytest.raises(MeasureError, match=r"request.json has repeat, which no request has: remove it"):
+        contract.parse({**request_file, "repeat": 3}, "request.json")
+
+
+PATHS = st.text(min_size=1)
+SEVEN_BIT = st.builds(
+    SevenBit, model=PATHS, onnx_labels=st.none() | PATHS, exact_labels=st.none() | PATHS,
+    lineage=st.dictionaries(st.text(), st.integers()),
+)  # fmt: skip
+
+
+@given(
+    names=st.fixed_dictionaries(dict.fromkeys(("model", "precision", "runtime", "predictions"), PATHS)),
+    optional=st.fixed_dictionaries({key: st.none() | PATHS for key in ("onnx_labels", "exact_labels", "engines")}),
+    counts=st.fixed_dictionaries({key: st.integers(*bounds) for key, bounds in contract.BOUNDS.items()}),
+    seven_bit=st.none() | SEVEN_BIT,
+)
+def test_a_request_comes_back_from_its_json(names, optional, counts, seven_bit):
+    asked = factories.request(**names, **optional, **counts, seven_bit=seven_bit)
+    assert contract.parse(json.loads(json.dumps(contract.to_json(asked))), "request.json") == asked
+
+
+def test_a_moved_request_names_each_of_its_files_elsewhere_and_nothing_else():
+    asked = factories.request(
+        exact_labels="exact.npy", calibration="images.npy", engines="engines",
+        seven_bit=SevenBit("7.onnx", None, "exact7.npy", {"weight_bits": 7}),
+    )  # fmt: skip
+    moved = contract.moved(asked, lambda name: f"elsewhere/{name}")
+    files = {key: f"elsewhere/{getattr(asked, key)}" for key in (
+        "model", "yardstick", "dataset", "torch_labels", "exact_labels", "calibration"
+    )}  # fmt: skip
+    seven_bit = SevenBit("elsewhere/7.onnx", None, "elsewhere/exact7.npy", {"weight_bits": 7})
+    assert moved == asked._replace(**files, seven_bit=seven_bit)
+
+
 def test_a_runtime_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(NoRuntimeError, match="onnxruntime cannot be imported"):
@@ -440,12 +478,19 @@ def test_a_request_takes_its_file_of_7_bits_where_8_would_saturate(runtime, vnni
     monkeypatch.setattr(device, "is_arm", lambda: False)
     monkeypatch.setattr(device, "processor_flags", lambda: frozenset({"avx2", "avx_vnni"} if vnni else {"avx2"}))
     no_limit_for_onednn(monkeypatch)
-    other = {"model": "7.onnx", "onnx_labels": None, "exact_labels": "7.npy", "lineage": {"weight_bits": 7}}
-    asked = {"model": "8.onnx", "onnx_labels": None, "exact_labels": "8.npy", "lineage": {"weight_bits": 8, "seed": 1}}
-    fitted = weights.fitted({**asked, "runtime": runtime, "threads": 1, "seven_bit": other})
+    seven_bit = SevenBit("7.onnx", onnx_labels=None, exact_labels="7.npy", lineage={"weight_bits": 7})
+    asked = factories.request(
+        model="8.onnx",
+        runtime=runtime,
+        exact_labels="8.npy",
+        lineage={"weight_bits": 8, "seed": 1},
+        seven_bit=seven_bit,
+    )
+    fitted = weights.fitted(asked)
     bits = 8 if vnni else 7
-    assert (fitted["model"], fitted["exact_labels"], fitted["threads"]) == (f"{bits}.onnx", f"{bits}.npy", 1)
-    assert fitted["lineage"] == {"weight_bits": bits, "seed": 1}
+    lineage = {"weight_bits": bits, "seed": 1}
+    chosen = {"model": f"{bits}.onnx", "exact_labels": f"{bits}.npy", "lineage": lineage}
+    assert fitted == asked._replace(seven_bit=None, **chosen)
     assert weights.fitted(fitted) == fitted
 
 
@@ -454,23 +499,21 @@ def test_openvino_takes_7_bits_where_onednn_may_not_use_vnni(limit, monkeypatch)
     monkeypatch.setattr(device, "is_arm", lambda: False)
     monkeypatch.setattr(device, "processor_flags", lambda: frozenset({"avx2", "avx512f", "avx512_vnni"}))
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
-    other = {"model": "7.onnx", "lineage": {}}
-    asked = {"model": "8.onnx", "lineage": {}, "seven_bit": other}
-    found = [weights.fitted({**asked, "runtime": runtime})["model"] for runtime in ("onnxruntime", "openvino")]
+    asked = factories.request(model="8.onnx", seven_bit=SevenBit("7.onnx", None, None, {}))
+    found = [weights.fitted(asked._replace(runtime=runtime)).model for runtime in ("onnxruntime", "openvino")]
     assert found == ["8.onnx", "7.onnx"]
 
 
 CHOSEN = """
 import json, sys
 import numpy as np
-from trimlab.measure import runtimes, weights
+from trimlab.measure import contract, runtimes, weights
 from trimlab.measure.session import Settings
 
-runtime, *files = sys.argv[1:4]
-request = {"runtime": runtime, "model": files[0], "lineage": {}, "seven_bit": {"model": files[1], "lineage": {}}}
-file = weights.fitted(request)["model"]
-session = runtimes.open_file(runtime, file, Settings("int8", 1, 4))
-print(json.dumps([file, session.run(np.load(sys.argv[4])).tolist()]))
+request = contract.parse(json.loads(sys.argv[1]), "request")
+file = weights.fitted(request).model
+session = runtimes.open_file(request.runtime, file, Settings("int8", 1, 4))
+print(json.dumps([file, session.run(np.load(sys.argv[2])).tolist()]))
 """
 
 
@@ -479,8 +522,10 @@ def test_the_chosen_int8_file_is_computed_as_it_is_written_on_whatever_processor
     files = brightness(tmp_path)
     batch = white(4)
     np.save(tmp_path / "white.npy", batch)
+    seven_bit = SevenBit(str(files.seven_bit), None, None, {})
+    asked = factories.request(model=str(files.u8s8), runtime=runtime, seven_bit=seven_bit)
     done = subprocess.run(
-        [sys.executable, "-c", CHOSEN, runtime, files.u8s8, files.seven_bit, tmp_path / "white.npy"],
+        [sys.executable, "-c", CHOSEN, json.dumps(contract.to_json(asked)), tmp_path / "white.npy"],
         env={**os.environ, "ONEDNN_MAX_CPU_ISA": limit},
         capture_output=True,
         text=True,
@@ -516,7 +561,7 @@ def test_a_record_is_of_the_file_that_was_really_run(request_file, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "is_arm", lambda: False)
         patch.setattr(device, "processor_flags", lambda: frozenset({"avx2"}))
-        record = measure(asked)
+        record = measure(contract.parse(asked, "request"))
     assert (record["weight_bits"], record["weight_bytes"]) == (7, 3)
     assert record["file_sha256"] == hashlib.sha256(other.read_bytes()).hexdigest()
     assert record["file_bytes"] == other.stat().st_size

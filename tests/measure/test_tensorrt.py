@@ -286,7 +286,6 @@ def test_a_measurement_on_a_gpu_is_a_whole_record(gpu, model, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (scored, *SHAPE), dtype=np.uint8)
     np.savez(pack, images=pixels, labels=labels, mean=np.zeros(3, np.float32), std=np.ones(3, np.float32))
     np.save(tmp_path / "labels.npy", labels)
-    own = set(measuring.KEYS)
     lineage = {
         key: value
         for key, value in factories.measurement(study, "candidate", "int8").model_dump().items()
@@ -294,15 +293,12 @@ def test_a_measurement_on_a_gpu_is_a_whole_record(gpu, model, tmp_path):
         or key in ("seed", "params_digest", "weights_sha256", "commit", "versions", "variant", "ratio", "num_params")
         or key in ("macs", "weight_bytes", "torch_top1_accuracy", "calibration_sha256", "kind")
     }
-    request = {
-        "model": model, "yardstick": model, "precision": "int8", "runtime": "tensorrt", "dataset": str(pack),
-        "predictions": str(tmp_path / "predicted.npy"), "torch_labels": str(tmp_path / "labels.npy"),
-        "onnx_labels": str(tmp_path / "labels.npy"), "exact_labels": str(tmp_path / "labels.npy"),
-        "seven_bit": None, "calibration": None, "engines": str(tmp_path / "engines"),
-        "batch_size": BATCH, "warmup": 1, "repeats": 10, "batch_repeats": 5, "threads": 1, "builds": 3,
-        "lineage": lineage,
-    }  # fmt: skip
-    assert set(request) == own
+    request = factories.request(
+        model=model, yardstick=model, precision="int8", runtime="tensorrt", dataset=str(pack),
+        predictions=str(tmp_path / "predicted.npy"), torch_labels=str(tmp_path / "labels.npy"),
+        onnx_labels=str(tmp_path / "labels.npy"), exact_labels=str(tmp_path / "labels.npy"),
+        engines=str(tmp_path / "engines"), batch_size=BATCH, repeats=10, batch_repeats=5, builds=3, lineage=lineage,
+    )  # fmt: skip
     record = Measurement.model_validate(measuring.measure(request))
     expected = np.argmax(logits(pixels.astype(np.float32)), axis=1)
     np.testing.assert_array_equal(np.load(tmp_path / "predicted.npy"), expected)

@@ -6,14 +6,15 @@ import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from trimlab import config, paths, progress
 from trimlab.benchmark import interpreters, runner
 from trimlab.benchmark.cells import cells
 from trimlab.benchmark.stage import request
 from trimlab.errors import UserError
-from trimlab.measure.bundle import FILES, INDEX
+from trimlab.measure import contract
+from trimlab.measure.bundle import INDEX
+from trimlab.measure.contract import Request
 
 _MAIN = """import sys
 
@@ -41,14 +42,14 @@ def write(study: config.Params, variants: Sequence[str], wanted: Sequence[config
         _check_place(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as bundle:
-            asked = _fill(bundle, study, variants, wanted)
+            count = _fill(bundle, study, variants, wanted)
         scratch.replace(path)
     except OSError as error:
         raise UserError(f"--out {path} cannot be written ({error.strerror}): name a file in another folder") from None
     finally:
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
-    return len(asked)
+    return count
 
 
 def _check_place(path: Path) -> None:
@@ -60,17 +61,16 @@ def _check_place(path: Path) -> None:
 
 def _fill(
     bundle: zipfile.ZipFile, study: config.Params, variants: Sequence[str], wanted: Sequence[config.Runtime]
-) -> list[dict[str, Any]]:
+) -> int:
+    """Fill a bundle; return how many requests it has."""
     with tempfile.TemporaryDirectory() as folder:
         asked = _requests(study, variants, wanted, Path(folder))
-        for request in asked:
-            for part in filter(None, (request, request["seven_bit"])):
-                _store_files(bundle, part)
-    bundle.writestr(INDEX, json.dumps(asked, indent=1))
+        stored = [contract.moved(request, lambda file: _store(bundle, Path(file))) for request in asked]
+    bundle.writestr(INDEX, json.dumps([contract.to_json(request) for request in stored], indent=1))
     bundle.writestr("__main__.py", _MAIN)
     for file, name in interpreters.sources():
         bundle.write(file, name)
-    return asked
+    return len(stored)
 
 
 def _check(study: config.Params, variants: Sequence[str]) -> None:
@@ -85,7 +85,7 @@ def _check(study: config.Params, variants: Sequence[str]) -> None:
 
 def _requests(
     study: config.Params, variants: Sequence[str], wanted: Sequence[config.Runtime], folder: Path
-) -> list[dict[str, Any]]:
+) -> list[Request]:
     found = []
     for variant in variants:
         pack = folder / f"{study.variants[variant].workload}.npz"
@@ -100,12 +100,9 @@ def _requests(
     return found
 
 
-def _store_files(bundle: zipfile.ZipFile, part: dict[str, Any]) -> None:
-    """Store what a request needs, each content once, and name it there."""
-    for key in FILES:
-        if part.get(key):
-            file = Path(part[key])
-            name = f"files/{runner.sha256_of_input(file)[:16]}{file.suffix}"
-            if name not in bundle.namelist():
-                bundle.write(file, name)
-            part[key] = name
+def _store(bundle: zipfile.ZipFile, file: Path) -> str:
+    """Store a file, each content once; return its name in the bundle."""
+    name = f"files/{runner.sha256_of_input(file)[:16]}{file.suffix}"
+    if name not in bundle.namelist():
+        bundle.write(file, name)
+    return name

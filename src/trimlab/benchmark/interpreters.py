@@ -14,6 +14,7 @@ from typing import Any
 from trimlab import config, measure, paths
 from trimlab.errors import UserError
 from trimlab.measure import isolated
+from trimlab.measure.contract import Request
 from trimlab.measure.errors import MeasureError, UnavailableError
 
 
@@ -39,7 +40,7 @@ def source() -> Path:
     return Path(folder.name)
 
 
-def run_measure(request: dict[str, Any]) -> dict[str, Any]:
+def run_measure(request: Request) -> dict[str, Any]:
     """Measure in a clean process and return the record as parsed JSON; its progress is shown.
 
     The interpreter is TRIMLAB_PYTHON_RUNTIME (a runtime may need a Python of its own), TRIMLAB_PYTHON, or this one.
@@ -49,7 +50,7 @@ def run_measure(request: dict[str, Any]) -> dict[str, Any]:
         UserError: it failed, or the interpreter does not run.
     """
     try:
-        return isolated.run(_interpreter(request["runtime"]), source(), request)
+        return isolated.run(_interpreter(request.runtime), source(), request)
     except UnavailableError:
         raise
     except MeasureError as error:

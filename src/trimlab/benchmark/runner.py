@@ -3,7 +3,6 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,18 +10,13 @@ from trimlab import config, fingerprint, progress
 from trimlab.benchmark.cells import Cell
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
-from trimlab.measure import dataset, device, runtimes
+from trimlab.measure import contract, dataset, device, runtimes
+from trimlab.measure.contract import Request, SevenBit
 from trimlab.measure.errors import MeasureError
 from trimlab.measure.session import Settings
 
-_FILES = ("model", "yardstick", "torch_labels", "calibration")
-"""Files of a request whose content decides the measurement; the dataset's digest is in the lineage."""
 
-_PLACES = ("dataset", "onnx_labels", "exact_labels", "engines")
-"""Entries of a request that only say where something lies: they follow from the files."""
-
-
-def score(asked: dict[str, Any]) -> None:
+def score(asked: Request) -> None:
     """Write the labels that ONNX Runtime predicts, once per file: for a request's file and its 7-bit variant.
 
     An INT8 file is computed as it is written, in float between Q and DQ: the reference that a runtime's kernels, or
@@ -31,10 +25,11 @@ def score(asked: dict[str, Any]) -> None:
     Raises:
         UserError: a file is missing or broken.
     """
-    for part in filter(None, (asked, asked["seven_bit"])):
-        labels = part["exact_labels"] or part["onnx_labels"]
+    parts: tuple[Request | SevenBit | None, ...] = (asked, asked.seven_bit)
+    for part in filter(None, parts):
+        labels = part.exact_labels or part.onnx_labels
         if labels and not Path(labels).exists():
-            score_file(Path(part["model"]), Path(asked["dataset"]), Path(labels), exact=bool(part["exact_labels"]))
+            score_file(Path(part.model), Path(asked.dataset), Path(labels), exact=bool(part.exact_labels))
 
 
 def write_pack(workload: config.Workload, split: str, path: Path) -> None:
@@ -52,15 +47,26 @@ def write_pack(workload: config.Workload, split: str, path: Path) -> None:
     )
 
 
-def digest(asked: dict[str, Any]) -> str:
+def digest(asked: Request) -> str:
     """Return the sha256 of what decides a measurement: files by their content, because their paths change.
 
     The code that measures is part of it: what older code measured is not a result of the current code.
     """
-    files = {key: asked[key] and sha256_of_input(Path(asked[key])) for key in _FILES}
-    values = {key: value for key, value in asked.items() if key not in _PLACES} | files
-    values["code"] = fingerprint.of("trimlab.measure.__main__")
-    values["processor"] = device.identity(device.cpu(asked["threads"] or device.cores()))
+    decisive = asked._replace(
+        model=sha256_of_input(Path(asked.model)),
+        yardstick=sha256_of_input(Path(asked.yardstick)),
+        torch_labels=sha256_of_input(Path(asked.torch_labels)),
+        calibration=asked.calibration and sha256_of_input(Path(asked.calibration)),
+        dataset="",  # its digest is in the lineage
+        onnx_labels=None,  # these follow from the model
+        exact_labels=None,
+        predictions="",
+        engines=None,
+    )
+    values = contract.to_json(decisive) | {
+        "code": fingerprint.of("trimlab.measure.__main__"),
+        "processor": device.identity(device.cpu(asked.threads or device.cores())),
+    }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -76,13 +82,10 @@ def sha256_of_input(path: Path) -> str:
         raise UserError(f"{path} cannot be read ({error.strerror}): run `dvc repro`, which makes it again") from None
 
 
-def labels(cell: Cell, file: Path, scratch: Path) -> dict[str, str | None]:
-    """Return the paths of the labels that a file's are compared with; see `score`."""
+def labels(cell: Cell, file: Path, scratch: Path) -> tuple[str | None, str | None]:
+    """Return a request's `onnx_labels` and `exact_labels` for a file; see `score`."""
     labels = str(labels_file(file, scratch))
-    return {
-        "onnx_labels": None if cell.runtime == "onnxruntime" else labels,
-        "exact_labels": labels if cell.precision == "int8" else None,
-    }
+    return None if cell.runtime == "onnxruntime" else labels, labels if cell.precision == "int8" else None
 
 
 def labels_file(file: Path, scratch: Path) -> Path:

@@ -13,6 +13,7 @@ from trimlab.benchmark.cells import Cell, cells
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
 from trimlab.measure import weights
+from trimlab.measure.contract import Request, SevenBit
 from trimlab.measure.errors import NoRuntimeError, UnavailableError
 from trimlab.quantize import onnx_files
 
@@ -46,8 +47,8 @@ def benchmark_variant(study: config.Params, variant: str) -> list[records.Measur
     return found
 
 
-def request(study: config.Params, cell: Cell, pack: Path, scratch: Path) -> dict[str, Any]:
-    """Return what `trimlab.measure` is asked of a cell, but for where the predicted labels go (`predictions`).
+def request(study: config.Params, cell: Cell, pack: Path, scratch: Path) -> Request:
+    """Return what `trimlab.measure` is asked of a cell; the predicted labels go beside its record.
 
     Args:
         study: the whole params.
@@ -56,21 +57,28 @@ def request(study: config.Params, cell: Cell, pack: Path, scratch: Path) -> dict
         scratch: folder for the labels that `runner.score` writes.
     """
     timing = study.benchmark
-    return {
-        "model": str(cell.file),
-        "precision": cell.precision,
-        "yardstick": str(onnx_files.yardstick_file(cell.variant, cell.seed)),
-        "runtime": cell.runtime,
-        "dataset": str(pack),
-        "torch_labels": str(paths.torch_labels_file(cell.variant, cell.seed)),
-        **runner.labels(cell, cell.file, scratch),
-        "seven_bit": _seven_bit(cell, scratch),
-        "calibration": str(onnx_files.calibration_file(cell.variant)) if cell.precision == "int8-entropy" else None,
-        "engines": str(paths.project_root() / paths.SCRATCH / "engines") if cell.on_gpu else None,
-        "batch_size": timing.gpu_batch_size if cell.on_gpu else timing.batch_size,
-        **timing.model_dump(include={"warmup", "repeats", "batch_repeats", "threads", "builds"}),
-        "lineage": _lineage(study, cell),
-    }
+    onnx_labels, exact_labels = runner.labels(cell, cell.file, scratch)
+    return Request(
+        model=str(cell.file),
+        precision=cell.precision,
+        yardstick=str(onnx_files.yardstick_file(cell.variant, cell.seed)),
+        runtime=cell.runtime,
+        dataset=str(pack),
+        predictions=str(paths.measurement_file(*cell).with_suffix(".npy")),
+        torch_labels=str(paths.torch_labels_file(cell.variant, cell.seed)),
+        onnx_labels=onnx_labels,
+        exact_labels=exact_labels,
+        seven_bit=_seven_bit(cell, scratch),
+        calibration=str(onnx_files.calibration_file(cell.variant)) if cell.precision == "int8-entropy" else None,
+        engines=str(paths.project_root() / paths.SCRATCH / "engines") if cell.on_gpu else None,
+        batch_size=timing.gpu_batch_size if cell.on_gpu else timing.batch_size,
+        warmup=timing.warmup,
+        repeats=timing.repeats,
+        batch_repeats=timing.batch_repeats,
+        threads=timing.threads,
+        builds=timing.builds,
+        lineage=_lineage(study, cell),
+    )
 
 
 def _measure_all(study: config.Params, todo: list[Cell], scratch: Path) -> Iterator[tuple[records.Measurement, Path]]:
@@ -106,11 +114,11 @@ def _measure(study: config.Params, cell: Cell, pack: Path, scratch: Path) -> tup
         record = _take(kept, path)
         if record is None:
             runner.score(asked)
-            measured = interpreters.run_measure({**asked, "predictions": str(path.with_suffix(".npy"))})
+            measured = interpreters.run_measure(asked)
             record = _checked(measured, cell)
             records.write(record, path)
             _keep(path, kept)
-    if cell.runtime == "onnxruntime" and not asked["exact_labels"]:
+    if cell.runtime == "onnxruntime" and not asked.exact_labels:
         shutil.copyfile(path.with_suffix(".npy"), runner.labels_file(cell.file, scratch))
     return record, kept
 
@@ -168,10 +176,10 @@ def _lineage(study: config.Params, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _seven_bit(cell: Cell, scratch: Path) -> dict[str, Any] | None:
-    """Return the entries of a request that change where the file with 7-bit weights is run."""
+def _seven_bit(cell: Cell, scratch: Path) -> SevenBit | None:
+    """Return the file that is run where 8-bit weights would saturate; None where a cell has none."""
     file = cell.seven_bit_file
     if file is None:
         return None
     lineage = {"weight_bytes": onnx_files.weight_bytes(file), "weight_bits": 7}
-    return {"model": str(file), **runner.labels(cell, file, scratch), "lineage": lineage}
+    return SevenBit(str(file), *runner.labels(cell, file, scratch), lineage)

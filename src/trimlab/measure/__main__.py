@@ -3,15 +3,8 @@
 `python -m trimlab.measure --runtime NAME` asks whether a runtime is available here: it prints the device that the
 runtime computes on.
 
-The request names `model`, `precision`, `yardstick`, `runtime`, `dataset`, `predictions` (where to, `.npy`), the labels
-that others give the same images (`torch_labels`; `onnx_labels` of another runtime's file; `exact_labels` of an INT8
-file's own arithmetic), `calibration` images and a folder for `engines` where a runtime wants them, `batch_size`,
-`warmup`, `repeats`, `batch_repeats`, `threads` (0 takes all cores), `builds` of an engine, and `lineage`: what the
-record says besides. `seven_bit` has `model`, its labels and `lineage` of an INT8 file with 7-bit weights: those take
-the place of the others where this processor would saturate with 8 bits.
-
-The exit code is 0, 1 where something is wrong, 3 where this machine can't measure that precision, or 4 where it
-can't measure in that runtime at all.
+REQUEST.json holds a `contract.Request`. The exit code is 0, 1 where something is wrong, 3 where this machine can't
+measure that precision, or 4 where it can't measure in that runtime at all.
 """
 
 from __future__ import annotations
@@ -19,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,34 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from . import dataset, device, runtimes, timing, weights
+from . import contract, dataset, device, runtimes, timing, weights
+from .contract import Request
 from .errors import MeasureError, NoRuntimeError, UnavailableError
 from .progress import say
 from .session import Session, Settings, line
 
-NAMES = ("model", "precision", "yardstick", "runtime", "dataset", "predictions", "torch_labels")
-"""The strings of a request."""
-OPTIONAL = ("onnx_labels", "exact_labels", "calibration", "engines")
-"""Strings, or null."""
-SEVEN_BIT = ("model", "onnx_labels", "exact_labels")
-"""What a file with 7-bit weights has of its own, besides `lineage`."""
-COUNTS = {
-    "batch_size": (1, 65536),
-    "warmup": (1, 1000),
-    "repeats": (1, 100_000),
-    "batch_repeats": (1, 100_000),
-    "threads": (0, 1024),
-    "builds": (1, 100),
-}
-"""Its whole numbers, with their bounds."""
-KEYS = (*NAMES, *OPTIONAL, *COUNTS, "lineage", "seven_bit")
-"""What a request has to say."""
 UNAVAILABLE = {3: UnavailableError, 4: NoRuntimeError}
 """The exit codes where this machine can't measure that."""
 
 
-def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """Score and time one file; see the module's docstring for the request.
+def measure(request: Request) -> dict[str, Any]:
+    """Score and time one file; return the record.
 
     Raises:
         UnavailableError: the runtime or the precision is not available here.
@@ -63,10 +39,10 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     request = weights.fitted(request)
     with device.watched() as watch:
         measured = _measured(request)
-    versions = {**request["lineage"].get("versions", {}), **measured["versions"]}
+    versions = {**request.lineage.get("versions", {}), **measured["versions"]}
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return {
-        **request["lineage"],
+        **request.lineage,
         **measured,
         "versions": versions,
         "created": created,
@@ -74,47 +50,45 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _measured(request: dict[str, Any]) -> dict[str, Any]:
-    with closing(_open(request, "model", _settings(request))) as model:
+def _measured(request: Request) -> dict[str, Any]:
+    with closing(_open(request, request.model, _settings(request))) as model:
         memory_bytes = model.memory_bytes()  # before anything else is loaded
-        pack = dataset.load(request["dataset"], model.image_shape)
+        pack = dataset.load(request.dataset, model.image_shape)
         say(f"scoring {len(pack.images)} images")
-        predictions = dataset.predict(model, pack, request["batch_size"])
-        _save(predictions, request["predictions"])
+        predictions = dataset.predict(model, pack, request.batch_size)
+        _save(predictions, request.predictions)
         scored = _scored(request, model, pack, predictions)
-        with closing(_open(request, "yardstick", _settings(request)._replace(precision="fp32"))) as yardstick:
+        with closing(_open(request, request.yardstick, _settings(request)._replace(precision="fp32"))) as yardstick:
             _check_same_images(model, yardstick)
             latencies = _latencies([model, yardstick], pack, request)
         layers, engines = _layers(model, pack, request), _engines(model, pack, request)
     return {**scored, "peak_memory_bytes": memory_bytes, **latencies, **layers, **engines}
 
 
-def _scored(
-    request: dict[str, Any], model: Session, pack: dataset.Pack, predictions: np.ndarray[Any, Any]
-) -> dict[str, Any]:
+def _scored(request: Request, model: Session, pack: dataset.Pack, predictions: np.ndarray[Any, Any]) -> dict[str, Any]:
     """Return what is known of a file without timing it."""
     return {
-        "precision": request["precision"],
-        "runtime": request["runtime"],
+        "precision": request.precision,
+        "runtime": request.runtime,
         "runtime_version": model.version,
         "device": model.device,
         "versions": {"numpy": np.__version__, **model.versions},
         "top1_accuracy": float(np.mean(predictions == pack.labels)),
         **_agreement(predictions, pack, request),
-        "file_bytes": Path(request["model"]).stat().st_size,
-        "file_sha256": _sha256(request["model"]),
-        "yardstick_sha256": _sha256(request["yardstick"]),
-        "predictions_sha256": _sha256(request["predictions"]),
+        "file_bytes": Path(request.model).stat().st_size,
+        "file_sha256": _sha256(request.model),
+        "yardstick_sha256": _sha256(request.yardstick),
+        "predictions_sha256": _sha256(request.predictions),
     }
 
 
-def _settings(request: dict[str, Any]) -> Settings:
+def _settings(request: Request) -> Settings:
     return Settings(
-        precision=request["precision"],
-        threads=request["threads"] or device.cores(),
-        batch_size=request["batch_size"],
-        engines=_path(request["engines"]),
-        calibration=_path(request["calibration"]),
+        precision=request.precision,
+        threads=request.threads or device.cores(),
+        batch_size=request.batch_size,
+        engines=_path(request.engines),
+        calibration=_path(request.calibration),
     )
 
 
@@ -122,26 +96,26 @@ def _path(name: str | None) -> Path | None:
     return Path(name) if name else None
 
 
-def _agreement(predictions: np.ndarray[Any, Any], pack: dataset.Pack, request: dict[str, Any]) -> dict[str, Any]:
+def _agreement(predictions: np.ndarray[Any, Any], pack: dataset.Pack, request: Request) -> dict[str, Any]:
     """Compare with torch, with ONNX Runtime where another runtime ran the file, and with an INT8 file's arithmetic."""
-    torch_labels = _labels(request["torch_labels"], len(predictions))
+    torch_labels = _labels(request.torch_labels, len(predictions))
     found = {"torch_agreement": float(np.mean(predictions == torch_labels))}
-    for other in ("onnx", "exact"):
-        if request[other + "_labels"]:
-            labels = _labels(request[other + "_labels"], len(predictions))
-            found[other + "_top1_accuracy"] = float(np.mean(labels == pack.labels))
-            found[other + "_agreement"] = float(np.mean(predictions == labels))
+    for other, file in (("onnx", request.onnx_labels), ("exact", request.exact_labels)):
+        if file:
+            labels = _labels(file, len(predictions))
+            found[f"{other}_top1_accuracy"] = float(np.mean(labels == pack.labels))
+            found[f"{other}_agreement"] = float(np.mean(predictions == labels))
     return found
 
 
-def _latencies(sessions: list[Session], pack: dataset.Pack, request: dict[str, Any]) -> dict[str, Any]:
+def _latencies(sessions: list[Session], pack: dataset.Pack, request: Request) -> dict[str, Any]:
     clocks: dict[str, dict[str, Any]] = {}
-    for prefix, size, repeats in (("", 1, "repeats"), ("batch_", request["batch_size"], "batch_repeats")):
+    for prefix, size, repeats in (("", 1, request.repeats), ("batch_", request.batch_size, request.batch_repeats)):
         say(f"timing batch {size}")
         batch = pack.tiled(size)
         own, other = (session.stopwatches(batch) for session in sessions)
         for name in own:
-            times = timing.interleaved([own[name], other[name]], request[repeats], request["warmup"])
+            times = timing.interleaved([own[name], other[name]], repeats, request.warmup)
             clock = clocks.setdefault(name, {})
             clock[prefix + "latency"], clock["yardstick_" + prefix + "latency"] = (
                 timing.latency(seconds, size) for seconds in times
@@ -149,37 +123,37 @@ def _latencies(sessions: list[Session], pack: dataset.Pack, request: dict[str, A
     return {**clocks.pop("latency"), "clocks": [{"name": name, **clock} for name, clock in clocks.items()]}
 
 
-def _layers(model: Session, pack: dataset.Pack, request: dict[str, Any]) -> dict[str, Any]:
+def _layers(model: Session, pack: dataset.Pack, request: Request) -> dict[str, Any]:
     say("profiling layers")
-    sizes = {"layers": 1, "batch_layers": request["batch_size"]}
+    sizes = {"layers": 1, "batch_layers": request.batch_size}
     return {key: model.layers(pack.tiled(size)) for key, size in sizes.items()}
 
 
-def _engines(model: Session, pack: dataset.Pack, request: dict[str, Any]) -> dict[str, Any]:
+def _engines(model: Session, pack: dataset.Pack, request: Request) -> dict[str, Any]:
     """Describe the engine, and build it again: no two builds need be alike."""
     facts = model.engine()
     if facts is None:
         return {}
     builds = [_build(model, pack, request)]
-    for build in range(1, request["builds"]):
-        with closing(_open(request, "model", _settings(request)._replace(build=build))) as again:
+    for build in range(1, request.builds):
+        with closing(_open(request, request.model, _settings(request)._replace(build=build))) as again:
             builds.append(_build(again, pack, request))
     return {"engine": facts, "builds": builds}
 
 
-def _build(model: Session, pack: dataset.Pack, request: dict[str, Any]) -> dict[str, Any]:
+def _build(model: Session, pack: dataset.Pack, request: Request) -> dict[str, Any]:
     facts = model.engine() or {}
     build = {key: facts[key] for key in ("sha256", "size_bytes", "build_seconds")}
-    for prefix, size, repeats in (("", 1, "repeats"), ("batch_", request["batch_size"], "batch_repeats")):
+    for prefix, size, repeats in (("", 1, request.repeats), ("batch_", request.batch_size, request.batch_repeats)):
         stopwatch = model.stopwatches(pack.tiled(size))["gpu_graph"]
-        (seconds,) = timing.interleaved([stopwatch], request[repeats], request["warmup"])
+        (seconds,) = timing.interleaved([stopwatch], repeats, request.warmup)
         build[prefix + "latency"] = timing.latency(seconds, size)
     return build
 
 
-def _open(request: dict[str, Any], key: str, settings: Settings) -> Session:
-    session = runtimes.open_file(request["runtime"], request[key], settings)
-    size = request["batch_size"]
+def _open(request: Request, file: str, settings: Settings) -> Session:
+    session = runtimes.open_file(request.runtime, file, settings)
+    size = request.batch_size
     try:
         batch = np.zeros((size, *session.image_shape), np.float32)
         for _ in range(2):
@@ -187,7 +161,7 @@ def _open(request: dict[str, Any], key: str, settings: Settings) -> Session:
     except Exception as error:  # a runtime raises whatever the graph provokes
         session.close()
         raise MeasureError(
-            f"{request[key]} does not run at batch_size {size} ({line(error)}): lower that, or export the file again"
+            f"{file} does not run at batch_size {size} ({line(error)}): lower that, or export the file again"
         ) from None
     return session
 
@@ -209,60 +183,12 @@ def _save(predictions: np.ndarray[Any, Any], path: str) -> None:
         raise MeasureError(f"predictions {path!r} cannot be written ({error}): name another file") from None
 
 
-def _read_request(path: str) -> dict[str, Any]:
+def _read_request(path: str) -> Request:
     try:
-        request = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise MeasureError(f"{path} is not a request ({error}): give a JSON file") from None
-    if not isinstance(request, dict):
-        raise MeasureError(f"{path} is not a request (no JSON object): give one with {', '.join(KEYS)}")
-    check(request, path)
-    return request
-
-
-def check(request: dict[str, Any], path: str) -> None:
-    """Check what a request says, files left aside.
-
-    Args:
-        request: see the module's docstring.
-        path: the file that has it.
-
-    Raises:
-        MeasureError: it lacks something, or a value is not what it should be.
-    """
-    missing = [key for key in KEYS if key not in request]
-    if missing:
-        raise MeasureError(f"{path} lacks {', '.join(missing)}: add it")
-    problems = list(_problems(request))
-    if problems:
-        raise MeasureError(f"{path}: {'; '.join(problems)}")
-
-
-def _problems(request: dict[str, Any]) -> Iterator[str]:
-    for key in NAMES:
-        if not isinstance(request[key], str):
-            yield f"{key} {json.dumps(request[key])} is not a string: give a name in quotes"
-    for key in OPTIONAL:
-        if not isinstance(request[key], (str, type(None))):
-            yield f"{key} {json.dumps(request[key])} is not a string: give a name in quotes, or null"
-    if not isinstance(request["lineage"], dict):
-        yield f"lineage {json.dumps(request['lineage'])} is not a JSON object: give one"
-    if request["seven_bit"] is not None and not _is_seven_bit(request["seven_bit"]):
-        yield f"seven_bit is not a JSON object with {', '.join(SEVEN_BIT)}, lineage: give one, or null"
-    for key, (low, high) in COUNTS.items():
-        value = request[key]
-        if type(value) is not int or not low <= value <= high:  # True is an int, too
-            yield f"{key} {json.dumps(value)} is not a whole number in [{low}, {high}]: give one"
-
-
-def _is_seven_bit(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and set(value) == {*SEVEN_BIT, "lineage"}
-        and isinstance(value["lineage"], dict)
-        and isinstance(value["model"], str)
-        and all(isinstance(value[key], (str, type(None))) for key in SEVEN_BIT)
-    )
+    return contract.parse(value, path)
 
 
 def _labels(path: str, count: int) -> np.ndarray[Any, Any]:

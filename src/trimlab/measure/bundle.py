@@ -12,19 +12,26 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from . import device, isolated
-from .__main__ import COUNTS, check
+from . import contract, device, isolated
+from .contract import Request
 from .errors import MeasureError, UnavailableError
 from .progress import say
 
 INDEX = "bundle.json"
-"""The file in a bundle that lists its requests."""
-FILES = ("model", "yardstick", "dataset", "torch_labels", "onnx_labels", "exact_labels", "calibration")
-"""What of a request, and of its file with 7-bit weights, lies in the bundle."""
+"""The file in a bundle that lists its requests; their files are named within the bundle."""
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Asked(NamedTuple):
+    """A request of the bundle."""
+
+    request: Request
+    """With its files where they were unpacked."""
+    digest: str
+    """Of what the bundle says, wherever it is unpacked."""
 
 
 def main(bundle: str, arguments: list[str]) -> int:
@@ -52,53 +59,48 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 
 def _threads(text: str) -> int:
-    low, high = COUNTS["threads"]
+    low, high = contract.BOUNDS["threads"]
     if not text.isdigit() or not low <= int(text) <= high:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number in [{low}, {high}]")
     return int(text)
 
 
-def _unpacked(bundle: str, folder: Path) -> list[dict[str, Any]]:
-    """Unpack a bundle and return its requests, with paths in the folder."""
+def _unpacked(bundle: str, folder: Path) -> list[Asked]:
+    """Unpack a bundle and return its requests."""
     try:
         with zipfile.ZipFile(bundle) as archive:
             archive.extractall(folder)
         requests = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         if not isinstance(requests, list):
             raise ValueError("no list")
-        return [_placed(request, folder) for request in requests]
+        return [_placed(contract.parse(request, INDEX), folder) for request in requests]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
         raise MeasureError(
             f"{bundle} is not as `trimlab bundle` wrote it ({type(error).__name__}: {error}): copy it again"
         ) from None
 
 
-def _placed(request: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a request with the paths that it has here, once it is checked."""
-    check({**request, "predictions": ""}, INDEX)
-    lineage = request["lineage"]
-    for name in (lineage["variant"], str(lineage["seed"]), str(request["precision"]), request["runtime"]):
+def _placed(request: Request, folder: Path) -> Asked:
+    """Return a request with the paths that its files have here, once names and paths are checked."""
+    lineage = request.lineage
+    for name in (lineage["variant"], str(lineage["seed"]), request.precision, request.runtime):
         if not _SAFE.fullmatch(name):
             raise ValueError(f"{name!r} is not a name of a variant, a seed, a precision or a runtime")
     if type(lineage["seed"]) is not int:
         raise ValueError(f"seed {lineage['seed']!r} is not a whole number")
-    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-    placed = {**request, **_files(request, folder), "digest": digest}
-    if request["seven_bit"]:
-        placed["seven_bit"] = {**request["seven_bit"], **_files(request["seven_bit"], folder)}
-    return placed
+    digest = hashlib.sha256(json.dumps(contract.to_json(request), sort_keys=True).encode()).hexdigest()
+    return Asked(contract.moved(request, lambda name: _file(folder.resolve(), name)), digest)
 
 
-def _files(of: dict[str, Any], folder: Path) -> dict[str, str]:
-    found = {key: (folder / of[key]).resolve() for key in FILES if of.get(key)}
-    for key, path in found.items():
-        if folder.resolve() not in path.parents or not path.is_file():
-            raise ValueError(f"{key} {of[key]!r} is not in it")
-    return {key: str(path) for key, path in found.items()}
+def _file(folder: Path, name: str) -> str:
+    path = (folder / name).resolve()
+    if folder not in path.parents or not path.is_file():
+        raise ValueError(f"file {name!r} is not in it")
+    return str(path)
 
 
-def _measure(requests: list[dict[str, Any]], source: Path, options: argparse.Namespace) -> int:
-    in_bundle = list(dict.fromkeys(request["runtime"] for request in requests))
+def _measure(asked: list[Asked], source: Path, options: argparse.Namespace) -> int:
+    in_bundle = list(dict.fromkeys(request.runtime for request, _ in asked))
     unknown = [runtime for runtime in options.runtime or [] if runtime not in in_bundle]
     if unknown:
         raise MeasureError(f"--runtime {unknown[0]!r} is not in this bundle: use some of {', '.join(in_bundle)}")
@@ -106,7 +108,7 @@ def _measure(requests: list[dict[str, Any]], source: Path, options: argparse.Nam
         options.records.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MeasureError(f"--records {options.records} is not a folder ({error}): name one") from None
-    chosen = [request for request in requests if request["runtime"] in (options.runtime or in_bundle)]
+    chosen = [each for each in asked if each.request.runtime in (options.runtime or in_bundle)]
     outcomes = [_record(request, path, source) for request, path in _todo(chosen, source, options)]
     measured, found = outcomes.count("measured"), outcomes.count("found")
     outcome = f"{measured} measured, {found} found, of {len(chosen)} in all"
@@ -114,33 +116,30 @@ def _measure(requests: list[dict[str, Any]], source: Path, options: argparse.Nam
     return 1 if "failed" in outcomes or not measured + found else 0
 
 
-def _todo(
-    requests: list[dict[str, Any]], source: Path, options: argparse.Namespace
-) -> Iterator[tuple[dict[str, Any], Path]]:
+def _todo(asked: list[Asked], source: Path, options: argparse.Namespace) -> Iterator[tuple[Request, Path]]:
     """Yield what this device can measure, with the place of its record; say which runtime is not available."""
-    asked = dict.fromkeys(request["runtime"] for request in requests)
-    devices = {runtime: isolated.device(sys.executable, source, runtime) for runtime in asked}
-    for number, request in enumerate(requests, 1):
-        here = devices[request["runtime"]]
+    runtimes = dict.fromkeys(request.runtime for request, _ in asked)
+    devices = {runtime: isolated.device(sys.executable, source, runtime) for runtime in runtimes}
+    for number, each in enumerate(asked, 1):
+        request, here = each.request, devices[each.request.runtime]
         if here is None:
             continue
-        threads = request["threads"] if options.threads is None else options.threads
-        request = {**request, "threads": threads or device.cores()}
-        path = options.records / (_name(request, {**here, "threads": request["threads"]}) + ".json")
-        say(f"{number}/{len(requests)} {path.stem}")
-        engines = str(options.records.resolve().parent / "engines") if request["engines"] else None
-        yield {**request, "predictions": str(path.with_suffix(".npy")), "engines": engines}, path
+        threads = (request.threads if options.threads is None else options.threads) or device.cores()
+        path = options.records / (_name(each, {**here, "threads": threads}) + ".json")
+        say(f"{number}/{len(asked)} {path.stem}")
+        engines = str(options.records.resolve().parent / "engines") if request.engines else None
+        yield request._replace(threads=threads, predictions=str(path.with_suffix(".npy")), engines=engines), path
 
 
-def _name(request: dict[str, Any], here: dict[str, Any]) -> str:
+def _name(asked: Asked, here: dict[str, Any]) -> str:
     """Name a record; another request, or the same one on another device, has another name."""
-    lineage = request["lineage"]
-    identity = json.dumps([request["digest"], device.identity(here)])
+    request, lineage = asked.request, asked.request.lineage
+    identity = json.dumps([asked.digest, device.identity(here)])
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
-    return f"{lineage['variant']}-seed{lineage['seed']}-{request['precision']}-{request['runtime']}-{digest}"
+    return f"{lineage['variant']}-seed{lineage['seed']}-{request.precision}-{request.runtime}-{digest}"
 
 
-def _record(request: dict[str, Any], path: Path, source: Path) -> str:
+def _record(request: Request, path: Path, source: Path) -> str:
     """Measure what has no record yet; return whether it was "measured", "found", "failed" or "unavailable"."""
     labels = path.with_suffix(".npy")
     if path.exists() and labels.exists():

@@ -6,7 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from . import contract
 from .__main__ import UNAVAILABLE
+from .contract import Request
 from .errors import MeasureError, NoRuntimeError
 from .progress import say
 
@@ -34,13 +36,13 @@ def device(interpreter: str, source: Path, runtime: str) -> dict[str, Any] | Non
     return None
 
 
-def run(interpreter: str, source: Path, request: dict[str, Any]) -> dict[str, Any]:
+def run(interpreter: str, source: Path, request: Request) -> dict[str, Any]:
     """Return the record of a request; what it says meanwhile is shown, indented.
 
     Args:
         interpreter: a Python with numpy and the runtime.
         source: the folder that holds the package `trimlab`.
-        request: see `trimlab.measure.__main__`.
+        request: what to measure.
 
     Raises:
         UnavailableError: this machine can't measure that.
@@ -48,12 +50,12 @@ def run(interpreter: str, source: Path, request: dict[str, Any]) -> dict[str, An
     """
     with tempfile.TemporaryDirectory() as scratch:
         file, printed = Path(scratch) / "request.json", Path(scratch) / "record.json"
-        file.write_text(json.dumps(request), encoding="utf-8")
+        file.write_text(json.dumps(contract.to_json(request)), encoding="utf-8")
         code, last = _finished(_command(interpreter, source, str(file)), printed, show=True)
         if code in UNAVAILABLE:
             raise UNAVAILABLE[code](_said(last))
         if code:
-            raise MeasureError(f"measuring {request['model']} failed with exit code {code}: {_said(last)}")
+            raise MeasureError(f"measuring {request.model} failed with exit code {code}: {_said(last)}")
         return _read(printed, interpreter)
 
 

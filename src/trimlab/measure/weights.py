@@ -1,9 +1,9 @@
 """Which INT8 file a device measures: with 8-bit weights, or with 7-bit ones where 8-bit ones would saturate."""
 
 from collections.abc import Set
-from typing import Any
 
 from . import device
+from .contract import Request
 
 EXACT = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 """x86 flags of instructions that add products of 8 bits in 32 bits."""
@@ -23,11 +23,16 @@ def weight_bits(flags: Set[str], arm: bool) -> int:
     return 8 if arm or flags & EXACT else 7
 
 
-def fitted(request: dict[str, Any]) -> dict[str, Any]:
+def fitted(request: Request) -> Request:
     """Return a request with the one INT8 file that this processor computes as it is written."""
-    seven_bit = request["seven_bit"]
-    flags = device.onednn_flags() if request["runtime"] == "openvino" else device.processor_flags()
+    seven_bit = request.seven_bit
+    flags = device.onednn_flags() if request.runtime == "openvino" else device.processor_flags()
     if seven_bit is None or weight_bits(flags, device.is_arm()) == 8:
-        return {**request, "seven_bit": None}
-    lineage = {**request["lineage"], **seven_bit["lineage"]}
-    return {**request, **seven_bit, "lineage": lineage, "seven_bit": None}
+        return request._replace(seven_bit=None)
+    return request._replace(
+        model=seven_bit.model,
+        onnx_labels=seven_bit.onnx_labels,
+        exact_labels=seven_bit.exact_labels,
+        lineage={**request.lineage, **seven_bit.lineage},
+        seven_bit=None,
+    )
