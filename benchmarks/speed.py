@@ -91,7 +91,7 @@ def deployed_speed(scratch: Path) -> list[str]:
     said = []
     for name, file in list(files.items())[1:]:
         request = Request(
-            model=str(file), yardstick=str(files["unpruned FP32"]), runtime="onnxruntime",
+            model=str(file), baseline=str(files["unpruned FP32"]), runtime="onnxruntime",
             precision="int8" if "INT8" in name else "fp32", dataset=str(benchmarking_pack),
             predictions=str(scratch / "labels.npy"), torch_labels=str(labels), onnx_labels=None,
             exact_labels=None, seven_bit=None, calibration=None, engines=None, lineage={},
@@ -99,8 +99,8 @@ def deployed_speed(scratch: Path) -> list[str]:
             batch_repeats=section.batch_repeats, threads=section.threads, builds=section.builds,
         )  # fmt: skip
         found = interpreters.run_measure(request)
-        small = found["yardstick_latency"]["p50_ms"] / found["latency"]["p50_ms"]
-        large = found["yardstick_batch_latency"]["p50_ms"] / found["batch_latency"]["p50_ms"]
+        small = found["baseline_latency"]["p50_ms"] / found["latency"]["p50_ms"]
+        large = found["baseline_batch_latency"]["p50_ms"] / found["batch_latency"]["p50_ms"]
         said.append(
             f"ONNX Runtime {found['runtime_version']}, {found['device']['threads']} threads, ResNet-18 {name} "
             f"against unpruned FP32, p50: {small:.1f}× at batch 1 (n=200), {large:.1f}× at batch 64 (n=30)"

@@ -172,9 +172,9 @@ def measurement(
         "calibration_sha256": weights("calibration") if precision == "int8" else None,
         "latency": latency(5 * speed, n=of.benchmark.repeats),
         "batch_latency": latency(240 * speed, n=of.benchmark.batch_repeats, batch_size=of.benchmark.batch_size),
-        "yardstick_sha256": weights(pruned.workload, "fp32", seed, "file"),
-        "yardstick_latency": latency(5.0, n=of.benchmark.repeats),
-        "yardstick_batch_latency": latency(240.0, n=20, batch_size=of.benchmark.batch_size),
+        "baseline_file_sha256": weights(pruned.workload, "fp32", seed, "file"),
+        "baseline_latency": latency(5.0, n=of.benchmark.repeats),
+        "baseline_batch_latency": latency(240.0, n=20, batch_size=of.benchmark.batch_size),
         "peak_memory_bytes": 300 * 2**20,
         "layers": layers(precision, 5 * speed),
         "batch_layers": layers(precision, 230 * speed),
@@ -185,7 +185,7 @@ def measurement(
 def request(**changes: object) -> Request:
     """Return a request of FP32 in ONNX Runtime, at the smallest counts; none of its files exists."""
     counts = {key: max(1, least) for key, (least, _) in BOUNDS.items()}
-    paths = {"yardstick": "unpruned.onnx", "dataset": "pack.npz", "predictions": "out.npy", "torch_labels": "torch.npy"}
+    paths = {"baseline": "unpruned.onnx", "dataset": "pack.npz", "predictions": "out.npy", "torch_labels": "torch.npy"}
     optional = dict.fromkeys(("onnx_labels", "exact_labels", "seven_bit", "calibration", "engines"))
     own = {"model": "model.onnx", "precision": "fp32", "runtime": "onnxruntime", "lineage": {}}
     return Request(**(own | paths | optional | counts | changes))
@@ -205,8 +205,8 @@ def engine_measurement(of: Params, variant: str, precision: str, seed: int = 0, 
     """Return what a GPU measured of the same weights as a CPU, with `count` builds of the engine."""
     record = measurement(of, variant, precision, seed=seed)
     large = of.benchmark.gpu_batch_size
-    batch = {"batch_latency": latency(0.9, 20, large), "yardstick_batch_latency": latency(3.6, 20, large)}
-    alone = {"latency": latency(0.2), "yardstick_latency": latency(0.3)}
+    batch = {"batch_latency": latency(0.9, 20, large), "baseline_batch_latency": latency(3.6, 20, large)}
+    alone = {"latency": latency(0.2), "baseline_latency": latency(0.3)}
     clocks = [
         Clock.model_validate(
             {"name": name}

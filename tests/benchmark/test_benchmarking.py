@@ -1,4 +1,4 @@
-"""From weights to measured files: a whole variant, its yardstick, its lineage."""
+"""From weights to measured files: a whole variant, its baseline file, its lineage."""
 
 import json
 import platform
@@ -44,10 +44,10 @@ def measured(folder, variant, precision):
     return record
 
 
-def test_the_yardstick_is_the_unpruned_variants_file_byte_for_byte(project):
+def test_the_baseline_file_is_the_unpruned_variants_file_byte_for_byte(project):
     unpruned = (project / paths.onnx_file("small", 0, "fp32")).read_bytes()
     for variant in ("small", "small-r50"):
-        assert (project / onnx_files.yardstick_file(variant, 0)).read_bytes() == unpruned
+        assert (project / onnx_files.baseline_file(variant, 0)).read_bytes() == unpruned
 
 
 def test_a_variant_has_the_files_of_its_precisions(project):
@@ -57,7 +57,7 @@ def test_a_variant_has_the_files_of_its_precisions(project):
         "seed0-int8.onnx",
         "seed0-int8-7bit.onnx",
         "seed0-int8-symmetric.onnx",
-        "seed0-yardstick.onnx",
+        "seed0-baseline.onnx",
         "calibration.npy",
         "manifest.json",
     }
@@ -83,7 +83,7 @@ def test_a_record_speaks_of_its_file_and_its_weights(project, study, precision):
     assert record.file_sha256 == sha256_of(file)
     assert record.file_bytes == file.stat().st_size > record.weight_bytes
     assert record.weights_sha256 == sha256_of(project / paths.weights_file(paths.pruned("small"), 0))
-    assert record.yardstick_sha256 == sha256_of(project / onnx_files.yardstick_file("small", 0))
+    assert record.baseline_file_sha256 == sha256_of(project / onnx_files.baseline_file("small", 0))
     assert record.params_digest == study.measurement_digest("small", record.runtime)
     assert record.device.threads == 1
     assert record.latency.batch_size == 1
@@ -323,11 +323,11 @@ def test_onnxruntime_labels_a_file_once(wanted, project, study, monkeypatch, cap
         ("quantize/small-r50/seed0-int8.onnx", None, r"seed0-int8\.onnx is not a complete ONNX file"),
         ("quantize/small-r50/seed0-int8.onnx", 1000, r"seed0-int8\.onnx is not a complete ONNX file"),
         ("quantize/small-r50/seed0-int8-7bit.onnx", 1000, r"seed0-int8-7bit\.onnx is not a complete ONNX file"),
-        ("quantize/small-r50/seed0-yardstick.onnx", None, r"seed0-yardstick\.onnx cannot be read \(No such file"),
+        ("quantize/small-r50/seed0-baseline.onnx", None, r"seed0-baseline\.onnx cannot be read \(No such file"),
         (
-            "quantize/small-r50/seed0-yardstick.onnx",
+            "quantize/small-r50/seed0-baseline.onnx",
             1000,
-            r"seed0-yardstick\.onnx is not a file that onnxruntime opens",
+            r"seed0-baseline\.onnx is not a file that onnxruntime opens",
         ),
         ("prune/small-r50/model/seed0-labels.npy", None, r"seed0-labels\.npy cannot be read \(No such file"),
         ("prune/small-r50/model/seed0-labels.npy", 50, r"seed0-labels\.npy holds no labels"),

@@ -91,14 +91,14 @@ class Machine:
 )
 def test_timed_calls_are_all_counted_and_take_turns(repeats, warmup, slow, fast):
     machine = Machine()
-    calls = [machine.stopwatch("model", fast), machine.stopwatch("yardstick", slow)]
+    calls = [machine.stopwatch("model", fast), machine.stopwatch("baseline", slow)]
     own, other = timing.interleaved(calls, repeats, warmup, machine.clock)
     assert len(own) == len(other) == repeats
     assert own == pytest.approx([fast] * repeats)
     assert other == pytest.approx([slow] * repeats)
-    assert machine.log[: 2 * warmup] == ["model"] * warmup + ["yardstick"] * warmup
+    assert machine.log[: 2 * warmup] == ["model"] * warmup + ["baseline"] * warmup
     turns = [name for name, _ in itertools.groupby(machine.log[2 * warmup :])]
-    assert turns == ["model", "yardstick"] * min(timing.ROUNDS, repeats)
+    assert turns == ["model", "baseline"] * min(timing.ROUNDS, repeats)
 
 
 def test_the_first_calls_of_a_turn_are_not_timed():
@@ -188,7 +188,7 @@ def request_file(tmp_path_factory):
     return {
         "model": str(exported("resnet20")),
         "precision": "fp32",
-        "yardstick": str(exported("resnet20")),
+        "baseline": str(exported("resnet20")),
         "runtime": "onnxruntime",
         "dataset": str(folder / "pack.npz"),
         "predictions": str(folder / "labels.npy"),
@@ -226,10 +226,10 @@ def test_one_json_line_holds_what_the_file_did(request_file, tmp_path):
     assert record["predictions_sha256"] == hashlib.sha256(content).hexdigest()
     assert record["file_bytes"] == exported("resnet20").stat().st_size
     assert 20e6 < record["peak_memory_bytes"] < 1e9
-    counts = [(record[key]["n"], record[key]["batch_size"]) for key in ("latency", "yardstick_latency")]
+    counts = [(record[key]["n"], record[key]["batch_size"]) for key in ("latency", "baseline_latency")]
     assert counts == [(10, 1), (10, 1)]
     batch_counts = [
-        (record[f"{key}batch_latency"]["n"], record[f"{key}batch_latency"]["batch_size"]) for key in ("", "yardstick_")
+        (record[f"{key}batch_latency"]["n"], record[f"{key}batch_latency"]["batch_size"]) for key in ("", "baseline_")
     ]
     assert batch_counts == [(5, 16), (5, 16)]
 
@@ -306,7 +306,7 @@ def test_a_count_is_a_whole_number_within_its_bounds(request_file, key, value, b
     assert f"{key} {json.dumps(value)} is not a whole number in {bounds}: give one" in one_line(capsys)
 
 
-@pytest.mark.parametrize("key", ["model", "yardstick", "runtime", "dataset", "predictions"])
+@pytest.mark.parametrize("key", ["model", "baseline", "runtime", "dataset", "predictions"])
 @pytest.mark.parametrize("value", [None, 3, ["onnxruntime"]])
 def test_a_name_is_a_string(request_file, key, value, tmp_path, capsys):
     file = tmp_path / "request.json"
@@ -387,10 +387,10 @@ def test_a_file_for_one_image_does_not_run_in_batches(request_file, tmp_path):
     assert "single.onnx does not run at batch_size 16 (" in complaint({**request_file, "model": model}, tmp_path)
 
 
-def test_a_yardstick_takes_the_same_images(request_file, tmp_path):
-    change = {"yardstick": identity(tmp_path / "other.onnx", "N", 8), "predictions": str(tmp_path / "labels.npy")}
+def test_a_baseline_file_takes_the_same_images(request_file, tmp_path):
+    change = {"baseline": identity(tmp_path / "other.onnx", "N", 8), "predictions": str(tmp_path / "labels.npy")}
     line = complaint({**request_file, **change}, tmp_path)
-    assert "yardstick takes images (1, 8, 8), model takes (3, 32, 32): name files of one image size" in line
+    assert "baseline takes images (1, 8, 8), model takes (3, 32, 32): name files of one image size" in line
 
 
 def test_predictions_get_their_folder_and_the_very_name_asked_for(request_file, tmp_path):
@@ -436,7 +436,7 @@ def test_a_moved_request_names_each_of_its_files_elsewhere_and_nothing_else():
     )  # fmt: skip
     moved = contract.moved(asked, lambda name: f"elsewhere/{name}")
     files = {key: f"elsewhere/{getattr(asked, key)}" for key in (
-        "model", "yardstick", "dataset", "torch_labels", "exact_labels", "calibration"
+        "model", "baseline", "dataset", "torch_labels", "exact_labels", "calibration"
     )}  # fmt: skip
     seven_bit = SevenBit("elsewhere/7.onnx", None, "elsewhere/exact7.npy", {"weight_bits": 7})
     assert moved == asked._replace(**files, seven_bit=seven_bit)

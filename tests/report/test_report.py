@@ -520,7 +520,7 @@ ANY = {
     "precision": st.sampled_from(["fp32", "bf16", "tf32"]),
     "origin": st.sampled_from(["trained", "file"]),
 }
-ANY |= dict.fromkeys(("latency", "batch_latency", "yardstick_latency", "yardstick_batch_latency"), latencies())
+ANY |= dict.fromkeys(("latency", "batch_latency", "baseline_latency", "baseline_batch_latency"), latencies())
 ANY |= {"eager_latency": latencies()}
 ANY |= dict.fromkeys(
     ("top1_accuracy", "top1_before", "top1_unpruned", "torch_agreement", "torch_top1_accuracy"), shares

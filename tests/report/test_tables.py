@@ -135,11 +135,9 @@ def test_several_seeds_are_a_mean_with_its_deviation_and_n() -> None:
 
 def test_speedups_are_those_of_the_measurement_alone() -> None:
     study = factories.study()
-    slow_yardstick = factories.latency(77.0)
+    slow_baseline = factories.latency(77.0)
     made = [r for r in factories.everything(study) if getattr(r, "precision", "") != "int8"]
-    file = factories.measurement(
-        study, "large", "int8", latency=factories.latency(7.0), yardstick_latency=slow_yardstick
-    )
+    file = factories.measurement(study, "large", "int8", latency=factories.latency(7.0), baseline_latency=slow_baseline)
     found = rows(tables.quantization(Results.of(study, [*made, file]), "large", BENCH))
     int8 = next(row for row in found if row[3] == "INT8")
     assert int8[found[0].index("× batch 1")].rstrip("¹²³") == "11.00"
@@ -290,11 +288,11 @@ def test_rounded_widths_are_compared_with_those_that_fall() -> None:
     assert findings.rounding(of, bench, "large") in findings.closing(of)
 
 
-def test_how_far_the_yardstick_moves_is_said() -> None:
+def test_how_far_the_baseline_file_moves_is_said() -> None:
     study = factories.study()
     times = (4.0, 6.0, 5.0)
     measured = [
-        factories.measurement(study, "large", precision, yardstick_latency=factories.latency(p50))
+        factories.measurement(study, "large", precision, baseline_latency=factories.latency(p50))
         for precision, p50 in zip(("fp32", "fp16", "int8"), times, strict=True)
     ]
     said = "anew in each of these 3 processes: p50 4.00 – 6.00 ms at batch 1, 240.00 – 240.00 ms at batch 64"
@@ -302,9 +300,9 @@ def test_how_far_the_yardstick_moves_is_said() -> None:
     assert findings.baseline_times(measured[:1]) == ""
 
 
-def test_a_speed_up_beside_an_unusual_yardstick_is_marked() -> None:
+def test_a_speed_up_beside_an_unusual_baseline_file_is_marked() -> None:
     study = factories.study()
-    slow = factories.measurement(study, "candidate", "int8", yardstick_latency=factories.latency(6.1))
+    slow = factories.measurement(study, "candidate", "int8", baseline_latency=factories.latency(6.1))
     made = [slow if (r.variant, r.precision) == ("candidate", "int8") else r for r in results().measurements]
     row = next(
         r for r in rows(tables.combined(Results.of(study, made), "large", BENCH)) if r[:4:3] == ["candidate", "INT8"]

@@ -210,7 +210,7 @@ def test_parent_sums_up_seeds_of_one_device(study: config.Params, store: MlflowC
     speeds = {
         "latency": factories.latency(0.5),
         "batch_latency": factories.latency(16.0),
-        "yardstick_batch_latency": factories.latency(64.0),
+        "baseline_batch_latency": factories.latency(64.0),
     }
     earlier = {"device": factories.GPU, "created": "2026-01-02T04:00:00+09:00"}
     mlflow_runs.complete(

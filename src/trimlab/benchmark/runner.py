@@ -54,7 +54,7 @@ def digest(asked: Request) -> str:
     """
     decisive = asked._replace(
         model=sha256_of_input(Path(asked.model)),
-        yardstick=sha256_of_input(Path(asked.yardstick)),
+        baseline=sha256_of_input(Path(asked.baseline)),
         torch_labels=sha256_of_input(Path(asked.torch_labels)),
         calibration=asked.calibration and sha256_of_input(Path(asked.calibration)),
         dataset="",  # its digest is in the lineage

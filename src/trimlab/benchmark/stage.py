@@ -61,7 +61,7 @@ def request(study: config.Params, cell: Cell, pack: Path, scratch: Path) -> Requ
     return Request(
         model=str(cell.file),
         precision=cell.precision,
-        yardstick=str(onnx_files.yardstick_file(cell.variant, cell.seed)),
+        baseline=str(onnx_files.baseline_file(cell.variant, cell.seed)),
         runtime=cell.runtime,
         dataset=str(pack),
         predictions=str(paths.measurement_file(*cell).with_suffix(".npy")),

@@ -58,9 +58,9 @@ def _measured(request: Request) -> dict[str, Any]:
         predictions = dataset.predict(model, pack, request.batch_size)
         _save(predictions, request.predictions)
         scored = _scored(request, model, pack, predictions)
-        with closing(_open(request, request.yardstick, _settings(request)._replace(precision="fp32"))) as yardstick:
-            _check_same_images(model, yardstick)
-            latencies = _latencies([model, yardstick], pack, request)
+        with closing(_open(request, request.baseline, _settings(request)._replace(precision="fp32"))) as baseline:
+            _check_same_images(model, baseline)
+            latencies = _latencies([model, baseline], pack, request)
         layers, engines = _layers(model, pack, request), _engines(model, pack, request)
     return {**scored, "peak_memory_bytes": memory_bytes, **latencies, **layers, **engines}
 
@@ -77,7 +77,7 @@ def _scored(request: Request, model: Session, pack: dataset.Pack, predictions: n
         **_agreement(predictions, pack, request),
         "file_bytes": Path(request.model).stat().st_size,
         "file_sha256": _sha256(request.model),
-        "yardstick_sha256": _sha256(request.yardstick),
+        "baseline_file_sha256": _sha256(request.baseline),
         "predictions_sha256": _sha256(request.predictions),
     }
 
@@ -117,7 +117,7 @@ def _latencies(sessions: list[Session], pack: dataset.Pack, request: Request) ->
         for name in own:
             times = timing.interleaved([own[name], other[name]], repeats, request.warmup)
             clock = clocks.setdefault(name, {})
-            clock[prefix + "latency"], clock["yardstick_" + prefix + "latency"] = (
+            clock[prefix + "latency"], clock["baseline_" + prefix + "latency"] = (
                 timing.latency(seconds, size) for seconds in times
             )
     return {**clocks.pop("latency"), "clocks": [{"name": name, **clock} for name, clock in clocks.items()]}
@@ -166,10 +166,10 @@ def _open(request: Request, file: str, settings: Settings) -> Session:
     return session
 
 
-def _check_same_images(model: Session, yardstick: Session) -> None:
-    if yardstick.image_shape != model.image_shape:
+def _check_same_images(model: Session, baseline: Session) -> None:
+    if baseline.image_shape != model.image_shape:
         raise MeasureError(
-            f"yardstick takes images {yardstick.image_shape}, model takes {model.image_shape}: "
+            f"baseline takes images {baseline.image_shape}, model takes {model.image_shape}: "
             "name files of one image size"
         )
 

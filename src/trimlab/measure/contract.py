@@ -27,7 +27,7 @@ class Request(NamedTuple):
     """The deployed file."""
     precision: str
     """What it is computed in; one of the runtime's, see `formats`."""
-    yardstick: str
+    baseline: str
     """The workload's unpruned FP32 file, timed in turn with the model."""
     runtime: str
     """A key of `runtimes.RUNTIMES`."""
@@ -114,7 +114,7 @@ def moved(request: Request, place: Callable[[str], str]) -> Request:
     seven_bit = request.seven_bit
     return request._replace(
         model=place(request.model),
-        yardstick=place(request.yardstick),
+        baseline=place(request.baseline),
         dataset=place(request.dataset),
         torch_labels=place(request.torch_labels),
         onnx_labels=request.onnx_labels and place(request.onnx_labels),

@@ -22,9 +22,9 @@ SEVEN_BIT = "7bit"
 """Flavour of the INT8 file for processors that would saturate with 8-bit weights, see `measure.weights`."""
 
 
-def yardstick_file(variant: str, seed: int) -> Path:
+def baseline_file(variant: str, seed: int) -> Path:
     """Return the workload's unpruned FP32 file: each variant has its copy, timed in turn with its files."""
-    return paths.onnx_file(variant, seed, "yardstick")
+    return paths.onnx_file(variant, seed, "baseline")
 
 
 def calibration_file(variant: str) -> Path:

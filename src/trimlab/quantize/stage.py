@@ -54,21 +54,21 @@ def _write_seed(study: config.Params, variant: str, seed: int, dataset: "Dataset
     fp32, fp16 = (paths.onnx_file(variant, seed, precision) for precision in ("fp32", "fp16"))
     flavours = ("", onnx_files.SEVEN_BIT, onnx_files.SYMMETRIC)
     int8 = Files(*(paths.onnx_file(variant, seed, "int8", flavour) for flavour in flavours))
-    yardstick = onnx_files.yardstick_file(variant, seed)
+    baseline = onnx_files.baseline_file(variant, seed)
     unpruned = paths.weights_file(paths.trained(study.variants[variant].workload), seed)
     weights = paths.weights_file(paths.pruned(variant), seed)
     _export(weights, dataset, fp32)
     if sha256_of(unpruned) == sha256_of(weights):
-        shutil.copyfile(fp32, yardstick)
+        shutil.copyfile(fp32, baseline)
     else:
-        _export(unpruned, dataset, yardstick)
+        _export(unpruned, dataset, baseline)
     if "fp16" in precisions:
         from trimlab.quantize import export
 
         export.to_fp16(fp32, fp16)
     if "int8" in precisions:
         quantize(fp32, images, study.quantization, int8)
-    return [file for file in (yardstick, fp32, fp16, *int8) if file.exists()]
+    return [file for file in (baseline, fp32, fp16, *int8) if file.exists()]
 
 
 def _export(weights: Path, dataset: "Dataset", path: Path) -> None:

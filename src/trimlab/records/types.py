@@ -11,7 +11,15 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AliasGenerator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 from trimlab.formats import Computed
 
@@ -71,10 +79,33 @@ Instant = Annotated[str, Field(pattern=_INSTANT), AfterValidator(_instant)]
 """ISO 8601 with a time zone."""
 
 
+FORMER_NAMES = {
+    "baseline_file_sha256": "yardstick_sha256",
+    "baseline_latency": "yardstick_latency",
+    "baseline_batch_latency": "yardstick_batch_latency",
+}
+"""What fields were once called. Records are read under either name, and digests are of the former ones, for ever: the
+records that are committed carry those digests in their file names."""
+
+
+def _names(field: str) -> str | AliasChoices:
+    return AliasChoices(field, FORMER_NAMES[field]) if field in FORMER_NAMES else field
+
+
+def _name_in_digests(field: str) -> str:
+    return FORMER_NAMES.get(field, field)
+
+
 class Part(BaseModel):
     """A piece of a record: strict, frozen, without unknown keys; no number is infinite or NaN."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        alias_generator=AliasGenerator(validation_alias=_names, serialization_alias=_name_in_digests),
+    )
 
 
 class Device(Part):
@@ -267,8 +298,8 @@ class Clock(Part):
     """GPU time by events, copies left out, without and with a CUDA graph; wall-clock time with copies and a graph."""
     latency: Latency
     batch_latency: Latency
-    yardstick_latency: Latency
-    yardstick_batch_latency: Latency
+    baseline_latency: Latency
+    baseline_batch_latency: Latency
 
 
 class Layer(Part):
@@ -360,10 +391,10 @@ class Measurement(Record):
     """At batch 1."""
     batch_latency: Annotated[Latency, VOLATILE]
     """At the large batch."""
-    yardstick_sha256: Sha256
+    baseline_file_sha256: Sha256
     """Of the workload's unpruned FP32 file, timed in turn with this one in the same process."""
-    yardstick_latency: Annotated[Latency, VOLATILE]
-    yardstick_batch_latency: Annotated[Latency, VOLATILE]
+    baseline_latency: Annotated[Latency, VOLATILE]
+    baseline_batch_latency: Annotated[Latency, VOLATILE]
     peak_memory_bytes: Annotated[WholeNumber, VOLATILE, METRIC]
     """Of running this file alone at the large batch: the process's resident memory, or on a GPU the device memory
     that engine, contexts and buffers took."""
@@ -392,18 +423,19 @@ class Measurement(Record):
     @property
     def speedup(self) -> float:
         """How much faster than the baseline file at batch 1, by medians of one process."""
-        return self.yardstick_latency.p50_ms / self.latency.p50_ms
+        return self.baseline_latency.p50_ms / self.latency.p50_ms
 
     @property
     def batch_speedup(self) -> float:
         """How much faster than the baseline file at the large batch, by medians of one process."""
-        return self.yardstick_batch_latency.p50_ms / self.batch_latency.p50_ms
+        return self.baseline_batch_latency.p50_ms / self.batch_latency.p50_ms
 
 
 def _canonical(record: Record) -> str:
     # Without defaults: a field that is added later leaves the identity of older records alone.
     return json.dumps(
-        {"kind": getattr(record, "kind", None), **record.model_dump(exclude_defaults=True)}, sort_keys=True
+        {"kind": getattr(record, "kind", None), **record.model_dump(by_alias=True, exclude_defaults=True)},
+        sort_keys=True,
     )
 
 

@@ -207,8 +207,8 @@ def baseline_times(measured: Sequence[Measurement]) -> str:
     """Say how far the times of a workload's unpruned FP32 file lie apart: it is timed again beside every file."""
     if len(measured) < 2:
         return ""
-    single = least_to_most([record.yardstick_latency.p50_ms for record in measured])
-    batch = least_to_most([record.yardstick_batch_latency.p50_ms for record in measured])
+    single = least_to_most([record.baseline_latency.p50_ms for record in measured])
+    batch = least_to_most([record.baseline_batch_latency.p50_ms for record in measured])
     return (
         f"The unpruned FP32 file, timed anew in each of these {len(measured)} processes: p50 {single} ms at batch 1, "
         f"{batch} ms at batch {measured[0].batch_latency.batch_size}. That is the machine's own variation."

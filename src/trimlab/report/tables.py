@@ -445,8 +445,8 @@ def speedups(results: Results, found: Sequence[Measurement]) -> Row:
     """Return how many times as fast as its workload's unpruned FP32 file a file is: at batch 1, at the large batch."""
     beside = [r for r in results.at(bench_of(found[0])) if r.workload == found[0].workload]
     return [
-        _compared(found, beside, lambda r: r.speedup, lambda r: r.yardstick_latency),
-        _compared(found, beside, lambda r: r.batch_speedup, lambda r: r.yardstick_batch_latency),
+        _compared(found, beside, lambda r: r.speedup, lambda r: r.baseline_latency),
+        _compared(found, beside, lambda r: r.batch_speedup, lambda r: r.baseline_batch_latency),
     ]
 
 
@@ -454,12 +454,12 @@ def _compared(
     found: Sequence[Measurement],
     beside: Sequence[Measurement],
     speedup: Callable[[Measurement], float],
-    yardstick: Callable[[Measurement], Latency],
+    baseline: Callable[[Measurement], Latency],
 ) -> str | Cell:
     """Write a speed-up; a note says where the baseline file was not as fast as in the bench's other processes."""
     text = _timed(spread([speedup(record) for record in found], _hundredths), found)
-    usual = statistics.median(yardstick(record).p50_ms for record in beside)
-    off = [yardstick(record).p50_ms / usual for record in found]
+    usual = statistics.median(baseline(record).p50_ms for record in beside)
+    off = [baseline(record).p50_ms / usual for record in found]
     steady = all(1 / DRIFT <= ratio <= DRIFT for ratio in off)
     return text if steady or isinstance(text, Cell) else Cell(text, DRIFTED)
 
