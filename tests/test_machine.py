@@ -16,7 +16,7 @@ from fake_cuda import FakeCuda
 from trimlab import machine
 from trimlab.errors import UserError
 from trimlab.measure import device
-from trimlab.measure.cuda import Cuda
+from trimlab.measure.runtimes.cuda import Cuda
 from trimlab.records import Device
 from trimlab.train import hardware, loop
 from users import another_user

@@ -27,7 +27,7 @@ def members(version, enum):
 
 def source(word):
     """Return the source of all measuring modules that hold a word, one after the other."""
-    texts = [path.read_text() for path in sorted(Path(measure.__file__).parent.glob("*.py"))]
+    texts = [path.read_text() for path in sorted(Path(measure.__file__).parent.rglob("*.py"))]
     return "\n".join(text for text in texts if re.search(rf"\b{word}", text))
 
 

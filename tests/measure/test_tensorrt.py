@@ -9,8 +9,9 @@ import pytest
 import factories
 from gpus import SHAPE, VERSIONS, Gpu, logits
 from trimlab.measure import __main__ as measuring
-from trimlab.measure import runtimes, tensorrt_engine
+from trimlab.measure import runtimes
 from trimlab.measure.errors import MeasureError, NoRuntimeError, UnavailableError
+from trimlab.measure.runtimes import engine
 from trimlab.measure.session import Settings
 from trimlab.records import Measurement
 
@@ -19,7 +20,7 @@ BATCH = 4
 
 @pytest.fixture(params=VERSIONS)
 def gpu(request, monkeypatch):
-    monkeypatch.delenv(tensorrt_engine.TACTIC_SOURCES, raising=False)
+    monkeypatch.delenv(engine.TACTIC_SOURCES, raising=False)
     return Gpu(request.param, monkeypatch)
 
 
@@ -220,7 +221,7 @@ def test_a_timing_cache_is_handed_on(gpu, model, tmp_path):
 def test_tactic_sources_can_be_named(gpu, model, monkeypatch):
     opened(model)
     assert gpu.trt.named("IBuilderConfig.set_tactic_sources") == []
-    monkeypatch.setenv(tensorrt_engine.TACTIC_SOURCES, "EDGE_MASK_CONVOLUTIONS,JIT_CONVOLUTIONS")
+    monkeypatch.setenv(engine.TACTIC_SOURCES, "EDGE_MASK_CONVOLUTIONS,JIT_CONVOLUTIONS")
     opened(model)
     sources = gpu.trt.module.TacticSource
     bits = 1 << int(sources.EDGE_MASK_CONVOLUTIONS) | 1 << int(sources.JIT_CONVOLUTIONS)
@@ -228,7 +229,7 @@ def test_tactic_sources_can_be_named(gpu, model, monkeypatch):
 
 
 def test_an_unknown_tactic_source_is_said(gpu, model, monkeypatch):
-    monkeypatch.setenv(tensorrt_engine.TACTIC_SOURCES, "MAGIC")
+    monkeypatch.setenv(engine.TACTIC_SOURCES, "MAGIC")
     with pytest.raises(MeasureError, match=r"TACTIC_SOURCES 'MAGIC' is unknown: use some of .*JIT_CONVOLUTIONS"):
         opened(model)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from . import device, memory, timing
-from .layers import RUNS, WARMUP, from_onnxruntime
-from .session import Settings, Stopwatch, imported
+from .. import device, memory, timing
+from ..layers import RUNS, WARMUP, from_onnxruntime
+from ..session import Settings, Stopwatch, imported
 
 
 class OnnxRuntime:

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import MeasureError, UnavailableError
+from ..progress import say
+from ..session import Settings, line
 from .cuda import Buffer, Cuda
-from .errors import MeasureError, UnavailableError
-from .progress import say
-from .session import Settings, line
 
 WORKSPACE_BYTES = 1 << 30
 TACTIC_SOURCES = "TRIMLAB_TACTIC_SOURCES"
@@ -37,7 +37,7 @@ class Engine(NamedTuple):
     """`size_bytes`, `sha256`, `build_seconds`, and the identity: whatever has to be equal for it to be used again."""
 
 
-def get(trt: Any, cuda: Cuda, path: str, settings: Settings, logger: Any) -> Engine:
+def engine_of(trt: Any, cuda: Cuda, path: str, settings: Settings, logger: Any) -> Engine:
     """Return the engine of an ONNX file: a kept one whose identity and bytes are as they were, or a new one.
 
     Raises:

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from . import device, tensorrt_engine, timing
+from .. import device, timing
+from ..errors import MeasureError
+from ..layers import RUNS, WARMUP, from_tensorrt
+from ..progress import say
+from ..session import Settings, Stopwatch, imported, line
 from .cuda import Buffer, Cuda, Graph
-from .errors import MeasureError
-from .layers import RUNS, WARMUP, from_tensorrt
-from .progress import say
-from .session import Settings, Stopwatch, imported, line
+from .engine import engine_of
 
 OF_NO_INTEREST = "ICudaEngine::getProfileDimensions: bindingIndex"
 """TensorRT 8.5 says so at every inference in a second profile, and then does the right thing."""
@@ -49,7 +50,7 @@ class TensorRt:
         self._cuda, tensorrt = gpu_and_tensorrt()
         self._trt = tensorrt
         self._logger = _logger(tensorrt)
-        self._built = tensorrt_engine.get(tensorrt, self._cuda, path, settings, self._logger)
+        self._built = engine_of(tensorrt, self._cuda, path, settings, self._logger)
         self._deserialized()  # what TensorRT loads once is not the engine's memory
         free = self._cuda.free_bytes()
         self._engine = self._deserialized()

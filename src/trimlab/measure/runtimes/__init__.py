@@ -5,15 +5,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .. import formats
-from . import device, onnx_runtime, openvino_runtime, tensorrt_runtime
-from .errors import MeasureError
-from .session import Session, Settings, imported, line
+from ... import formats
+from .. import device
+from ..errors import MeasureError
+from ..session import Session, Settings, imported, line
+from . import onnx_runtime, openvino, tensorrt
 
 RUNTIMES: dict[str, Callable[[str, Settings], Session]] = {
     "onnxruntime": onnx_runtime.OnnxRuntime,
-    "openvino": openvino_runtime.OpenVino,
-    "tensorrt": tensorrt_runtime.TensorRt,
+    "openvino": openvino.OpenVino,
+    "tensorrt": tensorrt.TensorRt,
 }
 """What opens a file."""
 
@@ -26,7 +27,7 @@ def _processor(module: str, onednn: bool) -> dict[str, Any]:
 DEVICES: dict[str, Callable[[], dict[str, Any]]] = {
     "onnxruntime": partial(_processor, "onnxruntime", onednn=False),
     "openvino": partial(_processor, "openvino", onednn=True),
-    "tensorrt": tensorrt_runtime.gpu,
+    "tensorrt": tensorrt.gpu,
 }
 """Functions that load a runtime and all it depends on, and return its device, or fail."""
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from . import device
-from .errors import NoRuntimeError
-from .session import Stopwatch, imported
+from .. import device
+from ..errors import NoRuntimeError
+from ..session import Stopwatch, imported
 
 
 class CudaError(RuntimeError):

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from . import device, memory, timing
-from .errors import UnavailableError
-from .layers import RUNS, WARMUP, from_openvino
-from .session import Settings, Stopwatch, imported
+from .. import device, memory, timing
+from ..errors import UnavailableError
+from ..layers import RUNS, WARMUP, from_openvino
+from ..session import Settings, Stopwatch, imported
 
 
 class OpenVino:
