@@ -92,7 +92,7 @@ def deployed_speed(scratch: Path) -> list[str]:
     for name, file in list(files.items())[1:]:
         request = Request(
             model=str(file), baseline=str(files["unpruned FP32"]), runtime="onnxruntime",
-            precision="int8" if "INT8" in name else "fp32", dataset=str(benchmarking_pack),
+            precision="int8" if "INT8" in name else "fp32", pack=str(benchmarking_pack),
             predictions=str(scratch / "labels.npy"), torch_labels=str(labels), onnx_labels=None,
             exact_labels=None, seven_bit=None, calibration=None, engines=None, lineage={},
             batch_size=section.batch_size, warmup=section.warmup, repeats=section.repeats,

@@ -20,7 +20,7 @@ from trimlab.benchmark.cells import Cell
 from trimlab.config import Normalisation
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
-from trimlab.measure import dataset, device, runtimes
+from trimlab.measure import device, runtimes, scoring
 from trimlab.measure.errors import NoRuntimeError
 from trimlab.measure.session import Settings
 from trimlab.quantize import onnx_files
@@ -103,7 +103,7 @@ def exact_labels(file, images):
 
 def scored_images(folder):
     runner.write_pack(projects.STUDY.workloads["small"], "test", folder / "scored.npz")
-    pack = dataset.load(str(folder / "scored.npz"), (3, 32, 32))
+    pack = scoring.load(str(folder / "scored.npz"), (3, 32, 32))
     return pack.batch(np.arange(len(pack.images))), pack.labels
 
 
@@ -423,7 +423,7 @@ def test_a_kept_measurement_of_another_file_is_not_taken(project, study, monkeyp
     cell = Cell("small", 0, "int8", "onnxruntime")
     asked = benchmark_stage.request(study, cell, project / "pack.npz", project)
     digest = runner.digest(asked)
-    elsewhere = {"dataset": "a.npz", "engines": "engines", "exact_labels": "a.npy", "predictions": "b.npy"}
+    elsewhere = {"pack": "a.npz", "engines": "engines", "exact_labels": "a.npy", "predictions": "b.npy"}
     assert runner.digest(asked._replace(**elsewhere)) == digest
     for change in ({"repeats": 1}, {"model": str(project / paths.onnx_file("small", 0, "fp32"))}, {"lineage": {}}):
         assert runner.digest(asked._replace(**change)) != digest

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import factories
 import trimlab.measure
 from onnx_examples import SHAPE, brightness, exported, no_limit_for_onednn, white
-from trimlab.measure import contract, dataset, device, isolated, memory, runtimes, timing, weights
+from trimlab.measure import contract, device, isolated, memory, runtimes, scoring, timing, weights
 from trimlab.measure.__main__ import main, measure
 from trimlab.measure.contract import SevenBit
 from trimlab.measure.errors import MeasureError, NoRuntimeError
@@ -109,7 +109,7 @@ def test_the_first_calls_of_a_turn_are_not_timed():
         machine.now += next(slow_starts)
 
     stopwatch = timing.wall(call, machine.clock)
-    (seconds,) = timing.interleaved([stopwatch], repeats=timing.ROUNDS, warmup=2, clock=machine.clock)
+    (seconds,) = timing.interleaved([stopwatch], repeats=timing.ROUNDS, warmup=2, timer=machine.clock)
     assert seconds == pytest.approx([0.1] * timing.ROUNDS)
 
 
@@ -132,7 +132,7 @@ def test_percentiles_are_ordered_and_within_the_timed_calls(seconds, batch_size)
 
 def make_pack(count):
     generator = np.random.default_rng(0)
-    return dataset.Pack(
+    return scoring.Pack(
         images=generator.integers(0, 256, (count, *SHAPE), dtype=np.uint8),
         labels=generator.integers(0, 10, count),
         mean=np.array([0.5, 0.4, 0.3], np.float32),
@@ -162,8 +162,8 @@ def test_labels_do_not_depend_on_the_batch_size(count, batch_size):
             return batch[:, 0, 0, :10]
 
     pack = make_pack(count)
-    whole = dataset.predict(Brightest(), pack, count)
-    parts = dataset.predict(Brightest(), pack, batch_size)
+    whole = scoring.predict(Brightest(), pack, count)
+    parts = scoring.predict(Brightest(), pack, batch_size)
     assert parts.dtype == np.uint16
     np.testing.assert_array_equal(parts, whole)
 
@@ -190,7 +190,7 @@ def request_file(tmp_path_factory):
         "precision": "fp32",
         "baseline": str(exported("resnet20")),
         "runtime": "onnxruntime",
-        "dataset": str(folder / "pack.npz"),
+        "pack": str(folder / "pack.npz"),
         "predictions": str(folder / "labels.npy"),
         "torch_labels": str(folder / "torch.npy"),
         "onnx_labels": None,
@@ -239,7 +239,7 @@ def test_one_json_line_holds_what_the_file_did(request_file, tmp_path):
     [
         ({"model": "missing.onnx"}, "missing.onnx does not exist"),
         ({"model": __file__}, "is not a file that onnxruntime opens"),
-        ({"dataset": __file__}, "is not a packed dataset"),
+        ({"pack": __file__}, "is not a packed dataset"),
         ({"runtime": "abacus"}, "runtime 'abacus' is unknown: use one of onnxruntime"),
         ({"precision": "bf16"}, "precision 'bf16' is not one of onnxruntime's: use one of fp32, fp16, int8"),
         ({"torch_labels": __file__}, "holds no labels"),
@@ -306,7 +306,7 @@ def test_a_count_is_a_whole_number_within_its_bounds(request_file, key, value, b
     assert f"{key} {json.dumps(value)} is not a whole number in {bounds}: give one" in one_line(capsys)
 
 
-@pytest.mark.parametrize("key", ["model", "baseline", "runtime", "dataset", "predictions"])
+@pytest.mark.parametrize("key", ["model", "baseline", "runtime", "pack", "predictions"])
 @pytest.mark.parametrize("value", [None, 3, ["onnxruntime"]])
 def test_a_name_is_a_string(request_file, key, value, tmp_path, capsys):
     file = tmp_path / "request.json"
@@ -354,7 +354,7 @@ def one_line(capsys):
 def test_a_pack_fits_itself_and_the_model(changes, message, tmp_path):
     np.savez(tmp_path / "pack.npz", **{**make_pack(10)._asdict(), **changes})
     with pytest.raises(MeasureError, match=re.escape(f"pack.npz holds {message}")):
-        dataset.load(str(tmp_path / "pack.npz"), SHAPE)
+        scoring.load(str(tmp_path / "pack.npz"), SHAPE)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00", None])
@@ -365,13 +365,13 @@ def test_what_is_no_archive_is_no_pack(content, tmp_path):
     else:
         path.write_bytes(content)
     with pytest.raises(MeasureError, match=r"pack\.npz is not a packed dataset \(.*\): pack it again"):
-        dataset.load(str(path), SHAPE)
+        scoring.load(str(path), SHAPE)
 
 
 def test_a_pack_of_another_size_ends_in_one_line(request_file, tmp_path):
     images = np.zeros((70, 3, 28, 28), np.uint8)
     np.savez(tmp_path / "pack.npz", **{**make_pack(70)._asdict(), "images": images})
-    line = complaint({**request_file, "dataset": str(tmp_path / "pack.npz")}, tmp_path)
+    line = complaint({**request_file, "pack": str(tmp_path / "pack.npz")}, tmp_path)
     assert "holds images (3, 28, 28), the model takes (3, 32, 32)" in line
 
 
@@ -436,7 +436,7 @@ def test_a_moved_request_names_each_of_its_files_elsewhere_and_nothing_else():
     )  # fmt: skip
     moved = contract.moved(asked, lambda name: f"elsewhere/{name}")
     files = {key: f"elsewhere/{getattr(asked, key)}" for key in (
-        "model", "baseline", "dataset", "torch_labels", "exact_labels", "calibration"
+        "model", "baseline", "pack", "torch_labels", "exact_labels", "calibration"
     )}  # fmt: skip
     seven_bit = SevenBit("elsewhere/7.onnx", None, "elsewhere/exact7.npy", {"weight_bits": 7})
     assert moved == asked._replace(**files, seven_bit=seven_bit)
@@ -573,9 +573,9 @@ def test_a_long_scoring_says_how_far_it_is(monkeypatch, capsys):
         def run(self, batch):
             return np.zeros((len(batch), 10))
 
-    clock = itertools.count(0, dataset.SAY_SECONDS)
-    monkeypatch.setattr(dataset.time, "monotonic", lambda: float(next(clock)))
-    dataset.predict(Slow(), make_pack(5), 2)
+    clock = itertools.count(0, scoring.SAY_SECONDS)
+    monkeypatch.setattr(scoring.time, "monotonic", lambda: float(next(clock)))
+    scoring.predict(Slow(), make_pack(5), 2)
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "scored 4 of 5 images"
 

@@ -295,7 +295,7 @@ def test_a_measurement_on_a_gpu_is_a_whole_record(gpu, model, tmp_path):
         or key in ("macs", "weight_bytes", "torch_top1_accuracy", "calibration_sha256", "kind")
     }
     request = factories.request(
-        model=model, baseline=model, precision="int8", runtime="tensorrt", dataset=str(pack),
+        model=model, baseline=model, precision="int8", runtime="tensorrt", pack=str(pack),
         predictions=str(tmp_path / "predicted.npy"), torch_labels=str(tmp_path / "labels.npy"),
         onnx_labels=str(tmp_path / "labels.npy"), exact_labels=str(tmp_path / "labels.npy"),
         engines=str(tmp_path / "engines"), batch_size=BATCH, repeats=10, batch_repeats=5, builds=3, lineage=lineage,

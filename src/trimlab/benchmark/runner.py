@@ -10,7 +10,7 @@ from trimlab import config, fingerprint, progress
 from trimlab.benchmark.cells import Cell
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
-from trimlab.measure import contract, dataset, device, runtimes
+from trimlab.measure import contract, device, runtimes, scoring
 from trimlab.measure.contract import Request, SevenBit
 from trimlab.measure.errors import MeasureError
 from trimlab.measure.session import Settings
@@ -29,7 +29,7 @@ def score(asked: Request) -> None:
     for part in filter(None, parts):
         labels = part.exact_labels or part.onnx_labels
         if labels and not Path(labels).exists():
-            score_file(Path(part.model), Path(asked.dataset), Path(labels), exact=bool(part.exact_labels))
+            score_file(Path(part.model), Path(asked.pack), Path(labels), exact=bool(part.exact_labels))
 
 
 def write_pack(workload: config.Workload, split: str, path: Path) -> None:
@@ -57,7 +57,7 @@ def digest(asked: Request) -> str:
         baseline=sha256_of_input(Path(asked.baseline)),
         torch_labels=sha256_of_input(Path(asked.torch_labels)),
         calibration=asked.calibration and sha256_of_input(Path(asked.calibration)),
-        dataset="",  # its digest is in the lineage
+        pack="",  # its digest is in the lineage
         onnx_labels=None,  # these follow from the model
         exact_labels=None,
         predictions="",
@@ -100,7 +100,7 @@ def score_file(file: Path, pack: Path, labels: Path, exact: bool) -> None:
     settings = Settings("int8" if exact else "fp32", device.cores(), 64, exact=exact)
     try:
         session = runtimes.open_file("onnxruntime", str(file), settings)
-        predicted = dataset.predict(session, dataset.load(str(pack), session.image_shape), settings.batch_size)
+        predicted = scoring.predict(session, scoring.load(str(pack), session.image_shape), settings.batch_size)
     except MeasureError as error:
         raise UserError(str(error)) from None
     np.save(labels, predicted)

@@ -63,7 +63,7 @@ def request(study: config.Params, cell: Cell, pack: Path, scratch: Path) -> Requ
         precision=cell.precision,
         baseline=str(onnx_files.baseline_file(cell.variant, cell.seed)),
         runtime=cell.runtime,
-        dataset=str(pack),
+        pack=str(pack),
         predictions=str(paths.measurement_file(*cell).with_suffix(".npy")),
         torch_labels=str(paths.torch_labels_file(cell.variant, cell.seed)),
         onnx_labels=onnx_labels,
@@ -83,7 +83,7 @@ def request(study: config.Params, cell: Cell, pack: Path, scratch: Path) -> Requ
 
 def _measure_all(study: config.Params, todo: list[Cell], scratch: Path) -> Iterator[tuple[records.Measurement, Path]]:
     """Yield records, each with the file in which it is kept for the next call."""
-    pack = scratch / "dataset.npz"
+    pack = scratch / "pack.npz"
     if todo:
         runner.write_pack(study.workload_of(todo[0].variant), study.data.split, pack)
     failed: list[str] = []

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from . import contract, dataset, device, runtimes, timing, weights
+from . import contract, device, runtimes, scoring, timing, weights
 from .contract import Request
-from .errors import MeasureError, NoRuntimeError, UnavailableError
+from .errors import MeasureError, NoRuntimeError, UnavailableError, one_line
 from .progress import say
-from .session import Session, Settings, line
+from .session import Session, Settings
 
 UNAVAILABLE = {3: UnavailableError, 4: NoRuntimeError}
 """The exit codes where this machine can't measure that."""
@@ -53,9 +53,9 @@ def measure(request: Request) -> dict[str, Any]:
 def _measured(request: Request) -> dict[str, Any]:
     with closing(_open(request, request.model, _settings(request))) as model:
         memory_bytes = model.memory_bytes()  # before anything else is loaded
-        pack = dataset.load(request.dataset, model.image_shape)
+        pack = scoring.load(request.pack, model.image_shape)
         say(f"scoring {len(pack.images)} images")
-        predictions = dataset.predict(model, pack, request.batch_size)
+        predictions = scoring.predict(model, pack, request.batch_size)
         _save(predictions, request.predictions)
         scored = _scored(request, model, pack, predictions)
         with closing(_open(request, request.baseline, _settings(request)._replace(precision="fp32"))) as baseline:
@@ -65,7 +65,7 @@ def _measured(request: Request) -> dict[str, Any]:
     return {**scored, "peak_memory_bytes": memory_bytes, **latencies, **layers, **engines}
 
 
-def _scored(request: Request, model: Session, pack: dataset.Pack, predictions: np.ndarray[Any, Any]) -> dict[str, Any]:
+def _scored(request: Request, model: Session, pack: scoring.Pack, predictions: np.ndarray[Any, Any]) -> dict[str, Any]:
     """Return what is known of a file without timing it."""
     return {
         "precision": request.precision,
@@ -96,7 +96,7 @@ def _path(name: str | None) -> Path | None:
     return Path(name) if name else None
 
 
-def _agreement(predictions: np.ndarray[Any, Any], pack: dataset.Pack, request: Request) -> dict[str, Any]:
+def _agreement(predictions: np.ndarray[Any, Any], pack: scoring.Pack, request: Request) -> dict[str, Any]:
     """Compare with torch, with ONNX Runtime where another runtime ran the file, and with an INT8 file's arithmetic."""
     torch_labels = _labels(request.torch_labels, len(predictions))
     found = {"torch_agreement": float(np.mean(predictions == torch_labels))}
@@ -108,7 +108,7 @@ def _agreement(predictions: np.ndarray[Any, Any], pack: dataset.Pack, request: R
     return found
 
 
-def _latencies(sessions: list[Session], pack: dataset.Pack, request: Request) -> dict[str, Any]:
+def _latencies(sessions: list[Session], pack: scoring.Pack, request: Request) -> dict[str, Any]:
     clocks: dict[str, dict[str, Any]] = {}
     for prefix, size, repeats in (("", 1, request.repeats), ("batch_", request.batch_size, request.batch_repeats)):
         say(f"timing batch {size}")
@@ -123,13 +123,13 @@ def _latencies(sessions: list[Session], pack: dataset.Pack, request: Request) ->
     return {**clocks.pop("latency"), "clocks": [{"name": name, **clock} for name, clock in clocks.items()]}
 
 
-def _layers(model: Session, pack: dataset.Pack, request: Request) -> dict[str, Any]:
+def _layers(model: Session, pack: scoring.Pack, request: Request) -> dict[str, Any]:
     say("profiling layers")
     sizes = {"layers": 1, "batch_layers": request.batch_size}
     return {key: model.layers(pack.tiled(size)) for key, size in sizes.items()}
 
 
-def _engines(model: Session, pack: dataset.Pack, request: Request) -> dict[str, Any]:
+def _engines(model: Session, pack: scoring.Pack, request: Request) -> dict[str, Any]:
     """Describe the engine, and build it again: no two builds need be alike."""
     facts = model.engine()
     if facts is None:
@@ -141,7 +141,7 @@ def _engines(model: Session, pack: dataset.Pack, request: Request) -> dict[str, 
     return {"engine": facts, "builds": builds}
 
 
-def _build(model: Session, pack: dataset.Pack, request: Request) -> dict[str, Any]:
+def _build(model: Session, pack: scoring.Pack, request: Request) -> dict[str, Any]:
     facts = model.engine() or {}
     build = {key: facts[key] for key in ("sha256", "size_bytes", "build_seconds")}
     for prefix, size, repeats in (("", 1, request.repeats), ("batch_", request.batch_size, request.batch_repeats)):
@@ -161,7 +161,7 @@ def _open(request: Request, file: str, settings: Settings) -> Session:
     except Exception as error:  # a runtime raises whatever the graph provokes
         session.close()
         raise MeasureError(
-            f"{file} does not run at batch_size {size} ({line(error)}): lower that, or export the file again"
+            f"{file} does not run at batch_size {size} ({one_line(error)}): lower that, or export the file again"
         ) from None
     return session
 
@@ -195,7 +195,7 @@ def _labels(path: str, count: int) -> np.ndarray[Any, Any]:
     try:
         labels: np.ndarray[Any, Any] = np.load(path)
     except (OSError, ValueError, EOFError) as error:
-        raise MeasureError(f"{path} holds no labels ({line(error)}): make it again, or name another .npy") from None
+        raise MeasureError(f"{path} holds no labels ({one_line(error)}): make it again, or name another .npy") from None
     if labels.shape != (count,):
         raise MeasureError(f"{path} holds labels {labels.shape} for {count} images: make it again")
     return labels

@@ -31,8 +31,8 @@ class Request(NamedTuple):
     """The workload's unpruned FP32 file, timed in turn with the model."""
     runtime: str
     """A key of `runtimes.RUNTIMES`."""
-    dataset: str
-    """`.npz` of what is scored, see `dataset.Pack`."""
+    pack: str
+    """`.npz` of what is scored, see `scoring.Pack`."""
     predictions: str
     """Where the predicted labels go: `.npy`, a uint16 for each image."""
     torch_labels: str
@@ -115,7 +115,7 @@ def moved(request: Request, place: Callable[[str], str]) -> Request:
     return request._replace(
         model=place(request.model),
         baseline=place(request.baseline),
-        dataset=place(request.dataset),
+        pack=place(request.pack),
         torch_labels=place(request.torch_labels),
         onnx_labels=request.onnx_labels and place(request.onnx_labels),
         exact_labels=request.exact_labels and place(request.exact_labels),

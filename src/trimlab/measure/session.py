@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from .errors import NoRuntimeError
+from .errors import NoRuntimeError, one_line
 
 Stopwatch = Callable[[], float]
 """Runs once and returns the seconds of it."""
@@ -85,9 +85,4 @@ def imported(module: str, package: str = "") -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise NoRuntimeError(f"{package or module} cannot be imported ({line(error)}): install it") from None
-
-
-def line(error: BaseException) -> str:
-    """Return what an error says, on one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200]
+        raise NoRuntimeError(f"{package or module} cannot be imported ({one_line(error)}): install it") from None

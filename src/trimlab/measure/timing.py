@@ -13,22 +13,23 @@ ROUNDS = 20
 SETTLE_SECONDS = 0.01
 """Untimed at the start of a turn: the other one's data fills the caches."""
 
-Clock = Callable[[], float]
+Timer = Callable[[], float]
+"""Returns seconds since some moment."""
 
 
-def wall(call: Callable[[], object], clock: Clock = time.perf_counter) -> Stopwatch:
-    """Return what times a function by the clock."""
+def wall(call: Callable[[], object], timer: Timer = time.perf_counter) -> Stopwatch:
+    """Return what times a function by a timer."""
 
     def stopwatch() -> float:
-        start = clock()
+        start = timer()
         call()
-        return clock() - start
+        return timer() - start
 
     return stopwatch
 
 
 def interleaved(
-    stopwatches: Sequence[Stopwatch], repeats: int, warmup: int, clock: Clock = time.perf_counter
+    stopwatches: Sequence[Stopwatch], repeats: int, warmup: int, timer: Timer = time.perf_counter
 ) -> list[list[float]]:
     """Time each function `repeats` times, in turns.
 
@@ -36,7 +37,7 @@ def interleaved(
         stopwatches: each runs one of the functions and returns its seconds.
         repeats: timed runs of each.
         warmup: untimed runs of each, before the first turn.
-        clock: seconds.
+        timer: tells for how long a turn has settled.
 
     Returns:
         Seconds of every timed run, a list a function.
@@ -51,7 +52,7 @@ def interleaved(
     try:
         for share in shares(repeats):
             for series, stopwatch in pairs:
-                settle(stopwatch, clock)
+                settle(stopwatch, timer)
                 series.extend(stopwatch() for _ in range(share))
     finally:
         gc.enable()
@@ -64,11 +65,11 @@ def shares(repeats: int) -> list[int]:
     return [repeats // turns + (turn < repeats % turns) for turn in range(turns)]
 
 
-def settle(stopwatch: Stopwatch, clock: Clock) -> None:
+def settle(stopwatch: Stopwatch, timer: Timer) -> None:
     """Run at least once, and for `SETTLE_SECONDS`."""
-    until = clock() + SETTLE_SECONDS
+    until = timer() + SETTLE_SECONDS
     stopwatch()
-    while clock() < until:
+    while timer() < until:
         stopwatch()
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from ... import formats
 from .. import device
-from ..errors import MeasureError
-from ..session import Session, Settings, imported, line
+from ..errors import MeasureError, one_line
+from ..session import Session, Settings, imported
 from . import onnx_runtime, openvino, tensorrt
 
 RUNTIMES: dict[str, Callable[[str, Settings], Session]] = {
@@ -69,7 +69,7 @@ def open_file(runtime: str, path: str, settings: Settings) -> Session:
     except MeasureError:
         raise
     except Exception as error:  # a runtime raises whatever the bytes provoke
-        raise MeasureError(f"{path} is not a file that {runtime} opens ({line(error)}): export it again") from None
+        raise MeasureError(f"{path} is not a file that {runtime} opens ({one_line(error)}): export it again") from None
 
 
 def _known(runtime: str) -> None:

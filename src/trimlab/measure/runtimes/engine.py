@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import MeasureError, UnavailableError
+from ..errors import MeasureError, UnavailableError, one_line
 from ..progress import say
-from ..session import Settings, line
+from ..session import Settings
 from .cuda import Buffer, Cuda
 
 WORKSPACE_BYTES = 1 << 30
@@ -188,7 +188,7 @@ def _images(path: Path) -> np.ndarray[Any, Any]:
     try:
         images: np.ndarray[Any, Any] = np.load(path)
     except (OSError, ValueError, EOFError) as error:
-        raise MeasureError(f"{path} holds no calibration images ({line(error)}): name a .npy of them") from None
+        raise MeasureError(f"{path} holds no calibration images ({one_line(error)}): name a .npy of them") from None
     if images.ndim != 4 or not len(images):
         raise MeasureError(f"{path} holds {images.shape}, not (N, C, H, W) calibration images: name a .npy of them")
     return images

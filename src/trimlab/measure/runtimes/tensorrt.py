@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from .. import device, timing
-from ..errors import MeasureError
+from ..errors import MeasureError, one_line
 from ..layers import RUNS, WARMUP, from_tensorrt
 from ..progress import say
-from ..session import Settings, Stopwatch, imported, line
+from ..session import Settings, Stopwatch, imported
 from .cuda import Buffer, Cuda, Graph
 from .engine import engine_of
 
@@ -132,7 +132,7 @@ class TensorRt:
         try:
             information: dict[str, Any] = json.loads(text, strict=False)
         except ValueError as error:
-            say(f"TensorRT's inspector gives no JSON ({line(error)}): layers have times alone")
+            say(f"TensorRT's inspector gives no JSON ({one_line(error)}): layers have times alone")
             return {"Layers": []}
         return information
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .errors import MeasureError
+from .errors import MeasureError, one_line
 from .progress import say
-from .session import Session, line
+from .session import Session
 
 SAY_SECONDS = 10.0
 """Between two lines of how far a scoring is."""
@@ -53,7 +53,7 @@ def load(path: str, image_shape: tuple[int, ...]) -> Pack:
         with np.load(path, allow_pickle=False) as file:
             pack = Pack(*(file[name] for name in Pack._fields))
     except Exception as error:  # zipfile, zlib and numpy raise whatever the bytes provoke
-        raise MeasureError(f"{path} is not a packed dataset ({line(error)}): pack it again") from None
+        raise MeasureError(f"{path} is not a packed dataset ({one_line(error)}): pack it again") from None
     problem = _problem(pack, image_shape)
     if problem:
         raise MeasureError(f"{path} holds {problem}")
