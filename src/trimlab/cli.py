@@ -1,19 +1,52 @@
 """The `trimlab` command: everything that is not a stage."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from trimlab import config, errors, paths
+from trimlab import __version__, config, errors, paths
 from trimlab.config import checks
 
 app = typer.Typer(
-    help="Compress image classifiers, declaratively. The pipeline itself is `dvc repro`.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"trimlab {__version__}")
+        raise typer.Exit
+
+
+def _studies() -> Sequence[str]:
+    """Offer the studies of this project, for shell completion."""
+    from trimlab.records import archive
+
+    return archive.study_names()
+
+
+def _measured_variants() -> Sequence[str]:
+    """Offer the variants that have files to measure, for shell completion; none without a valid params.yaml."""
+    with suppress(errors.UserError):
+        return [name for name, variant in config.load().variants.items() if variant.precisions]
+    return []
+
+
+CommittedStudy = Annotated[str, typer.Argument(help="A study with committed records.", autocompletion=_studies)]
+
+
+@app.callback()
+def _app(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Compress image classifiers, declaratively. The pipeline itself is `dvc repro`."""
 
 
 @app.command()
@@ -55,7 +88,7 @@ def import_(
 
 
 @app.command()
-def report(study: Annotated[str, typer.Argument(help="A study with committed records.")]) -> None:
+def report(study: CommittedStudy) -> None:
     """Render reports/STUDY/ from records/STUDY/ alone."""
     from trimlab.records import archive
     from trimlab.records.select import select
@@ -68,7 +101,7 @@ def report(study: Annotated[str, typer.Argument(help="A study with committed rec
 
 
 @app.command()
-def track(study: Annotated[str, typer.Argument(help="A study with committed records.")]) -> None:
+def track(study: CommittedStudy) -> None:
     """Log the records in records/STUDY/ to MLflow: rebuilds a store that was lost."""
     from trimlab.records import archive
     from trimlab.records.select import select
@@ -81,7 +114,9 @@ def track(study: Annotated[str, typer.Argument(help="A study with committed reco
 
 @app.command("slice")
 def slice_(
-    study: Annotated[str, typer.Argument(help="A study of the source tree this is called in.")],
+    study: Annotated[
+        str, typer.Argument(help="A study of the source tree this is called in.", autocompletion=_studies)
+    ],
     run_dir: Annotated[Path, typer.Option(help="Where everything is kept between slices.")],
     out: Annotated[Path, typer.Option(help="Where records, status and log go.")],
     seconds: Annotated[float, typer.Option(help="Stop after so many.")] = 540,
@@ -97,10 +132,19 @@ def slice_(
 
 @app.command()
 def bundle(
-    variants: Annotated[list[str], typer.Argument(metavar="VARIANT...", help="Variants that `dvc repro` exported.")],
+    variants: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="VARIANT...", help="Variants that `dvc repro` exported.", autocompletion=_measured_variants
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The zip file to write.")],
     runtime: Annotated[
-        list[str] | None, typer.Option(help="Measure in this runtime (repeatable). Default: in the study's.")
+        list[str] | None,
+        typer.Option(
+            help="Measure in this runtime (repeatable). Default: the study's runtimes.",
+            autocompletion=lambda: config.RUNTIMES,
+        ),
     ] = None,
 ) -> None:
     """Pack files, test set and measuring code: `python FILE.zip` measures them on another device."""
