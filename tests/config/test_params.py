@@ -218,6 +218,30 @@ def test_mutated_params_are_good_or_refused_in_short_lines(in_tmp, mutations):
     assert time.perf_counter() - started < 5
 
 
+def without_candidates_point(text):
+    """The quick study without the section `prune`, and without the variant that refers to it."""
+    values = YAML(typ="safe").load(text)
+    del values["prune"], values["variants"]["candidate"]
+    values["report"]["candidate"] = "resnet20-digits-r60"
+    return values
+
+
+def test_a_study_in_which_no_variant_refers_to_prune_needs_none(text, tmp_path):
+    (tmp_path / "params.yaml").write_text(json.dumps(without_candidates_point(text)))
+    study = config.load(tmp_path / "params.yaml")
+    assert study.prune is None
+    assert study.point("resnet20-digits-r60").ratio == 0.6
+
+
+def test_a_variant_at_a_point_that_is_missing_says_what_to_add(text, tmp_path):
+    values = without_candidates_point(text)
+    values["variants"]["resnet20-digits-r60"]["pruning"] = "prune"
+    assert problems(json.dumps(values), tmp_path) == [
+        f"{tmp_path / 'params.yaml'}: variants.resnet20-digits-r60.pruning 'prune' refers to the section prune, "
+        "which is missing: add it, or refer to a point of sweep"
+    ]
+
+
 def test_every_problem_has_its_line(text, tmp_path):
     twice = text.replace("ratio: 0.5", "ratio: 1.4").replace("epochs: 8", "epochs: 0")
     assert len(problems(twice, tmp_path)) == 2

@@ -64,7 +64,8 @@ def _unused(study: Params) -> Iterator[str]:
         "training": study.training,
         "sweep": study.sweep,
     }
-    for key in (f"{section}.{name}" for section, names in sections.items() for name in names):
+    keys = [f"{section}.{name}" for section, names in sections.items() for name in names]
+    for key in [*keys, "prune"] if study.prune else keys:
         if key not in used:
             yield f"{key} is not used: remove it, or refer to it where you meant to"
 

@@ -88,6 +88,7 @@ def _schema_at(location: tuple[int | str, ...]) -> dict[str, Any]:
         if isinstance(inner, dict) and not inner.keys() & {"type", "$ref", "anyOf", "oneOf"}:
             inner = next(iter(inner.values()), {})
         node = inner if isinstance(inner, dict) else {}
+        node = next((option for option in node.get("anyOf", []) if "$ref" in option), node)  # a section or null
         if "$ref" in node:
             node = root["$defs"][node["$ref"].rsplit("/", 1)[-1]]
     return node

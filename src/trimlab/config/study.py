@@ -42,8 +42,8 @@ class Params(Section):
     """Models on datasets, by name."""
     sweep: dict[Name, PruningPoint]
     """Pruning points shared by workloads, by name."""
-    prune: PruningPoint
-    """The candidate's pruning point."""
+    prune: PruningPoint | None = None
+    """The candidate's pruning point; only needed where a variant refers to it."""
     pruning: Pruning
     """What all pruning points share."""
     variants: Annotated[dict[Name, Variant], Field(min_length=1)]
@@ -78,16 +78,20 @@ class Params(Section):
         ]
 
     def _variant_problems(self) -> list[str]:
-        points = ["prune", *(f"sweep.{key}" for key in self.sweep)]
         return [
             problem
             for key, variant in self.variants.items()
             for problem in (
                 unresolved(f"variants.{key}.workload", variant.workload, self.workloads),
-                unresolved(f"variants.{key}.pruning", variant.pruning, points),
+                self._point_problem(f"variants.{key}.pruning", variant.pruning),
             )
             if problem
         ]
+
+    def _point_problem(self, key: str, reference: str) -> str | None:
+        if reference == "prune" and not self.prune:
+            return f"{key} 'prune' refers to the section prune, which is missing: add it, or refer to a point of sweep"
+        return unresolved(key, reference, ["prune", *(f"sweep.{name}" for name in self.sweep)])
 
     def _report_problems(self) -> list[str]:
         found = [
@@ -128,7 +132,10 @@ class Params(Section):
     def point(self, variant: str) -> PruningPoint:
         """Return the pruning point of a variant."""
         reference = self.variants[variant].pruning
-        return self.prune if reference == "prune" else self.sweep[reference.removeprefix("sweep.")]
+        if reference == "prune":
+            assert self.prune
+            return self.prune
+        return self.sweep[reference.removeprefix("sweep.")]
 
     def pruning_of(self, variant: str) -> Pruning:
         """Return how a variant is pruned: the shared section, with what its point says otherwise."""
