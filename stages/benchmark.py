@@ -2,7 +2,7 @@
 
 import sys
 
-from trimlab import config, errors
+from trimlab import config, errors, paths, progress
 
 
 def main(study: config.Params, variant: str) -> None:
@@ -17,6 +17,7 @@ def main(study: config.Params, variant: str) -> None:
 
     for record in measured:
         mlflow_runs.log(study, record)
+    progress.wrote(paths.measured(variant))
 
 
 if __name__ == "__main__":

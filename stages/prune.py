@@ -2,7 +2,7 @@
 
 import sys
 
-from trimlab import config, errors
+from trimlab import config, errors, paths, progress
 
 
 def main(study: config.Params, variant: str) -> None:
@@ -16,6 +16,7 @@ def main(study: config.Params, variant: str) -> None:
             with mlflow_runs.live(study, "prune", variant, seed) as stream:
                 record = prune_stage.prune_variant(study, variant, seed, on_epoch=stream)
             mlflow_runs.log(study, record)
+    progress.wrote(paths.pruned(variant))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def main(study: config.Params) -> None:
 
     mlflow_runs.complete(study, records)
     paths.forget_finished()
-    progress.say(f"wrote {paths.REPORT / 'report.md'}")
+    progress.wrote(paths.REPORT / "report.md")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import sys
 
-from trimlab import config, errors
+from trimlab import config, errors, paths, progress
 
 
 def main(study: config.Params) -> None:
@@ -10,6 +10,7 @@ def main(study: config.Params) -> None:
     from trimlab.benchmark import interpreters
 
     interpreters.find_runtimes(study.benchmark.runtimes)
+    progress.wrote(paths.runtimes_file())
 
 
 if __name__ == "__main__":

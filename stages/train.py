@@ -2,7 +2,7 @@
 
 import sys
 
-from trimlab import config, errors
+from trimlab import config, errors, paths, progress
 
 
 def main(study: config.Params, workload: str) -> None:
@@ -16,6 +16,7 @@ def main(study: config.Params, workload: str) -> None:
             with mlflow_runs.live(study, "train", workload, seed) as stream:
                 record = train_stage.train_workload(study, workload, seed, on_epoch=stream)
             mlflow_runs.log(study, record)
+    progress.wrote(paths.trained(workload))
 
 
 if __name__ == "__main__":

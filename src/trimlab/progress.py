@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -12,6 +13,11 @@ T = TypeVar("T")
 def say(message: str) -> None:
     """Print one line of progress."""
     print(message, file=sys.stderr, flush=True)
+
+
+def wrote(output: Path) -> None:
+    """Print where a stage's output is: the last line of every stage."""
+    say(f"wrote {output}/" if output.is_dir() else f"wrote {output}")
 
 
 def bar(items: Iterable[T], label: str, start: int = 0, total: int | None = None) -> Iterable[T]:
