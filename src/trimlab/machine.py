@@ -63,7 +63,7 @@ def one_at_a_time(cell: str) -> Iterator[None]:
         UserError: the cell is being computed already.
     """
     # The work tree's own, not the project's: experiments side by side may each compute the cell.
-    file = paths.SCRATCH / "locks" / f"{cell.replace('/', '-')}.lock"
+    file = paths.STATE / "locks" / f"{cell.replace('/', '-')}.lock"
     with alone(file, f"{cell} is being computed by another process: wait for it, or end it"):
         yield
 

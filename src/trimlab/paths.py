@@ -13,8 +13,8 @@ REPORT = Path("report")
 """What the stage `report` writes, of the study in params.yaml."""
 REPORTS = Path("reports")
 """What `trimlab report STUDY` writes, from committed records: `reports/STUDY`."""
-SCRATCH = Path(".dvc/tmp/trimlab")
-"""Resumable checkpoints and locks: no DVC output, because DVC deletes those before it runs a stage."""
+STATE = Path(".dvc/tmp/trimlab")
+"""Resumable checkpoints, kept measurements and locks. It is not an output: DVC deletes those before it runs a stage."""
 
 NO_FILE = Path("data/none")
 """The committed file that stands for "none" (DVC has no optional dependency)."""
@@ -32,22 +32,22 @@ def runtimes_file() -> Path:
 
 def kept_measurements(variant: str = "*", root: Path | None = None) -> list[Path]:
     """Return the records of a `benchmark` that was interrupted, or lacks others; labels lie beside them as `.npy`."""
-    return sorted(((root or project_root()) / SCRATCH / "measured").glob(f"{variant}/*.json"))
+    return sorted(((root or project_root()) / STATE / "measured").glob(f"{variant}/*.json"))
 
 
 def kept_measurement(variant: str, request_digest: str) -> Path:
     """Return where the record of a request is kept until all of its variant's are there."""
-    return project_root() / SCRATCH / "measured" / variant / f"{request_digest}.json"
+    return project_root() / STATE / "measured" / variant / f"{request_digest}.json"
 
 
-def finished(scratch: Path) -> Path:
+def finished(resumable: Path) -> Path:
     """Return where the resumable checkpoint of a training on record is put aside."""
-    return scratch.with_suffix(".done")
+    return resumable.with_suffix(".done")
 
 
 def forget_finished() -> None:
     """Delete the checkpoints that were put aside: DVC keeps the outputs now."""
-    for path in (project_root() / SCRATCH).glob("*.done"):
+    for path in (project_root() / STATE).glob("*.done"):
         path.unlink(missing_ok=True)
 
 

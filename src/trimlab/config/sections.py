@@ -40,7 +40,7 @@ class Data(Section):
     """Draws the hold-out and the order of the calibration images."""
 
 
-class Dataset(Section):
+class DatasetSource(Section):
     """One dataset."""
 
     source: Source
@@ -49,7 +49,7 @@ class Dataset(Section):
     """The tracked folder or file; `data/none` for a built-in source."""
 
     @model_validator(mode="after")
-    def _path_fits_source(self) -> "Dataset":
+    def _path_fits_source(self) -> "DatasetSource":
         builtin = self.source in get_args(BuiltinSource)
         if not self.path or builtin != (self.path == str(paths.NO_FILE)):
             need = f"`{paths.NO_FILE}`" if builtin else "the folder or file, tracked by DVC"
@@ -168,7 +168,7 @@ class PruningPoint(Section):
     """Takes the place of `pruning.round_to` at this point."""
 
 
-class Pruning(Section):
+class PruningSettings(Section):
     """What all pruning points share."""
 
     importance: Literal["l1", "l2", "lamp", "fpgm", "bn_scale", "random"] = "l1"

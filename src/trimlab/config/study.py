@@ -10,10 +10,10 @@ from trimlab.config.sections import (
     MODELS,
     Benchmark,
     Data,
-    Dataset,
+    DatasetSource,
     Name,
-    Pruning,
     PruningPoint,
+    PruningSettings,
     Quantization,
     Recipe,
     Report,
@@ -34,7 +34,7 @@ class Params(Section):
     """Every variant is trained and measured once a seed."""
     data: Data
     """How datasets are read and split."""
-    datasets: Annotated[dict[Name, Dataset], Field(min_length=1)]
+    datasets: Annotated[dict[Name, DatasetSource], Field(min_length=1)]
     """The datasets, by name."""
     training: Annotated[dict[Name, Recipe], Field(min_length=1)]
     """Training recipes, by name."""
@@ -44,7 +44,7 @@ class Params(Section):
     """Pruning points shared by workloads, by name."""
     prune: PruningPoint | None = None
     """The candidate's pruning point; only needed where a variant refers to it."""
-    pruning: Pruning
+    pruning: PruningSettings
     """What all pruning points share."""
     variants: Annotated[dict[Name, Variant], Field(min_length=1)]
     """Workloads at pruning points, by name."""
@@ -137,7 +137,7 @@ class Params(Section):
             return self.prune
         return self.sweep[reference.removeprefix("sweep.")]
 
-    def pruning_of(self, variant: str) -> Pruning:
+    def pruning_of(self, variant: str) -> PruningSettings:
         """Return how a variant is pruned: the shared section, with what its point says otherwise."""
         rounded = self.point(variant).round_to
         return self.pruning.model_copy(update={"round_to": rounded}) if rounded else self.pruning

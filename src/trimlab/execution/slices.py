@@ -405,6 +405,6 @@ def _end_of(path: Path) -> bytes:
 
 def _write_whole(path: Path, content: bytes) -> None:
     """Write a file that appears whole or not at all."""
-    scratch = path.with_name(f"{path.name}.tmp")
-    scratch.write_bytes(content)
-    scratch.replace(path)
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)

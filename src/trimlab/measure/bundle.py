@@ -174,6 +174,6 @@ def _summary(record: Dict[str, Any]) -> str:
 
 
 def _write(record: Dict[str, Any], path: Path) -> None:
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
