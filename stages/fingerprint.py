@@ -7,7 +7,7 @@ from trimlab import config, errors, fingerprint, paths, progress
 
 
 def main() -> None:
-    """Write the digests; equal code has equal ones, whatever its comments and layout."""
+    """Write the digests: they do not depend on comments and formatting."""
     fingerprint.write(Path(__file__).parent, paths.FINGERPRINTS)
     progress.wrote(paths.FINGERPRINTS)
 

@@ -1,4 +1,4 @@
-"""Write a dataset's one verified file: `prepare/DATASET/`."""
+"""Verify a dataset and write it as one file: `prepare/DATASET/`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Prune and fine-tune a variant, once a seed: `prune/VARIANT/`."""
+"""Prune and fine-tune a variant with every seed: `prune/VARIANT/`."""
 
 import sys
 
@@ -6,7 +6,7 @@ from trimlab import config, errors, paths, progress
 
 
 def main(study: config.Params, variant: str) -> None:
-    """Prune one variant with every seed."""
+    """Prune one variant."""
     from trimlab import machine
     from trimlab.prune import stage as prune_stage
     from trimlab.track import mlflow_runs

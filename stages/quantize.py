@@ -1,4 +1,4 @@
-"""Export a variant in its precisions, INT8 calibrated: `quantize/VARIANT/`."""
+"""Export a variant in its precisions, and calibrate INT8: `quantize/VARIANT/`."""
 
 import sys
 

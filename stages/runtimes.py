@@ -1,4 +1,4 @@
-"""Look which of the study's runtimes this machine has: `runtimes/here.json`."""
+"""List the study's runtimes that this machine has: `runtimes/here.json`."""
 
 import sys
 
@@ -6,7 +6,7 @@ from trimlab import config, errors, paths, progress
 
 
 def main(study: config.Params) -> None:
-    """Write the runtimes that files are measured in here."""
+    """Write the list of runtimes."""
     from trimlab.benchmark import interpreters
 
     interpreters.find_runtimes(study.benchmark.runtimes)

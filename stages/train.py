@@ -1,4 +1,4 @@
-"""Train a workload, or take its given weights, once a seed: `train/WORKLOAD/`."""
+"""Train a workload with every seed, or take its given weights: `train/WORKLOAD/`."""
 
 import sys
 
@@ -6,7 +6,7 @@ from trimlab import config, errors, paths, progress
 
 
 def main(study: config.Params, workload: str) -> None:
-    """Train one workload with every seed."""
+    """Train one workload."""
     from trimlab import machine
     from trimlab.track import mlflow_runs
     from trimlab.train import stage as train_stage

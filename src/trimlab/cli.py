@@ -51,7 +51,7 @@ def _app(
 
 @app.command()
 def check(file: Annotated[Path, typer.Argument(help="A params file.")] = paths.PARAMS) -> None:
-    """Check a params file and the files it names: one line a problem, with the value, its bounds and the remedy."""
+    """Check a params file and the files that it names. Each problem is one line: value, bounds and remedy."""
     study = config.load(file)
     for line in checks.warnings(study):
         print(f"warning: {file}: {line}")
@@ -60,13 +60,13 @@ def check(file: Annotated[Path, typer.Argument(help="A params file.")] = paths.P
     missing = checks.missing_files(study)
     if missing:
         raise errors.UserError("\n".join(f"{file}: {line}" for line in missing))
-    cells = len(study.variants)
-    print(f"{file}: study {study.study}, {len(study.workloads)} workloads, {cells} variants: all values are good")
+    counts = f"{len(study.workloads)} workloads, {len(study.variants)} variants"
+    print(f"{file}: study {study.study}, {counts}: all values are valid")
 
 
 @app.command()
 def schema() -> None:
-    """Write params.schema.json, which explains params.yaml to editors."""
+    """Write params.schema.json, which describes params.yaml to editors."""
     if not Path("dvc.yaml").is_file():
         raise errors.UserError(f"{Path.cwd()} has no dvc.yaml: run `trimlab schema` in the project's root")
     paths.SCHEMA.write_text(config.schema())
@@ -77,10 +77,10 @@ def schema() -> None:
 def import_(
     sources: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RECORDS", help="Files, folders, or a slice's .tar.gz. Default: the stages' own."),
+        typer.Argument(metavar="RECORDS", help="Files, folders, or a slice's .tar.gz. Default: the stages' records."),
     ] = None,
 ) -> None:
-    """Copy records into records/STUDY/, each once by digest."""
+    """Copy records into records/STUDY/, except those that are already there."""
     from trimlab.records import imports
 
     added, there = imports.import_records(sources or [])
@@ -89,7 +89,7 @@ def import_(
 
 @app.command()
 def report(study: CommittedStudy) -> None:
-    """Render reports/STUDY/ from records/STUDY/ alone."""
+    """Render reports/STUDY/ from the records in records/STUDY/."""
     from trimlab.records import archive
     from trimlab.records.select import select
     from trimlab.report import stage as report_stage
@@ -102,7 +102,7 @@ def report(study: CommittedStudy) -> None:
 
 @app.command()
 def track(study: CommittedStudy) -> None:
-    """Log the records in records/STUDY/ to MLflow: rebuilds a store that was lost."""
+    """Log the records in records/STUDY/ to MLflow, for example to rebuild a lost store."""
     from trimlab.records import archive
     from trimlab.records.select import select
     from trimlab.track import mlflow_runs
@@ -114,17 +114,15 @@ def track(study: CommittedStudy) -> None:
 
 @app.command("slice")
 def slice_(
-    study: Annotated[
-        str, typer.Argument(help="A study of the source tree this is called in.", autocompletion=_studies)
-    ],
-    run_dir: Annotated[Path, typer.Option(help="Where everything is kept between slices.")],
-    out: Annotated[Path, typer.Option(help="Where records, status and log go.")],
-    seconds: Annotated[float, typer.Option(help="Stop after so many.")] = 540,
+    study: Annotated[str, typer.Argument(help="A study of the current source tree.", autocompletion=_studies)],
+    run_dir: Annotated[Path, typer.Option(help="The folder that keeps everything between slices.")],
+    out: Annotated[Path, typer.Option(help="The folder for records, status and log.")],
+    seconds: Annotated[float, typer.Option(help="Stop after this many seconds.")] = 540,
     fresh_source: Annotated[
-        bool, typer.Option("--fresh-source", help="Go on with the source here instead of RUN_DIR's.")
+        bool, typer.Option("--fresh-source", help="Replace the source in RUN_DIR by the current source tree.")
     ] = False,
 ) -> None:
-    """Go on with a study for a while, where commands are cut short: exit code 75 says to call again."""
+    """Run a study for a limited time, on a host that ends long commands. Exit code 75 means: call it again."""
     from trimlab.execution import slices
 
     raise typer.Exit(slices.run(study, run_dir, out, seconds, fresh_source))
@@ -147,7 +145,7 @@ def bundle(
         ),
     ] = None,
 ) -> None:
-    """Pack files, test set and measuring code: `python FILE.zip` measures them on another device."""
+    """Pack exported files, test set and measuring code: `python FILE.zip` measures on another device."""
     from trimlab.benchmark import bundles
 
     study = config.load()
@@ -157,7 +155,7 @@ def bundle(
 
 
 def main() -> None:
-    """Run the command; what the user can fix is one line."""
+    """Run the command. An error that the user can fix is one line."""
     with errors.one_line_errors():
         app()
 

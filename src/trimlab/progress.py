@@ -1,4 +1,4 @@
-"""What a stage says while it works: lines on standard error, and a bar where somebody watches."""
+"""Progress of a stage: lines and a progress bar on standard error."""
 
 import sys
 from collections.abc import Iterable
@@ -21,6 +21,6 @@ def wrote(output: Path) -> None:
 
 
 def bar(items: Iterable[T], label: str, start: int = 0, total: int | None = None) -> Iterable[T]:
-    """Wrap `items` in a progress bar: redrawn on a terminal, elsewhere a line every half minute."""
+    """Wrap `items` in a progress bar: redrawn on a terminal, otherwise one line every half minute."""
     interval = 0.5 if sys.stderr.isatty() else 30.0
     return tqdm(items, desc=label, initial=start, total=total, mininterval=interval, leave=False, ncols=100)

@@ -31,7 +31,7 @@ class Params(Section):
     study: Name
     """The study's name: `records/STUDY` and `reports/STUDY`."""
     seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1)]
-    """Every variant is trained and measured once a seed."""
+    """Every variant is trained and measured once per seed."""
     data: Data
     """How datasets are read and split."""
     datasets: Annotated[dict[Name, DatasetSource], Field(min_length=1)]
@@ -49,7 +49,7 @@ class Params(Section):
     variants: Annotated[dict[Name, Variant], Field(min_length=1)]
     """Workloads at pruning points, by name."""
     quantization: Quantization
-    """Post-training INT8."""
+    """Post-training quantization to INT8."""
     benchmark: Benchmark
     """How exported files are timed."""
     report: Report
@@ -104,7 +104,7 @@ class Params(Section):
         lists: dict[str, Sequence[Any]] = {"seeds": self.seeds, "benchmark.runtimes": self.benchmark.runtimes}
         lists |= {f"variants.{key}.precisions": variant.precisions for key, variant in self.variants.items()}
         return [
-            f"{key} {short(values)} repeat: list each once"
+            f"{key} {short(values)} repeats a value: list each value once"
             for key, values in lists.items()
             if len(set(values)) < len(values)
         ]
@@ -115,7 +115,7 @@ class Params(Section):
         if datasets[0] != datasets[1]:
             problems.append(
                 f"report.candidate {candidate!r} is on dataset {datasets[0]}, report.baseline {baseline!r} on "
-                f"{datasets[1]}: name variants on one dataset"
+                f"{datasets[1]}: name variants on the same dataset"
             )
         if self.point(baseline).ratio > 0:
             problems.append(f"report.baseline {baseline!r} is pruned: name a variant of ratio 0")
@@ -138,7 +138,7 @@ class Params(Section):
         return self.sweep[reference.removeprefix("sweep.")]
 
     def pruning_of(self, variant: str) -> PruningSettings:
-        """Return how a variant is pruned: the shared section, with what its point says otherwise."""
+        """Return the pruning settings of a variant: the shared section, with the values that its point replaces."""
         rounded = self.point(variant).round_to
         return self.pruning.model_copy(update={"round_to": rounded}) if rounded else self.pruning
 
@@ -153,7 +153,7 @@ class Params(Section):
     def training_digest(self, workload: str) -> str:
         """Return the sha256 of what decides a workload's training."""
         spec = self.workloads[workload]
-        # Where the raw files lie decides nothing: they are verified.
+        # The folder of the raw files decides nothing: their content is verified.
         data = self.data.model_dump(exclude={"root"}, exclude_defaults=True)
         return digest_of(data, _values(spec), _values(self.datasets[spec.dataset]), _values(self.recipe(workload)))
 
@@ -163,7 +163,7 @@ class Params(Section):
         return digest_of(self.training_digest(workload), _values(self.point(variant)), _values(self.pruning))
 
     def measurement_digest(self, variant: str) -> str:
-        """Return the sha256 of what decides a variant's files and how they are timed, in whatever runtime."""
+        """Return the sha256 of what decides a variant's files and how they are timed, in any runtime."""
         timing = {key: value for key, value in _values(self.benchmark).items() if key != "runtimes"}
         return digest_of(self.pruning_digest(variant), _values(self.quantization), timing)
 
