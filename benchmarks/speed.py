@@ -1,4 +1,4 @@
-"""Measure what the README says of speed: `python benchmarks/speed.py`, on a quiet machine, about ten minutes.
+"""Measure what docs/speed.md says: `python benchmarks/speed.py`, on a quiet machine, about ten minutes.
 
 Ratios are of medians measured side by side in this one run. Weights are random: speed does not depend on them.
 """
@@ -110,9 +110,10 @@ def tracking_cost(scratch: Path) -> str:
     """A cold store, 100 epochs streamed: what tracking adds to one training."""
     code = (
         "import time; start = time.perf_counter()\n"
-        "from trimlab import params, tracking, records\n"
-        "study = params.load()\n"
-        "with tracking.live(study, 'train', next(iter(study.workloads)), 0) as stream:\n"
+        "from trimlab import config, records\n"
+        "from trimlab.track import mlflow_runs\n"
+        "study = config.load()\n"
+        "with mlflow_runs.live(study, 'train', next(iter(study.workloads)), 0) as stream:\n"
         "    for n in range(1, 101):\n"
         "        stream(records.Epoch(epoch=n, image_size=32, learning_rate=0.1, train_loss=1.0, train_accuracy=0.5,"
         " top1_accuracy=0.5, seconds=1.0, images_per_second=1.0))\n"

@@ -152,7 +152,7 @@ def measurement(
     speed = (pruned.num_params / full) ** 0.8 * (0.3 if precision == "int8" else 1.0)
     weight_bytes = round(4 * pruned.num_params * share)
     fields = _common(of, pruned.workload, seed, device) | {
-        "params_digest": of.measurement_digest(variant),
+        "params_digest": of.measurement_digest(variant, str(changes.get("runtime", "onnxruntime"))),
         "weights_sha256": pruned.weights_sha256,
         "variant": variant,
         "ratio": pruned.ratio,

@@ -87,10 +87,9 @@ class Project:
 
     def records(self):
         """Read all records of the stages, by path."""
-        found = sorted(
-            path for stage in ("train", "prune", "benchmark") for path in (self.root / stage).rglob("seed*.json")
-        )
-        return {str(path.relative_to(self.root)): records.read(path) for path in found}
+        found = [path for stage in ("train", "prune") for path in (self.root / stage).glob("*/record/seed*.json")]
+        found += (self.root / "benchmark").glob("*/seed*.json")
+        return {str(path.relative_to(self.root)): records.read(path) for path in sorted(found)}
 
     def commit(self, message):
         """Commit everything."""

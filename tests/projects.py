@@ -70,4 +70,5 @@ def write_pruned(variant, model):
     sha256 = sha256_of(weights)
     scored = {"num_images": len(images), "dataset_sha256": dataset.sha256, "normalisation": NORMALISATION}
     record = factories.pruning(STUDY, variant, weights_sha256=sha256, **scored)
+    records.write_outcome(record, paths.outcome_file(paths.pruned(variant), 0))
     records.write(record, paths.record_file(paths.pruned(variant), 0))

@@ -48,8 +48,8 @@ def test_every_stage_says_where_its_output_is(reproduced):
     assert all((reproduced.root / output).exists() for output in said)
 
 
-def test_the_readmes_lines_run_a_deployed_file(reproduced, project, tmp_path):
-    code = re.search(r"```python\n(.*?)```", (project / "README.md").read_text(), re.DOTALL)[1]
+def test_the_lines_in_the_docs_run_a_deployed_file(reproduced, project, tmp_path):
+    code = re.search(r"```python\n(.*?)```", (project / "docs/runtimes.md").read_text(), re.DOTALL)[1]
     dataset = load_file(reproduced.root / "prepare/digits/dataset.safetensors")
     labels = np.load(reproduced.root / "benchmark/candidate/seed0-int8-onnxruntime.npy")
     for index in range(3):
@@ -92,6 +92,11 @@ def test_a_constant_of_augmentation_makes_exactly_the_cells_stale_that_train(tin
     file.write_text(whole)
     tiny.run("dvc", "repro", "fingerprint")
     assert json.loads(tiny.run("dvc", "status", "--json")) == {}
+
+
+def test_a_training_that_gives_equal_weights_reruns_nothing_below_it(tiny):
+    tiny.run("dvc", "repro", "-f", "-s", "train@digits")
+    assert tiny.repro() == ["report"], "its record has other times"
 
 
 def test_two_runs_of_a_seed_give_the_same_records(tiny):
@@ -206,10 +211,10 @@ def test_a_machine_with_more_runtimes_measures_anew_and_one_with_the_same_nothin
 
 def test_a_study_starts_from_a_weights_file(tiny):
     (tiny.root / "data").mkdir(exist_ok=True)
-    shutil.copy(tiny.root / "train/digits/seed0.safetensors", tiny.root / "data/given.safetensors")
+    shutil.copy(tiny.root / "train/digits/model/seed0.safetensors", tiny.root / "data/given.safetensors")
     tiny.edit("weights: data/none", "weights: data/given.safetensors")
     assert tiny.repro("prune@base") == ["train@digits", "prune@base"]
-    trained = tiny.records()["train/digits/seed0.json"]
+    trained = tiny.records()["train/digits/record/seed0.json"]
     assert (trained.origin, trained.epochs) == ("file", 0)
 
 
@@ -235,16 +240,16 @@ def test_a_changed_image_reruns_its_datasets_cells_and_checkout_brings_the_forme
     tiny.repro()
     tiny.commit("with shades")
     report = (tiny.root / "report/report.md").read_bytes()
-    weights = (tiny.root / "train/shades/seed0.safetensors").read_bytes()
+    weights = (tiny.root / "train/shades/model/seed0.safetensors").read_bytes()
 
     Image.new("RGB", (32, 32), (200, 10, 10)).save(tiny.root / "data/shades/train/dark/00.png")
     tiny.run("dvc", "add", "data/shades")
     assert tiny.repro() == ["prepare@shades", "train@shades", "report"]
     tiny.commit("another image")
-    assert (tiny.root / "train/shades/seed0.safetensors").read_bytes() != weights
+    assert (tiny.root / "train/shades/model/seed0.safetensors").read_bytes() != weights
 
     tiny.run("git", "checkout", "-q", "HEAD~1")
     tiny.run("dvc", "checkout")
-    assert (tiny.root / "train/shades/seed0.safetensors").read_bytes() == weights
+    assert (tiny.root / "train/shades/model/seed0.safetensors").read_bytes() == weights
     assert (tiny.root / "report/report.md").read_bytes() == report
     assert tiny.repro() == []

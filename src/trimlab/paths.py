@@ -16,6 +16,10 @@ REPORTS = Path("reports")
 STATE = Path(".dvc/tmp/trimlab")
 """Resumable checkpoints, kept measurements and locks. It is not an output: DVC deletes those before it runs a stage."""
 
+MODEL = "model"
+"""The output of `train` and `prune` on which later stages depend: weights and what follows from them. The record, with
+times and dates, is another one: equal weights re-run nothing."""
+
 NO_FILE = Path("data/none")
 """The committed file that stands for "none" (DVC has no optional dependency)."""
 
@@ -78,17 +82,22 @@ def measured(variant: str) -> Path:
 
 def weights_file(folder: Path, seed: int) -> Path:
     """Return the weights of one seed in a `train` or `prune` folder."""
-    return folder / f"seed{seed}.safetensors"
+    return folder / MODEL / f"seed{seed}.safetensors"
+
+
+def outcome_file(folder: Path, seed: int) -> Path:
+    """Return what follows from the weights of one seed in a `train` or `prune` folder: accuracy, size, MACs."""
+    return folder / MODEL / f"seed{seed}.json"
 
 
 def torch_labels_file(variant: str, seed: int) -> Path:
     """Return the file of labels that the eager torch model predicts for the scored images, uint16."""
-    return pruned(variant) / f"seed{seed}-labels.npy"
+    return pruned(variant) / MODEL / f"seed{seed}-labels.npy"
 
 
 def record_file(folder: Path, seed: int) -> Path:
     """Return the record of one seed in a `train` or `prune` folder."""
-    return folder / f"seed{seed}.json"
+    return folder / "record" / f"seed{seed}.json"
 
 
 def onnx_file(variant: str, seed: int, precision: str, flavour: str = "") -> Path:

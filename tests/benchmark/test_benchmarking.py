@@ -84,7 +84,7 @@ def test_a_record_speaks_of_its_file_and_its_weights(project, study, precision):
     assert record.file_bytes == file.stat().st_size > record.weight_bytes
     assert record.weights_sha256 == sha256_of(project / paths.weights_file(paths.pruned("small"), 0))
     assert record.yardstick_sha256 == sha256_of(project / onnx_files.yardstick_file("small", 0))
-    assert record.params_digest == study.measurement_digest("small")
+    assert record.params_digest == study.measurement_digest("small", record.runtime)
     assert record.device.threads == 1
     assert record.latency.batch_size == 1
     assert record.batch_latency.batch_size == 64
@@ -332,10 +332,10 @@ def test_onnxruntime_labels_a_file_once(wanted, project, study, monkeypatch, cap
             1000,
             r"seed0-yardstick\.onnx is not a file that onnxruntime opens",
         ),
-        ("prune/small-r50/seed0-labels.npy", None, r"seed0-labels\.npy cannot be read \(No such file"),
-        ("prune/small-r50/seed0-labels.npy", 50, r"seed0-labels\.npy holds no labels"),
-        ("prune/small-r50/seed0-labels.npy", b"", r"seed0-labels\.npy holds no labels"),
-        ("prune/small-r50/seed0.json", 50, r"seed0\.json is not a record"),
+        ("prune/small-r50/model/seed0-labels.npy", None, r"seed0-labels\.npy cannot be read \(No such file"),
+        ("prune/small-r50/model/seed0-labels.npy", 50, r"seed0-labels\.npy holds no labels"),
+        ("prune/small-r50/model/seed0-labels.npy", b"", r"seed0-labels\.npy holds no labels"),
+        ("prune/small-r50/model/seed0.json", 50, r"seed0\.json does not say what its weights achieve"),
     ],
 )
 def test_a_missing_or_broken_input_is_one_line(name, content, message, project, study, monkeypatch, tmp_path):

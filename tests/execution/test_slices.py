@@ -37,6 +37,7 @@ sys.exit(int(os.environ["FAKE_END"]))
 
 STUDY = factories.study()
 CELLS = [
+    "fingerprint",
     *(f"prepare@{name}" for name in STUDY.datasets),
     *(f"train@{name}" for name in STUDY.workloads),
     *(f"{stage}@{name}" for stage in ("prune", "quantize") for name in STUDY.variants),
@@ -227,9 +228,9 @@ def test_two_slices_at_once_are_refused(source, run_dir):
 @pytest.mark.parametrize(
     ("end", "code", "done", "said"),
     [
-        ("0", 0, len(CELLS), "24 of 24 cells are done\n"),
-        ("1", 1, 10, "without quantize@large, quantize@large-r50, quantize@large-r80 and 11 more: some of them failed"),
-        ("never", 75, 23, "23 of 24 cells are done, without report: call again\n"),
+        ("0", 0, len(CELLS), "25 of 25 cells are done\n"),
+        ("1", 1, 11, "without quantize@large, quantize@large-r50, quantize@large-r80 and 11 more: some of them failed"),
+        ("never", 75, 24, "24 of 25 cells are done, without report: call again\n"),
     ],
 )  # fmt: skip
 def test_the_exit_code_and_the_last_line_say_how_far_it_is(
@@ -449,7 +450,7 @@ def test_a_study_that_is_killed_again_and_again_ends_as_one_that_never_was(repro
     host.stopped_at("train digits: going on at epoch", signal.SIGKILL)
     assert host.stopped_at("benchmark base: seed 0, fp16", signal.SIGTERM) == 75
     assert not running(host.run_dir)
-    assert {"train/digits/seed0.json", "prune/base/seed0.json"} <= set(names_in(out / "records.tar.gz"))
+    assert {"train/digits/record/seed0.json", "prune/base/record/seed0.json"} <= set(names_in(out / "records.tar.gz"))
     assert host.finish() == 0, host.printed[-1]
 
     printed = "".join(host.printed)

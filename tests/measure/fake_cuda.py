@@ -2,7 +2,7 @@
 
     cuda = FakeCuda("12.9.10")
     cuda.install(monkeypatch)
-    cuda.fails("cudaMalloc", "cudaErrorMemoryAllocation")
+    assert cuda.alive == {}
 
 Device memory is ordinary memory that only copies of the right kind may touch, so that what is copied there and back is
 the same, and a wrong pointer is an error code instead of a crash. What is asked of a stream is done at once, or, where
@@ -19,21 +19,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fake_tensorrt import Declared, contract
+from fake_tensorrt import Declared, contract, missing
 
-PROPERTIES = {"name": b"Fake GPU", "major": 9, "minor": 0, "multiProcessorCount": 132, "totalGlobalMem": 80 << 30}
-"""Of the GPU; its other properties are 0."""
+PROPERTIES = {"name": b"Fake GPU", "major": 9, "minor": 0, "totalGlobalMem": 80 << 30}
 
-WITHOUT_GPU = {"cudaDriverGetVersion", "cudaGetErrorName", "cudaGetErrorString", "cudaRuntimeGetVersion"}
-"""What works on a machine without one."""
+WITHOUT_GPU = {"cudaDriverGetVersion", "cudaGetErrorName", "cudaRuntimeGetVersion"}
+"""What works on a machine without a GPU."""
 
-ON_DEVICE = {
-    "cudaMemcpyHostToHost": (False, False),
-    "cudaMemcpyHostToDevice": (True, False),
-    "cudaMemcpyDeviceToHost": (False, True),
-    "cudaMemcpyDeviceToDevice": (True, True),
-    "cudaMemcpyDefault": (None, None),
-}
+ON_DEVICE = {"cudaMemcpyHostToDevice": (True, False), "cudaMemcpyDeviceToHost": (False, True)}
 """Whether a copy's destination and source are on the device."""
 
 
@@ -75,11 +68,11 @@ class FakeCuda:
         self._devices = devices
         self._error = error
         self._declared = Declared(self.module)
-        self._failing: dict[str, str] = {}
         self._made = 0
         self._milliseconds = 0.0
         self._captured: dict[int, list[Callable[[], None]]] = {}
         self._fill(contract(f"cuda-bindings-{version}"))
+        vars(self.module)["__getattr__"] = self._no_attribute
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let `cuda.bindings.runtime` be the fake."""
@@ -87,12 +80,6 @@ class FakeCuda:
         vars(bindings)["runtime"], vars(cuda)["bindings"] = self.module, bindings
         for module in (cuda, bindings, self.module):
             monkeypatch.setitem(sys.modules, module.__name__, module)
-
-    def fails(self, name: str, error: str) -> None:
-        """Let a function return an error, by its name, from now on."""
-        if not hasattr(self.module, name) or error not in self._declared.classes["cudaError_t"].__members__:
-            raise KeyError(f"the contract has no function {name} or no error {error}")
-        self._failing[name] = error
 
     def array(self, address: int, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return device memory as an array that shares it."""
@@ -114,14 +101,15 @@ class FakeCuda:
             setattr(self.module, name, of)
         for name, overloads in found["functions"].items():
             setattr(self.module, name, self._function(name, overloads))
-            if self._error and name not in WITHOUT_GPU:
-                self.fails(name, self._error)
+
+    def _no_attribute(self, name: str) -> Any:
+        raise missing(self.module.__name__, name)
 
     def _class(self, name: str, parts: Any) -> type:
         if "members" in parts:
             return enum.IntEnum(name, parts["members"])
         if name == "cudaDeviceProp":
-            return type(name, (), {"__slots__": [one for one in parts["attributes"] if one != "getPtr"]})
+            return type(name, (), {"__slots__": parts["attributes"]})
         return type(name, (Handle,), {})
 
     def _function(self, name: str, overloads: list[str]) -> Callable[..., tuple[Any, ...]]:
@@ -130,8 +118,8 @@ class FakeCuda:
             self.calls.append((name, arguments))
             status = self._declared.classes["cudaError_t"]
             try:
-                if name in self._failing:
-                    raise Failure(self._failing[name])
+                if self._error and name not in WITHOUT_GPU:
+                    raise Failure(self._error)
                 return status["cudaSuccess"], *getattr(self, f"_{name}")(**arguments)
             except Failure as failure:
                 return status[str(failure)], *[None] * returned.count(",")
@@ -186,13 +174,13 @@ class FakeCuda:
         blocks = self.alive.get(where, {}).items()
         return next(((start, memory) for start, memory in blocks if start <= address < start + memory.size), None)
 
-    def _side(self, pointer: Any, size: int, on_device: bool | None) -> int:
+    def _side(self, pointer: Any, size: int, on_device: bool) -> int:
         """Return the address of a copy's one side; the whole range must be where it is said to be."""
         address = int(pointer.ctypes.data if isinstance(pointer, np.ndarray) else pointer)
         device = self._holding("device", address)
         block = device or self._holding("host", address)
         beyond = block is not None and address + size > block[0] + block[1].size
-        if beyond or on_device not in (None, device is not None):
+        if beyond or on_device != (device is not None):
             raise Failure("cudaErrorInvalidValue")
         return address
 
@@ -209,16 +197,8 @@ class FakeCuda:
     def _cudaMallocHost(self, size: int) -> tuple[int]:
         return self._allocate("host", size)
 
-    def _cudaHostAlloc(self, size: int, flags: int) -> tuple[int]:
-        return self._allocate("host", size)
-
     def _cudaFreeHost(self, ptr: Any) -> tuple[()]:
         return self._release("host", ptr)
-
-    def _cudaMemcpy(self, dst: Any, src: Any, count: int, kind: Any) -> tuple[()]:
-        self._no_capture()
-        self._copy(dst, src, count, kind)
-        return ()
 
     def _cudaMemcpyAsync(self, dst: Any, src: Any, count: int, kind: Any, stream: Any) -> tuple[()]:
         self.enqueue(self._stream(stream), lambda: self._copy(dst, src, count, kind))
@@ -236,9 +216,6 @@ class FakeCuda:
 
     def _cudaStreamSynchronize(self, stream: Any) -> tuple[()]:
         self._stream(stream)
-        return self._no_capture()
-
-    def _cudaDeviceSynchronize(self) -> tuple[()]:
         return self._no_capture()
 
     def _cudaStreamBeginCapture(self, stream: Any, mode: Any) -> tuple[()]:
@@ -292,19 +269,12 @@ class FakeCuda:
     def _cudaGetDeviceCount(self) -> tuple[int]:
         return (self._devices,)
 
-    def _cudaGetDevice(self) -> tuple[int]:
-        return (0,)
-
-    def _cudaSetDevice(self, device: int) -> tuple[()]:
+    def _cudaGetDeviceProperties(self, device: int) -> tuple[Any]:
         if not 0 <= device < self._devices:
             raise Failure("cudaErrorInvalidDevice")
-        return ()
-
-    def _cudaGetDeviceProperties(self, device: int) -> tuple[Any]:
-        self._cudaSetDevice(device)
         made = self._declared.classes["cudaDeviceProp"]()
-        for name in made.__slots__:
-            setattr(made, name, PROPERTIES.get(name, 0))
+        for name, value in PROPERTIES.items():
+            setattr(made, name, value)
         return (made,)
 
     def _cudaDriverGetVersion(self) -> tuple[int]:
@@ -315,6 +285,3 @@ class FakeCuda:
 
     def _cudaGetErrorName(self, error: Any) -> tuple[bytes]:
         return (error.name.encode(),)
-
-    def _cudaGetErrorString(self, error: Any) -> tuple[bytes]:
-        return (f"description of {error.name}".encode(),)

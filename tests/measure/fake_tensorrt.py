@@ -7,9 +7,10 @@
     ...
     assert ("IBuilderConfig.set_flag", {"flag": trt.BuilderFlag.FP16}) in fake.calls
 
-A call or an attribute that the real library would refuse is refused with the same kind of error. It is stricter in one
-thing: None is no object, though the library takes it for some pointers. And it knows no order of calls: that a profile
-was added, or a tensor is there, only the library can say.
+A call or an attribute that the real library would refuse is refused with the same kind of error. Two things are
+stricter: None is no object, though the library takes it for some pointers, and a name that contracts/called.py does not
+list is no attribute. And it knows no order of calls: that a profile was added, or a tensor is there, only the library
+can say.
 """
 
 import __future__
@@ -18,7 +19,6 @@ import ast
 import functools
 import inspect
 import json
-import math
 import numbers
 import operator
 import sys
@@ -30,18 +30,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-CONTRACTS = Path(__file__).with_name("contracts")
+from contracts.called import TENSORRT, with_owners
 
-NUMPY = {
-    "FLOAT": np.float32,
-    "HALF": np.float16,
-    "INT8": np.int8,
-    "INT32": np.int32,
-    "BOOL": np.bool_,
-    "UINT8": np.uint8,
-    "INT64": np.int64,
-}
-"""What `nptype` answers; other types have no NumPy equivalent."""
+CONTRACTS = Path(__file__).with_name("contracts")
 
 
 def contract(name: str) -> Any:
@@ -67,57 +58,44 @@ def instance(*of: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, of)
 
 
-def anything(_: Any) -> bool:
-    """Accept any value."""
-    return True
-
-
 ACCEPTS: dict[str, Callable[[Any], bool]] = {
-    "Any": anything,
-    "Callable": callable,
-    "Iterable": works(iter),
-    "Iterator": works(iter),
-    "None": instance(type(None)),
     "bool": instance(bool, np.bool_),
     "buffer": works(memoryview),
-    "bytes": instance(bytes),
-    "capsule": anything,
     "float": instance(numbers.Real),
     "int": works(operator.index),
     "list": instance(list),
-    "memoryview": instance(memoryview),
-    "numpy.ndarray": instance(np.ndarray),
-    "object": anything,
-    "slice": instance(slice),
+    "object": lambda _: True,
     "str": instance(str, bytes),
     "tuple": instance(tuple),
 }
 """What pybind11 takes for a declared type that is not a class of the module."""
 
 DEFAULTS: dict[str, Callable[[], Any]] = {
-    "Any": lambda: None,
-    "Iterator": lambda: iter(()),
     "List": list,
     "None": lambda: None,
     "bool": lambda: True,
     "buffer": bytes,
-    "bytes": bytes,
-    "capsule": lambda: None,
-    "float": lambda: 1.0,
     "int": lambda: 1,
-    "list": list,
-    "memoryview": lambda: memoryview(b""),
-    "numpy.ndarray": lambda: np.zeros(1, np.float32),
-    "object": lambda: None,
     "str": lambda: "text",
-    "tuple": tuple,
 }
 """What a call returns, unless a test says otherwise."""
 
-SIZES = "List[int]"
-CONVERTED = {"Weights": "numpy.ndarray", "Permutation": SIZES}
-CONVERTED |= dict.fromkeys(["Dims", "Dims2", "Dims3", "Dims4", "DimsHW"], SIZES)
+CONVERTED = {"Dims": "List[int]"}
 """Classes that pybind11 makes by itself out of an argument of another type."""
+
+
+def missing(library: str, name: str) -> AttributeError:
+    """Return the error for a name that a contract lacks: it says whether the library lacks it, or we never call it.
+
+    Args:
+        library: with its version: "TensorRT 8.5.3.1".
+        name: dotted, as contracts/called.py has it.
+    """
+    if name in with_owners(TENSORRT):
+        return AttributeError(f"{library} has no {name}")
+    return AttributeError(
+        f"{name} is not in the contract of {library}: add it to called.py and write the contracts again"
+    )
 
 
 class Declared:
@@ -145,7 +123,7 @@ class Declared:
             signature = self.signature(text)
             arguments = self.arguments(signature, given, named)
             if arguments is not None:
-                return arguments, "" if signature.return_annotation is signature.empty else signature.return_annotation
+                return arguments, signature.return_annotation
         kinds = ", ".join([kind(value) for value in given] + [f"{key}={kind(value)}" for key, value in named.items()])
         raise TypeError(f"{name}(): incompatible function arguments: ({kinds}); supported: {overloads}")
 
@@ -171,8 +149,6 @@ class Declared:
         if container == "List":
             sequence = hasattr(value, "__getitem__") and not isinstance(value, str | bytes | dict)
             return sequence and all(self.accepts(items[0], item) for item in value)
-        if container == "Tuple":
-            return isinstance(value, tuple) and len(value) == len(items) and all(map(self.accepts, items, value))
         if container in ACCEPTS:
             return ACCEPTS[container](value)
         converted = container in CONVERTED and self.accepts(CONVERTED[container], value)
@@ -194,7 +170,24 @@ def kind(value: Any) -> str:
     return type(value).__name__
 
 
-class Member:
+class Declaring(type):
+    """The type of a class out of a contract: says why the class has no attribute of a name."""
+
+    _library: str
+
+    def __getattr__(cls, name: str) -> Any:
+        raise cls.lacks(name)
+
+    def lacks(cls, name: str) -> AttributeError:
+        """Return the error for a name that neither the class nor its bases declare."""
+        owners = [of.__qualname__ for of in cls.__mro__ if "_library" in vars(of)]
+        if not owners:
+            return AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}")
+        called = [f"{owner}.{name}" for owner in owners if f"{owner}.{name}" in with_owners(TENSORRT)]
+        return missing(cls._library, (called or [f"{owners[0]}.{name}"])[0])
+
+
+class Member(metaclass=Declaring):
     """A member of an enum, as pybind11's are: no number, but convertible to one."""
 
     __slots__ = ("value",)
@@ -222,7 +215,7 @@ class Member:
         return f"<{self}: {self.value}>"
 
 
-class Meta(type):
+class Meta(Declaring):
     """Holds a Python subclass to calling its base's constructor."""
 
     def __call__(cls, *given: Any, **named: Any) -> Any:
@@ -237,9 +230,12 @@ class Object(metaclass=Meta):
 
     def __setattr__(self, name: str, value: Any) -> None:
         declared = isinstance(getattr(type(self), name, None), property)
-        if not declared and "_declared" in vars(type(self)):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if not declared and "_library" in vars(type(self)):
+            raise type(self).lacks(name)
         super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        raise type(self).lacks(name)
 
     def _fill(self, *_: Any) -> None:
         """Take over what the constructor, or a test, gave."""
@@ -307,6 +303,7 @@ class FakeTensorRT:
 
     def __init__(self, version: str) -> None:
         self.contract = contract(f"tensorrt-{version}")
+        self._library = f"TensorRT {version}"
         self.module = types.ModuleType("tensorrt")
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self._declared = Declared(self.module)
@@ -316,19 +313,17 @@ class FakeTensorRT:
         for name in self.contract["classes"]:
             self._class(name)
         self._constants()
-        for name, overloads in self.contract["functions"].items():
-            setattr(self.module, name, self._callable(name, overloads))
-        self._known_behaviour()
+        vars(self.module)["__getattr__"] = self._no_attribute
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let `tensorrt` be the fake."""
         monkeypatch.setitem(sys.modules, "tensorrt", self.module)
 
     def returns(self, name: str, value: Any) -> None:
-        """Let a method, function or attribute return a value from now on.
+        """Let a method or attribute return a value from now on.
 
         Args:
-            name: as the contract has it: `Class.name`, where Class is the one that declares it.
+            name: `Class.name`, where Class is the one that declares it.
             value: or a function that gives it, of the object and of the arguments by name. A sequence becomes Dims,
                 bytes become IHostMemory, where that is declared; None stands for itself.
 
@@ -336,7 +331,7 @@ class FakeTensorRT:
             KeyError: the contract has no such name.
         """
         if name not in self._names:
-            raise KeyError(f"{name} is not in the contract of TensorRT {self.contract['version']}")
+            raise KeyError(str(missing(self._library, name)))
         self._returns[name] = value
 
     def make(self, name: str, *given: Any) -> Any:
@@ -361,7 +356,7 @@ class FakeTensorRT:
         return made[name]
 
     def _enum(self, name: str, entry: Any) -> type:
-        of = type(name.rsplit(".", 1)[-1], (Member,), {"__slots__": (), "__module__": "tensorrt"})
+        of = Declaring(name.rsplit(".", 1)[-1], (Member,), {"__slots__": (), **self._named(name)})
         in_order = sorted(entry["members"].items(), key=lambda item: item[1])
         of.__members__ = {member: of(value) for member, value in in_order}
         for member, value in of.__members__.items():
@@ -371,12 +366,14 @@ class FakeTensorRT:
     def _plain(self, name: str, entry: Any) -> type:
         behaviour = BEHAVIOUR.get(name, Object)
         bases = tuple(self._class(base) for base in entry.get("bases", [])) or (behaviour,)
-        space: dict[str, Any] = {"__module__": "tensorrt", "_declared": True, "__init__": self._no_constructor(name)}
+        space: dict[str, Any] = {**self._named(name), "__init__": self._no_constructor(name)}
         for method, overloads in entry.get("methods", {}).items():
             if method not in vars(behaviour):
-                call = self._callable(f"{name}.{method}", overloads)
-                space[method] = call if overloads[0].startswith("(self") else staticmethod(call)
+                space[method] = self._callable(f"{name}.{method}", overloads)
         return Meta(name.rsplit(".", 1)[-1], bases, space | self._properties(name, entry))
+
+    def _named(self, name: str) -> dict[str, Any]:
+        return {"__module__": "tensorrt", "__qualname__": name, "_library": self._library}
 
     def _properties(self, name: str, entry: Any) -> dict[str, Any]:
         return {
@@ -393,19 +390,13 @@ class FakeTensorRT:
         for name, of in classes.items():
             if "." not in name:
                 setattr(self.module, name, of)
-        for owner, entry in [*self.contract["classes"].items(), ("", self.contract)]:
+        for owner, entry in self.contract["classes"].items():
             for name, target in entry.get("constants", {}).items():
                 of, _, member = target.rpartition(".")
-                value = classes[target] if target in classes else classes[of].__members__[member]
-                setattr(classes[owner] if owner else self.module, name, value)
+                setattr(classes[owner], name, classes[target] if target in classes else classes[of].__members__[member])
 
-    def _known_behaviour(self) -> None:
-        """Let work what the library does in Python."""
-        types_of_data = self._declared.classes["DataType"]
-        types_of_data.itemsize = property(lambda member: np.dtype(numpy_type(member)).itemsize)
-        self.returns("nptype", lambda trt_type: numpy_type(trt_type))
-        self.returns("volume", lambda iterable: math.prod(iterable))
-        self.returns("IHostMemory.nbytes", lambda memory: bytearray.__len__(memory))
+    def _no_attribute(self, name: str) -> Any:
+        raise missing(self._library, name)
 
     def _no_constructor(self, name: str) -> Callable[..., None]:
         def refuse(*_: Any, **__: Any) -> None:
@@ -414,14 +405,14 @@ class FakeTensorRT:
         return refuse
 
     def _callable(self, name: str, overloads: list[str]) -> Callable[..., Any]:
-        """Return a function, or a method of objects where the overloads have a `self`."""
+        """Return a method."""
 
         def call(*given: Any, **named: Any) -> Any:
             arguments, kind = self._declared.bind(name, overloads, given, named)
-            this = [arguments.pop("self")] if overloads[0].startswith("(self") else []
+            this = arguments.pop("self")
             self.calls.append((name, arguments))
             if name.endswith(".__init__"):
-                return construct(this[0], arguments)
+                return construct(this, arguments)
             return self._result(name, kind, this, arguments)
 
         self._names.add(name)
@@ -433,7 +424,7 @@ class FakeTensorRT:
         def read(this: Any) -> Any:
             if name not in self._returns:
                 return vars(this).setdefault(attribute, self._default(kind))
-            return self._result(name, kind, [this], {})
+            return self._result(name, kind, this, {})
 
         self._names.add(name)
         return read
@@ -448,14 +439,14 @@ class FakeTensorRT:
 
         return write
 
-    def _result(self, name: str, kind: str, this: list[Any], arguments: dict[str, Any]) -> Any:
+    def _result(self, name: str, kind: str, this: Any, arguments: dict[str, Any]) -> Any:
         """Return what a test asked for, or else something of the declared type."""
         if name not in self._returns:
             return self._default(kind)
         value = self._returns[name]
         if callable(value):
-            value = value(*this, **arguments)
-        return value if value is None or not kind else self._checked(name, kind, value)
+            value = value(this, **arguments)
+        return value if value is None else self._checked(name, kind, value)
 
     def _checked(self, name: str, kind: str, value: Any) -> Any:
         """Return a test's value as the declared type; the library could return no other."""
@@ -469,18 +460,5 @@ class FakeTensorRT:
         return value
 
     def _default(self, kind: str) -> Any:
-        container, items = parts(kind) if kind else ("None", [])
-        if container == "Tuple":
-            return tuple(self._default(item) for item in items)
+        container, _ = parts(kind)
         return DEFAULTS[container]() if container in DEFAULTS else self.make(container)
-
-
-def numpy_type(data_type: Any) -> type:
-    """Return the NumPy type of a `DataType`.
-
-    Raises:
-        TypeError: there is none.
-    """
-    if data_type.name not in NUMPY:
-        raise TypeError("Could not resolve TensorRT datatype to an equivalent numpy datatype.")
-    return NUMPY[data_type.name]

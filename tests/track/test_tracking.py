@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shutil
@@ -106,11 +107,18 @@ def _contents(client: MlflowClient, study: config.Params, folder: Path) -> list[
             "tags": {key: names.get(value, value) for key, value in run.data.tags.items()},
             "metrics": _history(client, run),
             "inputs": [(entry.dataset, entry.tags) for entry in run.inputs.dataset_inputs],
-            "artifacts": _artifacts(client, run, folder),
+            "artifacts": _named(_artifacts(client, run, folder), names),
         }
         for run in runs
     ]
     return sorted(contents, key=lambda run: run["name"])
+
+
+def _named(artifacts: dict[str, str], names: dict[str, str]) -> dict[str, str]:
+    """Put names in the place of runs' ids."""
+    for run_id, name in names.items():
+        artifacts = {file: text.replace(run_id, name) for file, text in artifacts.items()}
+    return artifacts
 
 
 def _stream(study: config.Params, stage: str, name: str, epochs: list[records.Epoch]) -> None:
@@ -275,7 +283,31 @@ def test_experiments_of_dvc_have_parents_of_their_own(
     mlflow_runs.log(changed, record)
     experiments = sorted(run.data.tags["dvc.experiment"] for run in _parents(store, study))
     assert experiments == ["it's", "it's", "none"]
-    assert len(_children(store, study)) == 3
+
+
+def test_an_experiment_logs_the_cells_that_it_changed_and_refers_to_the_others(
+    study: config.Params, store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _all_records(study)
+    mlflow_runs.complete(study, before)
+    monkeypatch.setenv("DVC_EXP_NAME", "other")
+    changed = factories.pruning(study, "small-r50", weights_sha256=factories.weights("other"))
+    after = [changed if record.digest == before[-1].digest else record for record in before]
+    mlflow_runs.complete(study, after)
+    [parent] = [run for run in _parents(store, study) if run.data.tags["dvc.experiment"] == "other"]
+    own = [run for run in _children(store, study) if run.data.tags["mlflow.parentRunId"] == parent.info.run_id]
+    assert [run.data.tags[mlflow_runs.RECORD_TAG] for run in own] == [changed.digest]
+    cells = json.loads(_artifacts(store, parent, tmp_path)["cells.json"])
+    runs = {run.info.run_id: run.data.tags.get(mlflow_runs.RECORD_TAG) for run in _children(store, study)}
+    assert [runs[cell["run_id"]] for cell in cells] == [record.digest for record in after]
+
+
+def test_a_note_in_the_report_makes_no_new_parent(study: config.Params, store: MlflowClient) -> None:
+    everything = _all_records(study)
+    mlflow_runs.complete(study, everything)
+    report = study.report.model_copy(update={"title": "Another", "notes": ["A remark."]})
+    mlflow_runs.complete(study.model_copy(update={"report": report}), everything)
+    assert len(_parents(store, study)) == 1
 
 
 def test_a_run_has_the_params_that_decided_it_and_no_other_variants(study: config.Params, store: MlflowClient) -> None:

@@ -322,7 +322,7 @@ def test_a_checkpoint_belongs_to_the_code_precision_and_torch_that_made_it(in_tm
     with monkeypatch.context() as patched:
         patched.setattr(torch, "__version__", "99.0")
         assert file() != first
-    monkeypatch.setattr(loop.fingerprint, "of", lambda module: "edited")
+    monkeypatch.setattr(resume.fingerprint, "of", lambda module: "edited")
     assert file() != first
 
 
@@ -332,7 +332,7 @@ def test_old_weights_are_not_taken_for_a_result_of_edited_code(quick, monkeypatc
     train_stage.train_workload(short, "resnet20-digits", 0, on_epoch=lambda _: None)
     steps, step = [], loop._Loop._step
     monkeypatch.setattr(loop._Loop, "_step", lambda *given: (steps.append(None), step(*given)))
-    monkeypatch.setattr(loop.fingerprint, "of", lambda module: "edited")
+    monkeypatch.setattr(resume.fingerprint, "of", lambda module: "edited")
     train_stage.train_workload(short, "resnet20-digits", 0, on_epoch=lambda _: None)
     assert steps
 

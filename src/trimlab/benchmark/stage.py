@@ -16,11 +16,8 @@ from trimlab.measure import weights
 from trimlab.measure.errors import NoRuntimeError, UnavailableError
 from trimlab.quantize import onnx_files
 
-_LINEAGE = {
-    "workload", "model", "dataset", "dataset_sha256", "split", "num_classes", "num_images", "seed",
-    "weights_sha256", "normalisation", "variant", "ratio", "num_params", "macs",
-}  # fmt: skip
-"""What a measurement has from its variant's pruning record."""
+_LINEAGE = records.fields_with(records.Pruning, records.OF_WEIGHTS) & set(records.Measurement.model_fields)
+"""What a measurement has from its variant's weights."""
 
 
 def benchmark_variant(study: config.Params, variant: str) -> list[records.Measurement]:
@@ -155,19 +152,18 @@ def _write_index(variant: str, measured: list[records.Measurement]) -> None:
 
 
 def _lineage(study: config.Params, cell: Cell) -> dict[str, Any]:
-    pruning = records.read(paths.record_file(paths.pruned(cell.variant), cell.seed))
-    assert isinstance(pruning, records.Pruning)
+    outcome = records.read_outcome(paths.outcome_file(paths.pruned(cell.variant), cell.seed))
     calibrated = cell.precision in ("int8", "int8-entropy")
     return {
         "kind": "measurement",
-        **pruning.model_dump(include=_LINEAGE),
+        **{key: value for key, value in outcome.items() if key in _LINEAGE and key != "top1_accuracy"},
         "study": study.study,
-        "params_digest": study.measurement_digest(cell.variant),
+        "params_digest": study.measurement_digest(cell.variant, cell.runtime),
         "commit": records.commit(),
         "versions": machine.versions("torch", "onnx"),
         "weight_bytes": onnx_files.weight_bytes(cell.file),
         "weight_bits": 8 if cell.precision == "int8" else None,
-        "torch_top1_accuracy": pruning.top1_accuracy,
+        "torch_top1_accuracy": outcome["top1_accuracy"],
         "calibration_sha256": onnx_files.read_manifest(cell.variant)["calibration_sha256"] if calibrated else None,
     }
 

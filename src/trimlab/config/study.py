@@ -147,8 +147,8 @@ class Params(Section):
         return self.workloads[self.variants[variant].workload]
 
     def digest(self) -> str:
-        """Return the sha256 of all values."""
-        return digest_of(_values(self))
+        """Return the sha256 of all values that decide a figure: the report's title and notes do not."""
+        return digest_of(_values(self) | {"report": self.report.model_dump(include={"baseline", "candidate"})})
 
     def training_digest(self, workload: str) -> str:
         """Return the sha256 of what decides a workload's training."""
@@ -162,9 +162,10 @@ class Params(Section):
         workload = self.variants[variant].workload
         return digest_of(self.training_digest(workload), _values(self.point(variant)), _values(self.pruning))
 
-    def measurement_digest(self, variant: str) -> str:
-        """Return the sha256 of what decides a variant's files and how they are timed, in any runtime."""
-        timing = {key: value for key, value in _values(self.benchmark).items() if key != "runtimes"}
+    def measurement_digest(self, variant: str, runtime: str) -> str:
+        """Return the sha256 of what decides a variant's files and how they are timed in a runtime."""
+        others = {"batch_size"} if runtime == "tensorrt" else {"gpu_batch_size", "builds"}
+        timing = {key: value for key, value in _values(self.benchmark).items() if key not in {"runtimes", *others}}
         return digest_of(self.pruning_digest(variant), _values(self.quantization), timing)
 
 

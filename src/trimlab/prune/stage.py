@@ -38,22 +38,21 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     point, workload = study.point(variant), study.variants[variant].workload
     dataset = dataset_for(study.workloads[workload])
     baseline = paths.weights_file(paths.trained(workload), seed)
-    trained = records.read(paths.record_file(paths.trained(workload), seed))
-    assert isinstance(trained, records.Training)
+    trained = records.read_outcome(paths.outcome_file(paths.trained(workload), seed))
     model = checkpoint.load(baseline)
     section = study.pruning_of(variant)
     pruner.prune(model, point.ratio, section, dataset.image_shape, seed, keys_of(study, variant))
     with machine.exclusive(f"prune {variant}") as watch:
         tuned = _fine_tuned(model, study, variant, dataset, seed, on_epoch)
     path = paths.weights_file(paths.pruned(variant), seed)
-    checkpoint.save(model, path, {"model": trained.model, "num_classes": str(dataset.num_classes)})
+    checkpoint.save(model, path, {"model": trained["model"], "num_classes": str(dataset.num_classes)})
     np.save(paths.torch_labels_file(variant, seed), tuned.labels.numpy().astype(np.uint16))
     record = records.Pruning(
         **train_stage.lineage(study, workload, dataset, seed, path),
         params_digest=study.pruning_digest(variant),
         contended=watch.contended,
         variant=variant,
-        baseline_sha256=trained.weights_sha256,
+        baseline_sha256=trained["weights_sha256"],
         ratio=point.ratio,
         importance=section.importance,
         scope=section.scope,
@@ -63,7 +62,7 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
         schedule=point.schedule,
         distillation=point.distillation,
         precision=resolve(study.workloads[workload].precision),
-        top1_unpruned=trained.top1_accuracy,
+        top1_unpruned=trained["top1_accuracy"],
         top1_before=tuned.top1_before,
         top1_accuracy=evaluate.accuracy(tuned.labels, dataset, study.data.split),
         widths=pruner.widths(model),
@@ -76,6 +75,7 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
         peak_memory_bytes=hardware.peak_memory_bytes(),
         curve=tuned.done.curve,
     )
+    records.write_outcome(record, paths.outcome_file(paths.pruned(variant), seed))
     records.write(record, paths.record_file(paths.pruned(variant), seed))
     resume.finish(tuned.resumable)
     return record

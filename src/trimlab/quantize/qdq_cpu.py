@@ -4,9 +4,7 @@ from typing import Literal
 
 import numpy as np
 from onnx import ModelProto, helper
-from onnxruntime.quantization import QuantType
-from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
-from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
 
 from trimlab.quantize.calibration import Ranges
 

@@ -1,9 +1,10 @@
 """What was measured, typed, written as JSON once and never edited: Training, Pruning, Measurement."""
 
-from trimlab.records.files import AnyRecord, parse, read, stable, write
+from trimlab.records.files import AnyRecord, parse, read, read_outcome, stable, write, write_outcome
 from trimlab.records.origin import commit, now
 from trimlab.records.types import (
-    VOLATILE,
+    METRIC,
+    OF_WEIGHTS,
     Build,
     Clock,
     Device,
@@ -17,10 +18,12 @@ from trimlab.records.types import (
     Pruning,
     Record,
     Training,
+    fields_with,
 )
 
 __all__ = [
-    "VOLATILE",
+    "METRIC",
+    "OF_WEIGHTS",
     "AnyRecord",
     "Build",
     "Clock",
@@ -36,9 +39,12 @@ __all__ = [
     "Record",
     "Training",
     "commit",
+    "fields_with",
     "now",
     "parse",
     "read",
+    "read_outcome",
     "stable",
     "write",
+    "write_outcome",
 ]

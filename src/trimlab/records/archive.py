@@ -110,5 +110,5 @@ def _unedited(path: Path) -> Record:
 
 def records_in(folder: Path) -> list[Path]:
     """Return the record files below a folder, sorted."""
-    found = sorted(folder.rglob("*.json"))
+    found = [path for path in sorted(folder.rglob("*.json")) if path.parent.name != paths.MODEL]
     return [path for path in found if path.is_file() and path.name not in _NO_RECORDS]

@@ -8,8 +8,17 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from trimlab.errors import UserError, short
-from trimlab.records import types
-from trimlab.records.types import VOLATILE, Measurement, Pruning, Record, Training
+from trimlab.records.types import (
+    OF_WEIGHTS,
+    PATTERNS,
+    VOLATILE,
+    Measurement,
+    Part,
+    Pruning,
+    Record,
+    Training,
+    fields_with,
+)
 
 RECORD_BYTES = 16 << 20
 """Most that a record's JSON may hold; the largest of the committed ones holds 14 kB."""
@@ -75,7 +84,7 @@ def _complaint(detail: ErrorDetails) -> str:
     """Name a wrong value's field, the value, and what it should be."""
     kinds = ("training", "pruning", "measurement")
     where = ".".join(str(part) for part in detail["loc"] if part not in kinds)
-    message = types._PATTERNS.get(detail.get("ctx", {}).get("pattern", ""), detail["msg"])
+    message = PATTERNS.get(detail.get("ctx", {}).get("pattern", ""), detail["msg"])
     message = message.removeprefix("Input ").removeprefix("Value error, ")
     single = not isinstance(detail["input"], dict | list | bytes) and detail["type"] != "missing"
     return " ".join(filter(None, [where, short(detail["input"]) if single else "", message]))
@@ -83,12 +92,33 @@ def _complaint(detail: ErrorDetails) -> str:
 
 def stable(record: Record) -> dict[str, Any]:
     """Return a record without what differs between two runs of one seed: times, memory, commit."""
-    return {key: _without_volatile(value) for key, value in record.model_dump().items() if key not in VOLATILE}
+    values: dict[str, Any] = _stable(record)
+    return values
 
 
-def _without_volatile(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_volatile(inner) for key, inner in value.items() if key not in VOLATILE}
-    if isinstance(value, list):
-        return [_without_volatile(inner) for inner in value]
-    return value
+def write_outcome(record: Training | Pruning, path: Path) -> None:
+    """Write what of a record follows from its weights: a second run with equal weights writes equal bytes."""
+    outcome = record.model_dump(include=fields_with(type(record), OF_WEIGHTS))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(outcome, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_outcome(path: Path) -> dict[str, Any]:
+    """Return what `write_outcome` wrote, by the names of the record's fields.
+
+    Raises:
+        UserError: it is missing, or not as it was written.
+    """
+    try:
+        outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        outcome["weights_sha256"], outcome["top1_accuracy"]
+    except (OSError, ValueError, TypeError, LookupError):
+        raise UserError(f"{path} does not say what its weights achieve: run `dvc repro`, which writes it") from None
+    return outcome
+
+
+def _stable(value: Any) -> Any:
+    if isinstance(value, Part):
+        volatile = fields_with(type(value), VOLATILE)
+        return {name: _stable(getattr(value, name)) for name in type(value).model_fields if name not in volatile}
+    return [_stable(inner) for inner in value] if isinstance(value, list) else value

@@ -7,36 +7,27 @@ bounds: what is read is finite, in range, and fit to be shown.
 
 import hashlib
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from trimlab.formats import Computed
 
-VOLATILE = frozenset(
-    {
-        "created",
-        "commit",
-        "seconds",
-        "train_seconds",
-        "images_per_second",
-        "peak_memory_bytes",
-        "latency",
-        "batch_latency",
-        "yardstick_latency",
-        "yardstick_batch_latency",
-        "clocks",
-        "layers",
-        "batch_layers",
-        "engine",
-        "builds",
-        "eager_latency",
-        "contended",
-        "resumptions",
-    }
-)
-"""Fields that differ between two runs of the same seed on the same machine."""
+
+class Role(NamedTuple):
+    """What a field is to those who read records, said at the field itself."""
+
+    name: str
+
+
+VOLATILE = Role("volatile")
+"""Differs between two runs of one seed on one machine: times, memory, dates."""
+OF_WEIGHTS = Role("of weights")
+"""Follows from the weights: equal for equal weights, whenever and wherever they were made."""
+METRIC = Role("metric")
+"""A figure that is compared between records, not one of the params that decided them."""
 
 
 def _one_line(text: str) -> str:
@@ -63,7 +54,7 @@ LearningRate = Annotated[float, Field(ge=0, le=1e3)]
 _SHA256, _KEY = r"^[0-9a-f]{64}$", r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _LINE = r"^[^\p{C}\p{Zl}\p{Zp}]*$"
 _INSTANT = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)$"
-_PATTERNS = {
+PATTERNS = {
     _SHA256: "is not a sha256 of 64 hexadecimal digits",
     _KEY: "is not a name: use letters, digits, dots and dashes",
     _LINE: "is not one line without control characters",
@@ -110,9 +101,9 @@ class Device(Part):
 class Latency(Part):
     """Wall-clock time of one call, warm-up left out."""
 
-    p50_ms: Milliseconds
-    p90_ms: Milliseconds
-    p99_ms: Milliseconds
+    p50_ms: Annotated[Milliseconds, METRIC]
+    p90_ms: Annotated[Milliseconds, METRIC]
+    p99_ms: Annotated[Milliseconds, METRIC]
     n: Count
     """Timed calls."""
     batch_size: Count
@@ -152,41 +143,41 @@ class Epoch(Part):
     """On the augmented images as they were trained on, in [0, 1]."""
     top1_accuracy: Share | None
     """On the scored split, in [0, 1]; None where it was not evaluated."""
-    seconds: Annotated[float, Field(gt=0, le=1e9)]
+    seconds: Annotated[float, Field(gt=0, le=1e9), VOLATILE]
     """Training alone, evaluation left out."""
-    images_per_second: Annotated[float, Field(gt=0, le=1e12)]
+    images_per_second: Annotated[float, Field(gt=0, le=1e12), VOLATILE]
 
 
 class Record(Part):
     """What all records share."""
 
     study: Key
-    workload: Key
+    workload: Annotated[Key, OF_WEIGHTS]
     """Key in the study's params."""
-    model: Text
-    dataset: Key
-    dataset_sha256: Sha256
+    model: Annotated[Text, OF_WEIGHTS]
+    dataset: Annotated[Key, OF_WEIGHTS]
+    dataset_sha256: Annotated[Sha256, OF_WEIGHTS]
     """Of the prepared dataset file."""
-    split: Literal["test", "holdout"]
+    split: Annotated[Literal["test", "holdout"], OF_WEIGHTS]
     """What accuracies were scored on."""
-    num_classes: Count
-    num_images: Count
+    num_classes: Annotated[Count, OF_WEIGHTS]
+    num_images: Annotated[Count, OF_WEIGHTS]
     """In the scored split."""
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1), OF_WEIGHTS]
     params_digest: Sha256
     """Of the params that decided this record (`Params.*_digest`)."""
-    weights_sha256: Sha256
+    weights_sha256: Annotated[Sha256, OF_WEIGHTS]
     """Of the safetensors file this record speaks of."""
-    commit: Text
+    commit: Annotated[Text, VOLATILE]
     """Of the project; `-dirty` where code or the pipeline differed from it (the params have their own digest)."""
-    created: Instant
+    created: Annotated[Instant, VOLATILE]
     """UTC, ISO 8601."""
     device: Device
     versions: Annotated[dict[Text, Text], Field(max_length=100)]
     """Package versions that can change the figures."""
-    contended: bool
+    contended: Annotated[bool, VOLATILE]
     """Whether other processes took more than a tenth of the machine while this was timed."""
-    normalisation: Normalisation | None = None
+    normalisation: Annotated[Normalisation | None, OF_WEIGHTS] = None
     """Of the images; None in older records, where it was the dataset's own mean and deviation."""
 
     @property
@@ -213,17 +204,17 @@ class Training(Record):
     batch_size: Count
     learning_rate: LearningRate
     schedule: Text
-    top1_accuracy: Share
+    top1_accuracy: Annotated[Share, OF_WEIGHTS, METRIC]
     """Of the last epoch's weights, in [0, 1]."""
-    num_params: Count
-    size_bytes: Count
+    num_params: Annotated[Count, OF_WEIGHTS, METRIC]
+    size_bytes: Annotated[Count, OF_WEIGHTS, METRIC]
     """Parameters and buffers of the eager model."""
-    macs: Count
+    macs: Annotated[Count, OF_WEIGHTS, METRIC]
     """Multiply-accumulates of one image."""
-    train_seconds: Seconds
-    resumptions: WholeNumber
+    train_seconds: Annotated[Seconds, VOLATILE, METRIC]
+    resumptions: Annotated[WholeNumber, VOLATILE, METRIC]
     """How often it was interrupted and went on; if ever, its epoch times come from several processes."""
-    peak_memory_bytes: WholeNumber
+    peak_memory_bytes: Annotated[WholeNumber, VOLATILE, METRIC]
     """Resident memory of the process on a CPU, allocated device memory on a GPU."""
     curve: list[Epoch]
 
@@ -232,11 +223,11 @@ class Pruning(Record):
     """One variant: pruned and fine-tuned with one seed."""
 
     kind: Literal["pruning"] = "pruning"
-    variant: Key
+    variant: Annotated[Key, OF_WEIGHTS]
     """Key in the study's params."""
-    baseline_sha256: Sha256
+    baseline_sha256: Annotated[Sha256, OF_WEIGHTS]
     """Of the unpruned weights it was made from."""
-    ratio: Ratio
+    ratio: Annotated[Ratio, OF_WEIGHTS]
     """Share of each layer's channels asked for, in [0, 1)."""
     importance: Text
     scope: Text
@@ -248,24 +239,24 @@ class Pruning(Record):
     distillation: Share
     precision: Literal["fp32", "tf32", "bf16", "fp16"]
     """Of fine-tuning."""
-    top1_unpruned: Share
+    top1_unpruned: Annotated[Share, OF_WEIGHTS, METRIC]
     """Of the unpruned weights, in [0, 1]."""
-    top1_before: Share
+    top1_before: Annotated[Share, OF_WEIGHTS, METRIC]
     """After pruning, before fine-tuning, in [0, 1]."""
-    top1_accuracy: Share
+    top1_accuracy: Annotated[Share, OF_WEIGHTS, METRIC]
     """After fine-tuning, in [0, 1]."""
-    widths: dict[LongText, Count]
+    widths: Annotated[dict[LongText, Count], OF_WEIGHTS]
     """Output channels left in every convolution and linear layer."""
-    num_params: Count
-    size_bytes: Count
+    num_params: Annotated[Count, OF_WEIGHTS, METRIC]
+    size_bytes: Annotated[Count, OF_WEIGHTS, METRIC]
     """Parameters and buffers of the eager model."""
-    macs: Count
-    eager_latency: Latency
+    macs: Annotated[Count, OF_WEIGHTS, METRIC]
+    eager_latency: Annotated[Latency, VOLATILE]
     """The eager torch model at batch 1, in FP32: the study's column."""
-    train_seconds: Seconds
-    resumptions: WholeNumber
+    train_seconds: Annotated[Seconds, VOLATILE, METRIC]
+    resumptions: Annotated[WholeNumber, VOLATILE, METRIC]
     """How often fine-tuning was interrupted and went on."""
-    peak_memory_bytes: WholeNumber
+    peak_memory_bytes: Annotated[WholeNumber, VOLATILE, METRIC]
     curve: list[Epoch]
 
 
@@ -298,8 +289,8 @@ class Engine(Part):
     """A TensorRT engine and all it is bound to."""
 
     sha256: Sha256
-    size_bytes: Count
-    build_seconds: Seconds
+    size_bytes: Annotated[Count, METRIC]
+    build_seconds: Annotated[Seconds, METRIC]
     onnx_sha256: Sha256
     precision: Text
     batch_size: Count
@@ -338,21 +329,21 @@ class Measurement(Record):
     runtime_version: Text
     file_sha256: Sha256
     """Of the deployed file."""
-    file_bytes: Count
+    file_bytes: Annotated[Count, METRIC]
     """Size of the ONNX file."""
-    weight_bytes: Count
+    weight_bytes: Annotated[Count, METRIC]
     """Weights alone, inside that file."""
-    num_params: Count
-    macs: Count
-    top1_accuracy: Share
+    num_params: Annotated[Count, METRIC]
+    macs: Annotated[Count, METRIC]
+    top1_accuracy: Annotated[Share, METRIC]
     """Of the deployed file on the whole scored split, in [0, 1]."""
-    torch_top1_accuracy: Share
+    torch_top1_accuracy: Annotated[Share, METRIC]
     """Of the eager torch model with the same weights."""
-    torch_agreement: Share
+    torch_agreement: Annotated[Share, METRIC]
     """Share of images to which the file and the torch model give the same label."""
-    onnx_top1_accuracy: Share | None = None
+    onnx_top1_accuracy: Annotated[Share | None, METRIC] = None
     """Of the same file in ONNX Runtime; None where that is the runtime."""
-    onnx_agreement: Share | None = None
+    onnx_agreement: Annotated[Share | None, METRIC] = None
     """Share of images to which both runtimes give the same label."""
     predictions_sha256: Sha256
     """Of the `.npy` beside the record: the predicted label of every image, uint16."""
@@ -361,29 +352,29 @@ class Measurement(Record):
     weight_bits: Literal[7, 8] | None = None
     """Bits of an INT8 file's weights: 7 where the processor's pairs of products would saturate at 8. None for other
     precisions, and in older records, where it was 8."""
-    exact_top1_accuracy: Share | None = None
+    exact_top1_accuracy: Annotated[Share | None, METRIC] = None
     """Of an INT8 file's own arithmetic, computed without fused kernels, in [0, 1]; None where it was not computed."""
-    exact_agreement: Share | None = None
+    exact_agreement: Annotated[Share | None, METRIC] = None
     """Share of images to which the runtime and the exact arithmetic give the same label."""
-    latency: Latency
+    latency: Annotated[Latency, VOLATILE]
     """At batch 1."""
-    batch_latency: Latency
+    batch_latency: Annotated[Latency, VOLATILE]
     """At the large batch."""
     yardstick_sha256: Sha256
     """Of the workload's unpruned FP32 file, timed in turn with this one in the same process."""
-    yardstick_latency: Latency
-    yardstick_batch_latency: Latency
-    peak_memory_bytes: WholeNumber
+    yardstick_latency: Annotated[Latency, VOLATILE]
+    yardstick_batch_latency: Annotated[Latency, VOLATILE]
+    peak_memory_bytes: Annotated[WholeNumber, VOLATILE, METRIC]
     """Of running this file alone at the large batch: the process's resident memory, or on a GPU the device memory
     that engine, contexts and buffers took."""
-    clocks: list[Clock] = []
+    clocks: Annotated[list[Clock], VOLATILE] = []
     """A GPU's other times; `latency` is wall-clock time with copies there."""
-    layers: list[Layer] = []
+    layers: Annotated[list[Layer], VOLATILE] = []
     """At batch 1."""
-    batch_layers: list[Layer] = []
+    batch_layers: Annotated[list[Layer], VOLATILE] = []
     """At the large batch."""
-    engine: Engine | None = None
-    builds: list[Build] = []
+    engine: Annotated[Engine | None, VOLATILE] = None
+    builds: Annotated[list[Build], VOLATILE] = []
     """The measured engine, and the same built again."""
 
     @model_validator(mode="after")
@@ -414,3 +405,22 @@ def _canonical(record: Record) -> str:
     return json.dumps(
         {"kind": getattr(record, "kind", None), **record.model_dump(exclude_defaults=True)}, sort_keys=True
     )
+
+
+def fields_with(kind: type[Part], role: Role) -> set[str]:
+    """Return the names of a record type's fields that have a role; those of its parts as `part.field`."""
+    found = set()
+    for name, field in kind.model_fields.items():
+        if role in field.metadata:
+            found.add(name)
+        for part in _parts(field.annotation):
+            found |= {f"{name}.{inner}" for inner in fields_with(part, role)}
+    return found
+
+
+def _parts(annotation: Any) -> Iterator[type[Part]]:
+    """Yield the parts that a field may hold, alone or in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _parts(inner)

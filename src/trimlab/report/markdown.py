@@ -1,13 +1,13 @@
 """report.md: sections of tables, figures and sentences."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
 
 from trimlab import formats
 from trimlab.records import Measurement
 from trimlab.report import anatomy, findings, tables
-from trimlab.report.results import Bench, Results
-from trimlab.report.text import escape, pretty
+from trimlab.report.results import Bench, Results, cell, mean
+from trimlab.report.text import escape, mib, pretty
 
 _METHODS = {"minmax": "their minimum and maximum", "entropy": "least entropy loss", "percentile": "percentile"}
 Section = tuple[str, str]
@@ -40,12 +40,34 @@ def document(results: Results, drawn: Sequence[str]) -> str:
     return "\n".join([f"# {results.study.report.title}\n", *body])
 
 
-def summary(results: Results) -> str:
-    """Return what stands for a study on another page: the headline and the final table, with a link."""
-    bench = results.headline_bench()
-    parts = [findings.headline(results), tables.final(results, bench) if bench else ""]
-    study = results.study.study
-    return _join([*parts, f"The whole report: [reports/{study}/report.md](reports/{study}/report.md)."])
+def overview(studies: Iterable[Results]) -> str:
+    """Return one table for a page about several studies: a row a device and runtime, with a link to the report."""
+    headers = [
+        "Study", "Measured on", "Candidate", "Top-1 %", "Size MiB", "× batch 1", "× large batch", "Large batch", "n",
+    ]  # fmt: skip
+    caption = (
+        "Top-1 and size: the study's unpruned FP32 baseline → its candidate; in TensorRT the size is the engine's, "
+        "elsewhere the ONNX file's. ×: how many times as fast as the unpruned FP32 file of the same model, timed "
+        "alternately with it in the same process, p50 with copies. n: seeds."
+    )
+    return tables.markdown(headers, [row for results in studies for row in _overview_rows(results)], caption)
+
+
+def _overview_rows(results: Results) -> Iterator[tables.Row]:
+    report, study = results.study.report, results.study.study
+    for bench in results.benches():
+        base, found = cell(results.at(bench), report.baseline, "fp32"), results.candidate_cell(bench)
+        if base and found:
+            yield [
+                f"[{escape(report.title)}](reports/{study}/report.md)",
+                tables.where(results, found),
+                findings.describe(results, found),
+                " → ".join(tables.spread_percent([record.top1_accuracy for record in file]) for file in (base, found)),
+                " → ".join(mib(mean([record.deployed_bytes for record in file])) for file in (base, found)),
+                *tables.speedups(results, found),
+                str(results.batch_size(bench)),
+                str(len(found)),
+            ]
 
 
 def _headline(results: Results, drawn: Sequence[str]) -> str:

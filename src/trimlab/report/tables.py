@@ -62,6 +62,9 @@ _TEXT_COLUMNS = {
     "Device",
     "Packages",
     "System",
+    "Study",
+    "Measured on",
+    "Candidate",
 }
 
 Row = list[str | Cell]
@@ -422,7 +425,6 @@ def _grid(results: Results, variants: Sequence[str], bench: Bench) -> list[tuple
 
 def _deployed_row(results: Results, found: Sequence[Measurement], delta: str | Cell) -> Row:
     first = found[0]
-    beside = [r for r in results.at(bench_of(first)) if r.workload == first.workload]
     return [
         first.variant,
         name_ratio(first.ratio, first.num_params, results.study.pruning_of(first.variant).round_to),
@@ -434,9 +436,17 @@ def _deployed_row(results: Results, found: Sequence[Measurement], delta: str | C
         delta,
         _timed(spread([record.latency.p50_ms for record in found], milliseconds), found),
         _timed(spread([record.batch_latency.images_per_second for record in found], _whole), found),
+        *speedups(results, found),
+        str(len(found)),
+    ]
+
+
+def speedups(results: Results, found: Sequence[Measurement]) -> Row:
+    """Return how many times as fast as its workload's unpruned FP32 file a file is: at batch 1, at the large batch."""
+    beside = [r for r in results.at(bench_of(found[0])) if r.workload == found[0].workload]
+    return [
         _compared(found, beside, lambda r: r.speedup, lambda r: r.yardstick_latency),
         _compared(found, beside, lambda r: r.batch_speedup, lambda r: r.yardstick_batch_latency),
-        str(len(found)),
     ]
 
 

@@ -1,7 +1,8 @@
 """The one writer to MLflow: a run a training, a pruning and a measurement, under one parent a study.
 
-A parent is (study, digest of its params, DVC experiment); a run is tagged with its record's digest, so that
-no record is logged twice. Runs are functions of records: `rebuild` makes a lost store again.
+A parent is (study, digest of its params, DVC experiment). A run is tagged with its record's digest, and no record is
+logged twice: what an experiment did not change stays under the parent that has it, and the experiment's `cells.json`
+refers to it. Runs are functions of records: `rebuild` makes a lost store again.
 
 Stages call `live`, `log` and `complete`, which never raise: a store that fails costs a process one line and a few
 seconds, and is then left alone. What it lacks is added by the report stage, or by `trimlab track`.
@@ -27,7 +28,7 @@ from pydantic import BaseModel
 from trimlab import paths, progress
 from trimlab.config import Params
 from trimlab.errors import UserError, one_line
-from trimlab.records import Epoch, Measurement, Pruning, Record, Training
+from trimlab.records import METRIC, Epoch, Measurement, Pruning, Record, Training, fields_with
 from trimlab.track import mlflow_store
 
 if TYPE_CHECKING:
@@ -79,31 +80,6 @@ _VALUE_LENGTH = 5000
 _NOT_SCALAR = {"kind", "created", "commit", "curve", "widths", "clocks", "layers", "batch_layers", "builds"}
 """Fields that are tags, times, curves, or only in `record.json`."""
 
-_MEASURED = frozenset(
-    {
-        "top1_accuracy",
-        "top1_unpruned",
-        "top1_before",
-        "torch_top1_accuracy",
-        "torch_agreement",
-        "onnx_top1_accuracy",
-        "onnx_agreement",
-        "exact_top1_accuracy",
-        "exact_agreement",
-        "engine.size_bytes",
-        "engine.build_seconds",
-        "num_params",
-        "macs",
-        "size_bytes",
-        "file_bytes",
-        "weight_bytes",
-        "peak_memory_bytes",
-        "train_seconds",
-        "resumptions",
-    }
-)
-"""Fields that become metrics, with all that end in `_ms`; every other scalar is a param."""
-
 
 def log(study: Params, record: Record) -> None:
     """Add a record's run to the study's parent, unless it is there. Never raises."""
@@ -116,7 +92,10 @@ def complete(study: Params, records: Sequence[Record]) -> None:
 
 
 def rebuild(study: Params, records: Sequence[Record]) -> int:
-    """Add the records that the parent lacks, and its summary metrics.
+    """Add the records that no parent of the study has, and the parent's summary metrics.
+
+    A record is one run, under the parent that was first to have it: an experiment holds the cells that it changed, and
+    its `cells.json` says where the others are.
 
     Returns:
         How many runs were added: 0 where nothing was missing.
@@ -221,16 +200,27 @@ class _Parent:
     children: "list[Run]"
 
     def add(self, records: Sequence[Record]) -> int:
-        known = {run.data.tags.get(RECORD_TAG) for run in self.children}
-        missing = {record.digest: record for record in records if record.digest not in known}
+        missing = {record.digest: record for record in records if self._run_of(record) is None}
         for record in missing.values():
             self._write(record)
         if missing:
             self.client.set_terminated(self.run_id)
         return len(missing)
 
+    def _run_of(self, record: Record) -> str | None:
+        """Return the run of a record, under whichever parent of the study it is."""
+        own = {run.data.tags.get(RECORD_TAG): run.info.run_id for run in self.children}
+        if record.digest in own:
+            found: str = own[record.digest]
+            return found
+        others = _search(self.client, self.experiment_id, {RECORD_TAG: record.digest})
+        return others[0].info.run_id if others else None
+
     def finish(self, records: Sequence[Record]) -> None:
         _describe(self.client, self.run_id, self.study)
+        distinct = {record.digest: record for record in records}.values()
+        cells = [{"run_name": _name(r), "record": r.digest, "run_id": self._run_of(r)} for r in distinct]
+        self.client.log_text(self.run_id, json.dumps(cells, indent=1) + "\n", "cells.json")
         if records:
             newest = max(records, key=_age)
             summary = _metrics(_at_step_0(_summary(self.study, records)), _created(newest))
@@ -510,12 +500,13 @@ def _deciding_params(study: Params, record: Record) -> dict[str, str]:
 
 
 def _params(record: Record) -> dict[str, str]:
-    return _texts({key: value for key, value in _scalars(record).items() if not _is_measured(key)})
+    metrics = fields_with(type(record), METRIC)
+    return _texts({key: value for key, value in _scalars(record).items() if key not in metrics})
 
 
 def _measured(record: Record) -> dict[str, float]:
-    scalars = _scalars(record)
-    measured = {key.replace(".", "_"): float(scalars[key]) for key in scalars if _is_measured(key)}
+    metrics = fields_with(type(record), METRIC)
+    measured = {key.replace(".", "_"): float(value) for key, value in _scalars(record).items() if key in metrics}
     if isinstance(record, Measurement):
         measured["speedup"] = record.speedup
         measured["batch_speedup"] = record.batch_speedup
@@ -524,10 +515,6 @@ def _measured(record: Record) -> dict[str, float]:
             measured[f"{clock.name}_p50_ms"] = clock.latency.p50_ms
             measured[f"{clock.name}_batch_p50_ms"] = clock.batch_latency.p50_ms
     return measured
-
-
-def _is_measured(key: str) -> bool:
-    return key in _MEASURED or key.endswith("_ms")
 
 
 def _scalars(record: Record) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Changes to training images, drawn anew in every epoch, on whole batches."""
+"""Augmentation of training images, a whole batch at a time."""
 
 import torch
 from torch import Tensor
@@ -6,13 +6,13 @@ from torch.nn import functional as F
 
 
 def augment(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Translate and mirror a batch, each image by its own draw, without a loop over images.
+    """Translate and mirror a batch; every image has its own random draw.
 
     Args:
         images: (N, C, H, W) of any type.
-        padding: translation by up to so many pixels; what enters is zero.
-        flip: mirror half of them.
-        generator: a CPU generator, so that every device draws the same.
+        padding: largest translation in pixels; the border is filled with zeros.
+        flip: mirror half of the images.
+        generator: on the CPU, so that every device draws the same numbers.
     """
     count, _, height, width = images.shape
     device = images.device

@@ -1,4 +1,4 @@
-"""Labels that the eager model gives, and their accuracy."""
+"""Labels predicted by the eager model, and their accuracy."""
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +11,18 @@ EVALUATION_BATCH = 256
 
 
 def predict(model: nn.Module, dataset: Dataset, split: str) -> Tensor:
-    """Return the label that the eager model gives each scored image, in strict FP32: (N,) int64 on the CPU."""
+    """Return the eager model's label of every scored image, computed in strict FP32: (N,) int64 on the CPU."""
     images, _ = dataset.scored(split)
     return predict_images(model, dataset, images, "fp32")
 
 
 def accuracy(labels: Tensor, dataset: Dataset, split: str) -> float:
-    """Return the share of scored images that `labels` names rightly, in [0, 1]."""
+    """Return the share of scored images whose label is correct, in [0, 1]."""
     return float((labels == dataset.scored(split)[1]).double().mean())
 
 
 def predict_images(model: nn.Module, dataset: Dataset, images: Tensor, precision: UsedPrecision) -> Tensor:
-    """Return the labels that the eager model gives (N, C, H, W) uint8 images, computed in a precision."""
+    """Return the eager model's labels of (N, C, H, W) uint8 images, computed in a precision."""
     was_training, where = model.training, hardware.device()
     model.to(where).eval()
     labels = []

@@ -1,4 +1,4 @@
-"""What torch computes on: its device, versions and peak memory."""
+"""The hardware that torch uses: device, versions and peak memory."""
 
 import torch
 
@@ -9,12 +9,12 @@ from trimlab.records import Device
 
 
 def device() -> torch.device:
-    """Return the GPU where there is one, else the CPU."""
+    """Return the GPU if there is one, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def device_record() -> Device:
-    """Return what torch computes on."""
+    """Return the device that torch uses, as records have it."""
     threads = torch.get_num_threads()
     if not torch.cuda.is_available():
         return machine.cpu(threads)

@@ -25,7 +25,7 @@ from trimlab.train import evaluate, hardware, onednn, resume
 from trimlab.train.augment import augment, resize
 from trimlab.train.distill import Teacher, soft_loss
 from trimlab.train.precision import UsedPrecision, computing_in, fp32_products
-from trimlab.train.resume import SAVE_EVERY_SECONDS, Position
+from trimlab.train.resume import Position
 from trimlab.train.schedule import learning_rate_at
 
 OnEpoch = Callable[[Epoch], None]
@@ -70,7 +70,7 @@ def fit(
 
 
 class _Loop:
-    """One training under way: model, optimizer and position, and the checkpoint that holds all three."""
+    """A training in progress: model, optimizer and position, and the checkpoint that holds all three."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class _Loop:
         return count // size + (count % size > 1)
 
     def run_epoch(self) -> Epoch:
-        """Do what is left of the current epoch."""
+        """Finish the current epoch."""
         at = self.position
         size = self._image_size(at.epoch)
         images, order = self._images_at(size), self._order(at.epoch)
@@ -118,7 +118,7 @@ class _Loop:
         for batch in progress.bar(batches, name, start=at.step, total=self.steps):
             self._step(images, batch.to(self.device))
             at.step += 1
-            if time.monotonic() - self.saved_at > SAVE_EVERY_SECONDS:
+            if time.monotonic() - self.saved_at > resume.SAVE_EVERY_SECONDS:
                 self._collect()
                 self.save()
                 self.started = time.perf_counter()
@@ -126,7 +126,7 @@ class _Loop:
         return self._end_epoch(size)
 
     def _collect(self) -> None:
-        """Stop the clock and bring the sums home: once in a while, because it waits for a GPU's queue."""
+        """Stop the clock and fetch the sums. It waits for a GPU's queue, so it is called once in a while only."""
         at = self.position
         at.loss_sum, at.correct = self.sums.tolist()
         at.seconds += time.perf_counter() - self.started

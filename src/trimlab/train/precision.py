@@ -14,7 +14,7 @@ UsedPrecision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 def resolve(precision: TrainingPrecision) -> UsedPrecision:
-    """Return what a param's precision means on this device: bf16 only where it is not emulated."""
+    """Return the precision that a params value stands for on this device; bf16 only where it is native."""
     cuda = torch.cuda.is_available()
     native_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else has_native_bf16()
     if native_bf16 and precision in ("amp", "auto"):
@@ -34,7 +34,7 @@ def computing_in(precision: UsedPrecision) -> Iterator[None]:
 
 @contextmanager
 def fp32_products(precision: UsedPrecision) -> Iterator[None]:
-    """Let a GPU multiply float32 in TF32 or strictly, in a block alone; backward passes need it without autocast."""
+    """Set TF32 or strict FP32 for a GPU's float32 products within a block; backward passes run outside of autocast."""
     settings = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
     before = [setting.fp32_precision for setting in settings]
     for setting in settings:

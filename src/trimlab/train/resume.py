@@ -1,4 +1,4 @@
-"""Where a training stands, and the file from which it goes on after an interruption."""
+"""The progress of a training, and the checkpoint from which it resumes after an interruption."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ SAVE_EVERY_SECONDS = 60.0
 
 @dataclass
 class Position:
-    """How far a training has come; what a resumable checkpoint says besides tensors."""
+    """The progress of a training: what a resumable checkpoint holds besides tensors."""
 
     epoch: int = 0
     """Whole epochs done."""
@@ -31,9 +31,9 @@ class Position:
     loss_sum: float = 0.0
     """Over the steps of the current epoch."""
     correct: float = 0.0
-    """Training images named rightly in them."""
+    """Training images classified correctly in those steps."""
     resumptions: int = 0
-    """How often the training was interrupted and went on: its epoch times then come from several processes."""
+    """How often the training was interrupted and resumed: its epoch times then come from several processes."""
     curve: list[Epoch] = field(default_factory=list)
 
 

@@ -1,4 +1,4 @@
-"""The learning rate over a training, and the recipe of fine-tuning."""
+"""Learning rate schedules, and the recipe of fine-tuning."""
 
 import math
 
@@ -19,7 +19,7 @@ def fine_tune_recipe(recipe: Recipe, point: PruningPoint) -> Recipe:
 
 
 def learning_rate_at(done: float, recipe: Recipe) -> float:
-    """Return the learning rate when `done` in [0, 1] of all steps are behind."""
+    """Return the learning rate after the share `done`, in [0, 1], of all steps."""
     if done < recipe.warmup:
         return recipe.learning_rate * done / recipe.warmup
     left = 1 - (done - recipe.warmup) / (1 - recipe.warmup)

@@ -13,7 +13,7 @@ from trimlab.digests import sha256_of
 from trimlab.errors import UserError
 from trimlab.models import checkpoint, registry
 from trimlab.models.facts import count_macs, count_params, size_bytes
-from trimlab.records import Training, commit, now, write
+from trimlab.records import Training, commit, now, write, write_outcome
 from trimlab.train import evaluate, hardware, loop, resume
 from trimlab.train.loop import OnEpoch
 from trimlab.train.precision import resolve
@@ -72,6 +72,7 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
         peak_memory_bytes=hardware.peak_memory_bytes(),
         curve=done.curve,
     )
+    write_outcome(record, paths.outcome_file(paths.trained(workload), seed))
     write(record, paths.record_file(paths.trained(workload), seed))
     resume.finish(resumable)
     return record

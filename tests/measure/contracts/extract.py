@@ -1,4 +1,4 @@
-"""Write what a TensorRT or CUDA bindings wheel declares, its names and signatures, beside this file as JSON.
+"""Write what a TensorRT or CUDA bindings wheel declares of the names in called.py, beside this file as JSON.
 
     python extract.py WHEEL
 
@@ -20,6 +20,8 @@ import types
 import zipfile
 from pathlib import Path
 
+from called import CUDA, CUDA_ERRORS, TENSORRT, kept
+
 DUNDERS = {"__init__", "__eq__", "__len__", "__getitem__", "__setitem__", "__iter__"}
 """Left out are `__enter__` and `__exit__`: context managers are deprecated in all versions."""
 
@@ -39,42 +41,6 @@ SPELLINGS = {
     r"\bin(?=: )": "in_",
 }
 """pybind11's spellings, which differ by its version, and one for all."""
-
-CUDA_FUNCTIONS = [
-    "cudaDeviceSynchronize",
-    "cudaDriverGetVersion",
-    "cudaEventCreate",
-    "cudaEventDestroy",
-    "cudaEventElapsedTime",
-    "cudaEventRecord",
-    "cudaEventSynchronize",
-    "cudaFree",
-    "cudaFreeHost",
-    "cudaGetDevice",
-    "cudaGetDeviceCount",
-    "cudaGetDeviceProperties",
-    "cudaGetErrorName",
-    "cudaGetErrorString",
-    "cudaGraphDestroy",
-    "cudaGraphExecDestroy",
-    "cudaGraphInstantiate",
-    "cudaGraphLaunch",
-    "cudaHostAlloc",
-    "cudaMalloc",
-    "cudaMallocHost",
-    "cudaMemGetInfo",
-    "cudaMemcpy",
-    "cudaMemcpyAsync",
-    "cudaRuntimeGetVersion",
-    "cudaSetDevice",
-    "cudaStreamBeginCapture",
-    "cudaStreamCreate",
-    "cudaStreamDestroy",
-    "cudaStreamEndCapture",
-    "cudaStreamSynchronize",
-]
-CUDA_ENUMS = ["cudaError_t", "cudaMemcpyKind", "cudaStreamCaptureMode"]
-CUDA_CLASSES = ["cudaDeviceProp", "cudaEvent_t", "cudaGraphExec_t", "cudaGraph_t", "cudaStream_t"]
 
 
 def unpack(wheel: Path, folder: Path) -> None:
@@ -104,22 +70,15 @@ class Bindings:
 
     def __init__(self, package):
         self.package = package
-        found = {name: value for name, value in vars(package).items() if not name.startswith("_")}
-        outer = [value for value in found.values() if isinstance(value, type)]
+        outer = [value for name, value in vars(package).items() if isinstance(value, type) and name[0] != "_"]
         inner = [value for owner in outer for value in vars(owner).values() if isinstance(value, type)]
         own = [value for value in outer + inner if value.__module__.startswith(package.__name__)]
         self.classes = {value.__qualname__: value for value in own}
-        self.found = found
 
     def contract(self):
-        """Return classes, functions and constants by name."""
-        functions = {name: value for name, value in self.found.items() if inspect.isroutine(value)}
-        return {
-            "version": self.package.__version__,
-            "classes": {name: self.of_class(value) for name, value in self.classes.items()},
-            "functions": {name: self.signatures(value) for name, value in functions.items()},
-            "constants": self.constants(self.found),
-        }
+        """Return the classes by name."""
+        classes = {name: self.of_class(value) for name, value in self.classes.items()}
+        return {"version": self.package.__version__, "classes": classes}
 
     def of_class(self, of):
         """Return what a class declares itself, empty parts left out."""
@@ -237,12 +196,19 @@ def cuda_signature(function):
 
 
 def cuda_contract(version):
-    """Return the functions, enums and classes of the CUDA runtime that a backend uses."""
+    """Return the functions of the CUDA runtime that are called, and its enums and classes."""
     runtime = importlib.import_module("cuda.bindings.runtime")
-    enums = {name: {"members": members(getattr(runtime, name))} for name in CUDA_ENUMS}
-    classes = {name: {"attributes": public(getattr(runtime, name))} for name in CUDA_CLASSES}
-    functions = {name: [cuda_signature(getattr(runtime, name))] for name in CUDA_FUNCTIONS}
-    return {"version": version, "classes": classes | enums, "functions": functions}
+    types_found = {name: value for name, value in vars(runtime).items() if isinstance(value, type)}
+    classes = {name: cuda_class(value) for name, value in types_found.items() if name.startswith("cuda")}
+    functions = {name: [cuda_signature(getattr(runtime, name))] for name in CUDA if "." not in name}
+    return {"version": version, "classes": classes, "functions": functions}
+
+
+def cuda_class(of):
+    """Return an enum's members, or the names of a class's attributes."""
+    if hasattr(of, "__members__"):
+        return {"members": members(of)}
+    return {"attributes": [name for name in dir(of) if not name.startswith("_")]}
 
 
 def members(enum):
@@ -250,21 +216,16 @@ def members(enum):
     return {name: int(member) for name, member in enum.__members__.items()}
 
 
-def public(of):
-    """Return the names of a class's attributes."""
-    return [name for name in dir(of) if not name.startswith("_")]
-
-
 def read(wheel, folder):
-    """Return a wheel's contract and the name to keep it under."""
+    """Return the name to keep a wheel's contract under, and the contract."""
     unpack(wheel, folder)
     sys.path.insert(0, str(folder))
     version = wheel.name.split("-")[1]
     if wheel.name.startswith("cuda_bindings"):
-        return f"cuda-bindings-{version}", cuda_contract(version)
+        return f"cuda-bindings-{version}", kept(cuda_contract(version), CUDA + CUDA_ERRORS)
     extension = next(folder.glob("*/tensorrt.so"))
     stand_in(extension, folder)
-    return f"tensorrt-{version}", Bindings(importlib.import_module(extension.parent.name)).contract()
+    return f"tensorrt-{version}", kept(Bindings(importlib.import_module(extension.parent.name)).contract(), TENSORRT)
 
 
 if __name__ == "__main__":
