@@ -1,9 +1,9 @@
-# make repro: the whole study, from dataset to report.  make test: everything that must hold.
+# make repro: the whole study, from dataset to report.  make test: all checks and tests.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(abspath $(VENV))/bin
-# Stages call `python`: the environment's own. Commands here are named in full, because the make of macOS (3.81) looks
-# them up on the path that it was started with.
+# Stages call `python`, which must be the environment's. Commands here have full paths, because the make of macOS (3.81)
+# looks them up on the path with which it was started.
 export PATH := $(BIN):$(PATH)
 
 .PHONY: repro test ui format

@@ -59,10 +59,10 @@ def training_speed(scratch: Path) -> str:
     rates: dict[UsedPrecision, list[float]] = {"fp32": [], "bf16": []}
     for turn in range(ROUNDS):
         for precision, found in rates.items():
-            place = scratch / f"{precision}-{turn}" / "resume.safetensors"
+            resumable = scratch / f"{precision}-{turn}" / "resume.safetensors"
             done = loop.fit(
                 registry.build("resnet18", 10), dataset, "test", recipe, precision, 0,
-                scratch=place, label=f"{precision} {turn}", on_epoch=lambda _: None,
+                resumable=resumable, label=f"{precision} {turn}", on_epoch=lambda _: None,
             )  # fmt: skip
             found.append(done.curve[-1].images_per_second)
     fp32, bf16 = (statistics.median(rates[precision]) for precision in ("fp32", "bf16"))
@@ -80,7 +80,7 @@ def deployed_speed(scratch: Path) -> list[str]:
     files = {}
     for name, ratio in (("unpruned", 0.0), ("60 % pruned", 0.6)):
         model = registry.build("resnet18", 10).eval()
-        pruner.prune(model, ratio, config.Pruning(), SHAPE)
+        pruner.prune(model, ratio, config.PruningSettings(), SHAPE)
         fp32 = scratch / f"{ratio}.onnx"
         int8 = Files(*(scratch / f"{ratio}-{kind}.onnx" for kind in Files._fields))
         export.export(model.eval(), SHAPE, fp32)

@@ -2,7 +2,7 @@
 
 import sys
 
-from trimlab import config, errors
+from trimlab import config, errors, paths, progress
 
 
 def main(study: config.Params, variant: str) -> None:
@@ -13,10 +13,10 @@ def main(study: config.Params, variant: str) -> None:
 
     with machine.one_at_a_time(f"benchmark/{variant}"):
         measured = benchmark_stage.benchmark_variant(study, variant)
-    # MLflow's threads stay away from the timing
-
+    # MLflow starts threads, which must not run during the timing.
     for record in measured:
         mlflow_runs.log(study, record)
+    progress.wrote(paths.measured(variant))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 import sys
 from pathlib import Path
 
-from trimlab import config, errors, fingerprint, paths
+from trimlab import config, errors, fingerprint, paths, progress
 
 
 def main() -> None:
-    """Write the digests; equal code has equal ones, whatever its comments and layout."""
+    """Write the digests: they do not depend on comments and formatting."""
     fingerprint.write(Path(__file__).parent, paths.FINGERPRINTS)
+    progress.wrote(paths.FINGERPRINTS)
 
 
 if __name__ == "__main__":

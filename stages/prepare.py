@@ -1,8 +1,8 @@
-"""Write a dataset's one verified file: `prepare/DATASET/`."""
+"""Verify a dataset and write it as one file: `prepare/DATASET/`."""
 
 import sys
 
-from trimlab import config, errors
+from trimlab import config, errors, paths, progress
 
 
 def main(study: config.Params, dataset: str) -> None:
@@ -10,6 +10,7 @@ def main(study: config.Params, dataset: str) -> None:
     from trimlab.data import stage as data_stage
 
     data_stage.prepare(dataset, study.datasets[dataset], study.data)
+    progress.wrote(paths.dataset_file(dataset).parent)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Prune and fine-tune a variant, once a seed: `prune/VARIANT/`."""
+"""Prune and fine-tune a variant with every seed: `prune/VARIANT/`."""
 
 import sys
 
-from trimlab import config, errors
+from trimlab import config, errors, paths, progress
 
 
 def main(study: config.Params, variant: str) -> None:
-    """Prune one variant with every seed."""
+    """Prune one variant."""
     from trimlab import machine
     from trimlab.prune import stage as prune_stage
     from trimlab.track import mlflow_runs
@@ -16,6 +16,7 @@ def main(study: config.Params, variant: str) -> None:
             with mlflow_runs.live(study, "prune", variant, seed) as stream:
                 record = prune_stage.prune_variant(study, variant, seed, on_epoch=stream)
             mlflow_runs.log(study, record)
+    progress.wrote(paths.pruned(variant))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Export a variant in its precisions, INT8 calibrated: `quantize/VARIANT/`."""
+"""Export a variant in its precisions, and calibrate INT8: `quantize/VARIANT/`."""
 
 import sys
 
-from trimlab import config, errors
+from trimlab import config, errors, paths, progress
 
 
 def main(study: config.Params, variant: str) -> None:
@@ -12,6 +12,7 @@ def main(study: config.Params, variant: str) -> None:
 
     with machine.one_at_a_time(f"quantize/{variant}"):
         quantize_stage.quantize_variant(study, variant)
+    progress.wrote(paths.quantized(variant))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Render the study's report from the records of all stages, and complete its tracking."""
+"""Render the study's report from all records, and complete its runs in MLflow: `report/`."""
 
 import sys
 
@@ -6,7 +6,7 @@ from trimlab import config, errors, paths, progress
 
 
 def main(study: config.Params) -> None:
-    """Write `report`, then log what cached cells did not."""
+    """Write the report, then log the records of cached cells, which did not run."""
     from trimlab.records import archive
     from trimlab.records.select import select
     from trimlab.report import stage as report_stage
@@ -14,11 +14,10 @@ def main(study: config.Params) -> None:
 
     records = select(study, archive.stage_records(study))
     report_stage.render(study, records, paths.REPORT)
-    # last: a report does not wait for MLflow's import
-
+    # The report is written before MLflow is imported, which takes seconds.
     mlflow_runs.complete(study, records)
     paths.forget_finished()
-    progress.say(f"wrote {paths.REPORT / 'report.md'}")
+    progress.wrote(paths.REPORT / "report.md")
 
 
 if __name__ == "__main__":

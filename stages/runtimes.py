@@ -1,15 +1,16 @@
-"""Look which of the study's runtimes this machine has: `runtimes/here.json`."""
+"""List the study's runtimes that this machine has: `runtimes/here.json`."""
 
 import sys
 
-from trimlab import config, errors
+from trimlab import config, errors, paths, progress
 
 
 def main(study: config.Params) -> None:
-    """Write the runtimes that files are measured in here."""
+    """Write the list of runtimes."""
     from trimlab.benchmark import interpreters
 
     interpreters.find_runtimes(study.benchmark.runtimes)
+    progress.wrote(paths.runtimes_file())
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Train a workload, or take its given weights, once a seed: `train/WORKLOAD/`."""
+"""Train a workload with every seed, or take its given weights: `train/WORKLOAD/`."""
 
 import sys
 
-from trimlab import config, errors
+from trimlab import config, errors, paths, progress
 
 
 def main(study: config.Params, workload: str) -> None:
-    """Train one workload with every seed."""
+    """Train one workload."""
     from trimlab import machine
     from trimlab.track import mlflow_runs
     from trimlab.train import stage as train_stage
@@ -16,6 +16,7 @@ def main(study: config.Params, workload: str) -> None:
             with mlflow_runs.live(study, "train", workload, seed) as stream:
                 record = train_stage.train_workload(study, workload, seed, on_epoch=stream)
             mlflow_runs.log(study, record)
+    progress.wrote(paths.trained(workload))
 
 
 if __name__ == "__main__":

@@ -70,6 +70,6 @@ def reproduced(tmp_path_factory):
     tiny.run("git", "config", "user.name", "Test")
     tiny.run("git", "config", "user.email", "test@example.org")
     tiny.commit("start")
-    tiny.repro()
+    tiny.printed = tiny.run("dvc", "repro")
     tiny.commit("reproduced")
     return tiny

@@ -52,6 +52,7 @@ class Project:
     def __init__(self, root):
         self.root = root
         self.params = root / "params.yaml"
+        self.printed = ""  # by the `dvc repro` that made its outputs
 
     def run(self, *command, code=0, **env):
         """Run a command of the environment in the clone; return what it printed."""

@@ -78,7 +78,7 @@ def test_another_users_lock_can_be_held(tmp_path, monkeypatch):
 def test_a_lock_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("TRIMLAB_LOCK", str(tmp_path))
     with (
-        pytest.raises(UserError, match=r"cannot be locked \(.*\): set TRIMLAB_LOCK to a file"),
+        pytest.raises(UserError, match=r"cannot be locked \(.*\): set TRIMLAB_LOCK to a writable file"),
         machine.exclusive("test"),
     ):
         pass

@@ -33,6 +33,21 @@ def test_a_repro_ends_with_a_report_and_a_second_one_runs_nothing(reproduced):
     assert ran(printed) == []
 
 
+def test_every_stage_says_where_its_output_is(reproduced):
+    said = re.findall(r"^wrote (.*)$", reproduced.printed, re.MULTILINE)
+    assert sorted(said) == sorted(
+        [
+            *("fingerprint/", "prepare/digits/", "train/digits/", "runtimes/here.json", "report/report.md"),
+            *(
+                f"{stage}/{name}/"
+                for stage in ("prune", "quantize", "benchmark")
+                for name in ("base", "half", "candidate")
+            ),
+        ]
+    )
+    assert all((reproduced.root / output).exists() for output in said)
+
+
 def test_the_lines_in_the_docs_run_a_deployed_file(reproduced, project, tmp_path):
     code = re.search(r"```python\n(.*?)```", (project / "docs/runtimes.md").read_text(), re.DOTALL)[1]
     dataset = load_file(reproduced.root / "prepare/digits/dataset.safetensors")

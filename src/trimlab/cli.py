@@ -1,24 +1,57 @@
 """The `trimlab` command: everything that is not a stage."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from trimlab import config, errors, paths
+from trimlab import __version__, config, errors, paths
 from trimlab.config import checks
 
 app = typer.Typer(
-    help="Compress image classifiers, declaratively. The pipeline itself is `dvc repro`.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"trimlab {__version__}")
+        raise typer.Exit
+
+
+def _studies() -> Sequence[str]:
+    """Offer the studies of this project, for shell completion."""
+    from trimlab.records import archive
+
+    return archive.study_names()
+
+
+def _measured_variants() -> Sequence[str]:
+    """Offer the variants that have files to measure, for shell completion; none without a valid params.yaml."""
+    with suppress(errors.UserError):
+        return [name for name, variant in config.load().variants.items() if variant.precisions]
+    return []
+
+
+CommittedStudy = Annotated[str, typer.Argument(help="A study with committed records.", autocompletion=_studies)]
+
+
+@app.callback()
+def _app(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Compress image classifiers, declaratively. The pipeline itself is `dvc repro`."""
 
 
 @app.command()
 def check(file: Annotated[Path, typer.Argument(help="A params file.")] = paths.PARAMS) -> None:
-    """Check a params file and the files it names: one line a problem, with the value, its bounds and the remedy."""
+    """Check a params file and the files that it names. Each problem is one line: value, bounds and remedy."""
     study = config.load(file)
     for line in checks.warnings(study):
         print(f"warning: {file}: {line}")
@@ -27,13 +60,13 @@ def check(file: Annotated[Path, typer.Argument(help="A params file.")] = paths.P
     missing = checks.missing_files(study)
     if missing:
         raise errors.UserError("\n".join(f"{file}: {line}" for line in missing))
-    cells = len(study.variants)
-    print(f"{file}: study {study.study}, {len(study.workloads)} workloads, {cells} variants: all values are good")
+    counts = f"{len(study.workloads)} workloads, {len(study.variants)} variants"
+    print(f"{file}: study {study.study}, {counts}: all values are valid")
 
 
 @app.command()
 def schema() -> None:
-    """Write params.schema.json, which explains params.yaml to editors."""
+    """Write params.schema.json, which describes params.yaml to editors."""
     if not Path("dvc.yaml").is_file():
         raise errors.UserError(f"{Path.cwd()} has no dvc.yaml: run `trimlab schema` in the project's root")
     paths.SCHEMA.write_text(config.schema())
@@ -44,10 +77,10 @@ def schema() -> None:
 def import_(
     sources: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RECORDS", help="Files, folders, or a slice's .tar.gz. Default: the stages' own."),
+        typer.Argument(metavar="RECORDS", help="Files, folders, or a slice's .tar.gz. Default: the stages' records."),
     ] = None,
 ) -> None:
-    """Copy records into records/STUDY/, each once by digest."""
+    """Copy records into records/STUDY/, except those that are already there."""
     from trimlab.records import imports
 
     added, there = imports.import_records(sources or [])
@@ -55,8 +88,8 @@ def import_(
 
 
 @app.command()
-def report(study: Annotated[str, typer.Argument(help="A study with committed records.")]) -> None:
-    """Render reports/STUDY/ from records/STUDY/ alone."""
+def report(study: CommittedStudy) -> None:
+    """Render reports/STUDY/ from the records in records/STUDY/."""
     from trimlab.records import archive
     from trimlab.records.select import select
     from trimlab.report import stage as report_stage
@@ -68,8 +101,8 @@ def report(study: Annotated[str, typer.Argument(help="A study with committed rec
 
 
 @app.command()
-def track(study: Annotated[str, typer.Argument(help="A study with committed records.")]) -> None:
-    """Log the records in records/STUDY/ to MLflow: rebuilds a store that was lost."""
+def track(study: CommittedStudy) -> None:
+    """Log the records in records/STUDY/ to MLflow, for example to rebuild a lost store."""
     from trimlab.records import archive
     from trimlab.records.select import select
     from trimlab.track import mlflow_runs
@@ -81,15 +114,15 @@ def track(study: Annotated[str, typer.Argument(help="A study with committed reco
 
 @app.command("slice")
 def slice_(
-    study: Annotated[str, typer.Argument(help="A study of the source tree this is called in.")],
-    run_dir: Annotated[Path, typer.Option(help="Where everything is kept between slices.")],
-    out: Annotated[Path, typer.Option(help="Where records, status and log go.")],
-    seconds: Annotated[float, typer.Option(help="Stop after so many.")] = 540,
+    study: Annotated[str, typer.Argument(help="A study of the current source tree.", autocompletion=_studies)],
+    run_dir: Annotated[Path, typer.Option(help="The folder that keeps everything between slices.")],
+    out: Annotated[Path, typer.Option(help="The folder for records, status and log.")],
+    seconds: Annotated[float, typer.Option(help="Stop after this many seconds.")] = 540,
     fresh_source: Annotated[
-        bool, typer.Option("--fresh-source", help="Go on with the source here instead of RUN_DIR's.")
+        bool, typer.Option("--fresh-source", help="Replace the source in RUN_DIR by the current source tree.")
     ] = False,
 ) -> None:
-    """Go on with a study for a while, where commands are cut short: exit code 75 says to call again."""
+    """Run a study for a limited time, on a host that ends long commands. Exit code 75 means: call it again."""
     from trimlab.execution import slices
 
     raise typer.Exit(slices.run(study, run_dir, out, seconds, fresh_source))
@@ -97,13 +130,22 @@ def slice_(
 
 @app.command()
 def bundle(
-    variants: Annotated[list[str], typer.Argument(metavar="VARIANT...", help="Variants that `dvc repro` exported.")],
+    variants: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="VARIANT...", help="Variants that `dvc repro` exported.", autocompletion=_measured_variants
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The zip file to write.")],
     runtime: Annotated[
-        list[str] | None, typer.Option(help="Measure in this runtime (repeatable). Default: in the study's.")
+        list[str] | None,
+        typer.Option(
+            help="Measure in this runtime (repeatable). Default: the study's runtimes.",
+            autocompletion=lambda: config.RUNTIMES,
+        ),
     ] = None,
 ) -> None:
-    """Pack files, test set and measuring code: `python FILE.zip` measures them on another device."""
+    """Pack exported files, test set and measuring code: `python FILE.zip` measures on another device."""
     from trimlab.benchmark import bundles
 
     study = config.load()
@@ -113,7 +155,7 @@ def bundle(
 
 
 def main() -> None:
-    """Run the command; what the user can fix is one line."""
+    """Run the command. An error that the user can fix is one line."""
     with errors.one_line_errors():
         app()
 

@@ -10,7 +10,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class UserError(ValueError):
-    """Something the user can fix; the message says value, bound and remedy, a line a problem."""
+    """An error that the user can fix. The message has one line per problem: value, bound, remedy."""
 
 
 def one_line(text: object, limit: int = 200) -> str:
@@ -36,18 +36,18 @@ _REMEDIES = {
     errno.EROFS: ("written", "make it writable"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), ("opened", "change its permissions")),
 }
-"""What the user can do where the system refuses a file."""
+"""What could not be done with a file, and the remedy, by the system's error number."""
 _RUST = re.compile(r"\(os error (\d+)\)")
 _NUMPY = re.compile(r"\d+ requested and \d+ written")
 
 
 def _refused(error: Exception) -> str:
-    """Say which file the system refused, why, and what to do; nothing where an error says something else."""
+    """Return which file the system refused, why, and the remedy; an empty string for any other error."""
     number, name = (error.errno, error.filename) if isinstance(error, OSError) else (None, None)
     if told := _RUST.search(str(error)):  # safetensors raises no OSError
         number = int(told[1])
     elif isinstance(error, OSError) and number is None and _NUMPY.search(str(error)):
-        number = errno.ENOSPC  # numpy counts, and gives no reason
+        number = errno.ENOSPC  # numpy reports how much was written, but not why
     if number is None or number not in _REMEDIES:
         return ""
     done, remedy = _REMEDIES[number]
@@ -57,7 +57,7 @@ def _refused(error: Exception) -> str:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the process with exit code 1, and with an error's own lines, or one that says which file was refused."""
+    """End the process with exit code 1 and a message for errors that the user can fix; others keep their traceback."""
     try:
         yield
     except UserError as error:

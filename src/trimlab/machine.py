@@ -1,4 +1,4 @@
-"""The machine that measures: what it is, that nobody else measures on it, whether it was quiet."""
+"""This machine: its description, and the locks that keep trainings and timings from disturbing each other."""
 
 import os
 import tempfile
@@ -17,14 +17,14 @@ from trimlab.records import Device
 
 SHARED = Path("/tmp")
 """The folder that all users of a machine share, on Linux and macOS. Not `tempfile.gettempdir()`: on macOS, and where
-TMPDIR is set, that is each user's own."""
+TMPDIR is set, each user has another folder."""
 
 
 @contextmanager
 def exclusive(what: str) -> Iterator[device.Watch]:
-    """Hold the one machine-wide lock of trainings and timings, waiting for whoever has it.
+    """Hold the machine-wide lock for trainings and timings; wait if another process holds it.
 
-    Two at once would spoil each other: torch's threads wait for one another, and timings count nothing then.
+    Two at once would disturb each other: torch's threads would wait for one another, and timings would be wrong.
 
     Raises:
         UserError: the lock file cannot be written.
@@ -33,7 +33,7 @@ def exclusive(what: str) -> Iterator[device.Watch]:
     try:
         _acquire(lock, what)
     except OSError as error:
-        raise UserError(f"{file} cannot be locked ({error}): set TRIMLAB_LOCK to a file that can be written") from None
+        raise UserError(f"{file} cannot be locked ({error}): set TRIMLAB_LOCK to a writable file") from None
     try:
         with device.watched() as watch:
             yield watch
@@ -42,7 +42,7 @@ def exclusive(what: str) -> Iterator[device.Watch]:
 
 
 def _machine_lock() -> Path:
-    """Return the machine's lock file; TRIMLAB_LOCK names another, so as not to wait for it."""
+    """Return the machine's lock file, or the file that TRIMLAB_LOCK names."""
     shared = SHARED if SHARED.is_dir() else Path(tempfile.gettempdir())
     return Path(os.environ.get("TRIMLAB_LOCK") or shared / "trimlab-machine.lock")
 
@@ -57,30 +57,30 @@ def _acquire(lock: BaseFileLock, what: str) -> None:
 
 @contextmanager
 def one_at_a_time(cell: str) -> Iterator[None]:
-    """Hold a cell's lock: after `kill -9` of DVC its stage lives on while the next repro starts another.
+    """Hold a cell's lock: after `kill -9` of DVC its stage keeps running, and the next `dvc repro` starts another.
 
     Raises:
-        UserError: the cell is being computed already.
+        UserError: another process is computing the cell.
     """
-    # The work tree's own, not the project's: experiments side by side may each compute the cell.
-    file = paths.SCRATCH / "locks" / f"{cell.replace('/', '-')}.lock"
+    # In the working tree, not the project's root: parallel experiments may each compute the cell.
+    file = paths.STATE / "locks" / f"{cell.replace('/', '-')}.lock"
     with alone(file, f"{cell} is being computed by another process: wait for it, or end it"):
         yield
 
 
 @contextmanager
-def alone(file: Path, otherwise: str) -> Iterator[None]:
-    """Hold a lock file; its folder is made.
+def alone(file: Path, message: str) -> Iterator[None]:
+    """Hold a lock file, and create its folder.
 
     Raises:
-        UserError: another process holds it; the message is `otherwise`.
+        UserError: another process holds it; it has this message.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(file)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(otherwise) from None
+        raise UserError(message) from None
     try:
         yield
     finally:
@@ -88,10 +88,10 @@ def alone(file: Path, otherwise: str) -> Iterator[None]:
 
 
 def cpu(threads: int) -> Device:
-    """Return this machine's processor as a record's device, with the features that torch makes use of.
+    """Return this machine's processor as a record's device, with the features that torch uses.
 
     Args:
-        threads: that computed.
+        threads: how many threads computed.
     """
     return Device.model_validate(device.cpu(threads, onednn=True))
 

@@ -1,4 +1,4 @@
-"""Where everything lies, relative to the project's root: one folder a stage, of the stage's name."""
+"""All paths, relative to the project's root. Each stage writes to the folder of its name."""
 
 import os
 from pathlib import Path
@@ -10,11 +10,11 @@ SCHEMA = Path("params.schema.json")
 STUDIES = Path("studies")
 RECORDS = Path("records")
 REPORT = Path("report")
-"""What the stage `report` writes, of the study in params.yaml."""
+"""Output of the stage `report`, for the study in params.yaml."""
 REPORTS = Path("reports")
-"""What `trimlab report STUDY` writes, from committed records: `reports/STUDY`."""
-SCRATCH = Path(".dvc/tmp/trimlab")
-"""Resumable checkpoints and locks: no DVC output, because DVC deletes those before it runs a stage."""
+"""Output of `trimlab report STUDY`, from committed records: `reports/STUDY`."""
+STATE = Path(".dvc/tmp/trimlab")
+"""Resumable checkpoints, kept measurements and locks. It is not an output: DVC deletes those before it runs a stage."""
 
 MODEL = "model"
 """The output of `train` and `prune` on which later stages depend: weights and what follows from them. The record, with
@@ -30,28 +30,28 @@ def project_root() -> Path:
 
 
 def runtimes_file() -> Path:
-    """Return what `runtimes` writes: which of the study's runtimes this machine has."""
+    """Return the output of `runtimes`: which of the study's runtimes this machine has."""
     return Path("runtimes") / "here.json"
 
 
 def kept_measurements(variant: str = "*", root: Path | None = None) -> list[Path]:
-    """Return the records of a `benchmark` that was interrupted, or lacks others; labels lie beside them as `.npy`."""
-    return sorted(((root or project_root()) / SCRATCH / "measured").glob(f"{variant}/*.json"))
+    """Return the records that unfinished `benchmark` cells have kept; their labels are beside them as `.npy`."""
+    return sorted(((root or project_root()) / STATE / "measured").glob(f"{variant}/*.json"))
 
 
 def kept_measurement(variant: str, request_digest: str) -> Path:
-    """Return where the record of a request is kept until all of its variant's are there."""
-    return project_root() / SCRATCH / "measured" / variant / f"{request_digest}.json"
+    """Return where a request's record is kept until its variant has all records."""
+    return project_root() / STATE / "measured" / variant / f"{request_digest}.json"
 
 
-def finished(scratch: Path) -> Path:
-    """Return where the resumable checkpoint of a training on record is put aside."""
-    return scratch.with_suffix(".done")
+def finished(resumable: Path) -> Path:
+    """Return where a resumable checkpoint is kept once its training has a record."""
+    return resumable.with_suffix(".done")
 
 
 def forget_finished() -> None:
-    """Delete the checkpoints that were put aside: DVC keeps the outputs now."""
-    for path in (project_root() / SCRATCH).glob("*.done"):
+    """Delete the resumable checkpoints of finished trainings: DVC has cached the outputs."""
+    for path in (project_root() / STATE).glob("*.done"):
         path.unlink(missing_ok=True)
 
 
@@ -91,7 +91,7 @@ def outcome_file(folder: Path, seed: int) -> Path:
 
 
 def torch_labels_file(variant: str, seed: int) -> Path:
-    """Return the labels that the eager torch model gives the scored images, uint16."""
+    """Return the file of labels that the eager torch model predicts for the scored images, uint16."""
     return pruned(variant) / MODEL / f"seed{seed}-labels.npy"
 
 
@@ -101,7 +101,7 @@ def record_file(folder: Path, seed: int) -> Path:
 
 
 def onnx_file(variant: str, seed: int, precision: str, flavour: str = "") -> Path:
-    """Return an exported file; of an INT8 file there are flavours, see `onnx_files`."""
+    """Return an exported file; an INT8 file has flavours, see `onnx_files`."""
     suffix = f"-{flavour}" if flavour else ""
     return quantized(variant) / f"seed{seed}-{precision}{suffix}.onnx"
 
@@ -112,5 +112,5 @@ def index_file(variant: str) -> Path:
 
 
 def measurement_file(variant: str, seed: int, precision: str, runtime: str) -> Path:
-    """Return a measurement's record; the predicted labels lie beside it as `.npy`."""
+    """Return a measurement's record; the predicted labels are beside it as `.npy`."""
     return measured(variant) / f"seed{seed}-{precision}-{runtime}.json"

@@ -263,5 +263,5 @@ def test_what_cannot_be_packed_is_said(project, variant, message, tmp_path):
 
 
 def test_an_unknown_runtime_is_said():
-    with pytest.raises(UserError, match="runtime 'abacus' is unknown: use some of onnxruntime, openvino, tensorrt"):
+    with pytest.raises(UserError, match="runtime 'abacus' is unknown: use one of onnxruntime, openvino, tensorrt"):
         config.runtimes(["abacus"])

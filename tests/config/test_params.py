@@ -24,24 +24,24 @@ BAD = {
         "importance: l9",
         "pruning.importance 'l9' is not allowed: use one of l1, l2, lamp, fpgm, bn_scale or random",
     ),
-    "epochs: 8": ("epochs: 1.5", "training.digits.epochs 1.5 is wrong"),
+    "epochs: 8": ("epochs: 1.5", "training.digits.epochs 1.5 is invalid"),
     "source: digits": ("source: digit", "datasets.digits.source 'digit' is not allowed"),
     "path: data/none": ("path: x", "datasets.digits.path 'x' does not fit source 'digits'"),
     "sweep.r30}": ("sweep.r31}", "pruning 'sweep.r31' is unknown: use one of prune, sweep.none"),
     "baseline: resnet20-digits": ("baseline: resnet", "report.baseline 'resnet' is unknown"),
-    "  - 0\n": ("  - 0\n  - 0\n", "seeds [0, 0] repeat: list each once"),
-    "  r30:": ("  30:", "sweep.30 30 is wrong"),
+    "  - 0\n": ("  - 0\n  - 0\n", "seeds [0, 0] repeats a value: list each value once"),
+    "  r30:": ("  30:", "sweep.30 30 is invalid"),
     "model: resnet20": ("model: torchvision/resnet19", "model 'torchvision/resnet19' is unknown: use one of resnet18"),
     "baseline: resnet20-digits\n": ("baseline: candidate\n", "report.baseline 'candidate' is pruned"),
     "split: test": ("splitt: test", "data.splitt is not a known key (did you mean split?)"),
-    "weights: data/none}\n\nsweep": ("weights: ''}\n\nsweep", "workloads.resnet20-digits-amp.weights '' is wrong"),
+    "weights: data/none}\n\nsweep": ("weights: ''}\n\nsweep", "workloads.resnet20-digits-amp.weights '' is invalid"),
     "pruning: sweep.r30}": (
         "pruning: sweep.r30, precisions: [int8, int8]}",
-        "variants.resnet20-digits-r30.precisions ['int8', 'int8'] repeat: list each once",
+        "variants.resnet20-digits-r30.precisions ['int8', 'int8'] repeats a value: list each value once",
     ),
     "batch_size: 64\n": (
         "batch_size: 64\n  runtimes: [onnxruntime, onnxruntime]\n",
-        "benchmark.runtimes ['onnxruntime', 'onnxruntime'] repeat: list each once",
+        "benchmark.runtimes ['onnxruntime', 'onnxruntime'] repeats a value: list each value once",
     ),
     "study: quick": (f"study: {'q' * 65}", "does not match ^[a-z][a-z0-9-]{0,63}$: rename it"),
     "ratio: 0.3,": ("ratio: !!float word,", "is not valid YAML: could not convert string to float: 'word'"),
@@ -81,7 +81,7 @@ def test_a_candidate_on_another_dataset_than_the_baseline_is_refused(text, tmp_p
     text = text.replace("candidate: {workload: resnet20-digits,", "candidate: {workload: far,")
     assert any(
         "report.candidate 'candidate' is on dataset other, report.baseline 'resnet20-digits' on digits: "
-        "name variants on one dataset" in line
+        "name variants on the same dataset" in line
         for line in problems(text, tmp_path)
     )
 
@@ -102,8 +102,8 @@ MERGED = "a: &a {x: 1}\n" + "".join(
 def test_yaml_that_unfolds_without_end_is_refused_at_once(bad, text, tmp_path):
     started = time.perf_counter()
     assert problems(f"{text}\n{bad}", tmp_path) == [
-        f"{tmp_path / 'params.yaml'} holds more than 100000 values, aliases written out, or nests them more than 20 "
-        "deep: start from a file in studies/"
+        f"{tmp_path / 'params.yaml'} has more than 100000 values after its aliases are expanded, or nests them more "
+        "than 20 deep: start from a file in studies/"
     ]
     assert time.perf_counter() - started < 5
 
@@ -216,6 +216,30 @@ def test_mutated_params_are_good_or_refused_in_short_lines(in_tmp, mutations):
             assert line.isprintable()
             assert ": " in line
     assert time.perf_counter() - started < 5
+
+
+def without_candidates_point(text):
+    """The quick study without the section `prune`, and without the variant that refers to it."""
+    values = YAML(typ="safe").load(text)
+    del values["prune"], values["variants"]["candidate"]
+    values["report"]["candidate"] = "resnet20-digits-r60"
+    return values
+
+
+def test_a_study_in_which_no_variant_refers_to_prune_needs_none(text, tmp_path):
+    (tmp_path / "params.yaml").write_text(json.dumps(without_candidates_point(text)))
+    study = config.load(tmp_path / "params.yaml")
+    assert study.prune is None
+    assert study.point("resnet20-digits-r60").ratio == 0.6
+
+
+def test_a_variant_at_a_point_that_is_missing_says_what_to_add(text, tmp_path):
+    values = without_candidates_point(text)
+    values["variants"]["resnet20-digits-r60"]["pruning"] = "prune"
+    assert problems(json.dumps(values), tmp_path) == [
+        f"{tmp_path / 'params.yaml'}: variants.resnet20-digits-r60.pruning 'prune' refers to the section prune, "
+        "which is missing: add it, or refer to a point of sweep"
+    ]
 
 
 def test_every_problem_has_its_line(text, tmp_path):

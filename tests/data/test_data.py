@@ -23,7 +23,7 @@ from trimlab.data.splits import drawn
 from trimlab.errors import UserError
 
 DATA = config.Data(split="test", holdout_fraction=0.1, seed=0)
-DIGITS = config.Dataset(source="digits", path="data/none")
+DIGITS = config.DatasetSource(source="digits", path="data/none")
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_a_prepared_file_without_its_tensors_is_refused(digits):
 
 def test_a_folder_of_images_is_read(in_tmp):
     write_folder(in_tmp / "pets")
-    data_stage.prepare("pets", config.Dataset(source="folder", path="pets"), DATA)
+    data_stage.prepare("pets", config.DatasetSource(source="folder", path="pets"), DATA)
     pets = load_dataset("pets")
     assert pets.classes == ["cat", "dog"]
     assert pets.train_images.shape == (60, 3, 8, 8)
@@ -226,24 +226,24 @@ def test_a_class_in_one_part_alone_is_refused(in_tmp):
     (in_tmp / "pets/test/zebra").mkdir()
     Image.new("RGB", (8, 8)).save(in_tmp / "pets/test/zebra/1.png")
     with pytest.raises(UserError, match="pets/test/zebra: train and test must hold images of the same classes"):
-        data_stage.prepare("pets", config.Dataset(source="folder", path="pets"), DATA)
+        data_stage.prepare("pets", config.DatasetSource(source="folder", path="pets"), DATA)
 
 
 def test_images_of_two_sizes_are_refused(in_tmp):
     write_folder(in_tmp / "pets")
     Image.new("RGB", (9, 9)).save(in_tmp / "pets/train/cat/odd.png")
     with pytest.raises(UserError, match=r"odd.png is 9×9 pixels \(height × width\), .*00.png 8×8: make them one size"):
-        data_stage.prepare("pets", config.Dataset(source="folder", path="pets"), DATA)
+        data_stage.prepare("pets", config.DatasetSource(source="folder", path="pets"), DATA)
 
 
 def test_a_damaged_image_is_named(in_tmp):
     write_folder(in_tmp / "pets")
     (in_tmp / "pets/train/cat/bad.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"bad\.png is not a readable image"):
-        data_stage.prepare("pets", config.Dataset(source="folder", path="pets"), DATA)
+        data_stage.prepare("pets", config.DatasetSource(source="folder", path="pets"), DATA)
 
 
-PETS = config.Dataset(source="folder", path="pets")
+PETS = config.DatasetSource(source="folder", path="pets")
 
 
 def pets():
@@ -362,7 +362,7 @@ def npz(**changed):
         "test_labels": np.arange(10) % 2,
     }
     np.savez("set.npz", **{**arrays, **changed})
-    return config.Dataset(source="npz", path="set.npz")
+    return config.DatasetSource(source="npz", path="set.npz")
 
 
 def test_an_npz_is_read(in_tmp):
@@ -401,7 +401,7 @@ def test_an_npz_that_does_not_fit_is_refused(changed, message, in_tmp):
 def test_a_file_that_is_no_npz_is_refused(in_tmp):
     (in_tmp / "set.npz").write_bytes(b"PK\x03\x04 junk")
     with pytest.raises(UserError, match=r"is not an \.npz"):
-        data_stage.prepare("set", config.Dataset(source="npz", path="set.npz"), DATA)
+        data_stage.prepare("set", config.DatasetSource(source="npz", path="set.npz"), DATA)
 
 
 def test_class_names_of_an_npz_are_read(in_tmp):
@@ -430,7 +430,7 @@ def promised_27_tib(file):
 @pytest.mark.parametrize("write", [lone_array, foreign_member, promised_27_tib, lambda file: file.mkdir()])
 def test_a_file_that_holds_no_arrays_is_refused(write, in_tmp):
     write(in_tmp / "set.npz")
-    said = refusal(lambda: data_stage.prepare("set", config.Dataset(source="npz", path="set.npz"), DATA))
+    said = refusal(lambda: data_stage.prepare("set", config.DatasetSource(source="npz", path="set.npz"), DATA))
     assert said.startswith("set.npz is not ")
     assert "context manager" not in said
 
@@ -444,7 +444,7 @@ def test_missing_cifar_says_where_to_put_it(in_tmp, monkeypatch):
     monkeypatch.setattr(datasets.CIFAR10, "download", offline)
     monkeypatch.delenv("DATA_ROOT", raising=False)
     with pytest.raises(UserError, match=r"data/raw holds no complete cifar-10-batches-py, .* put the official"):
-        data_stage.prepare("cifar10", config.Dataset(source="cifar10", path="data/none"), DATA)
+        data_stage.prepare("cifar10", config.DatasetSource(source="cifar10", path="data/none"), DATA)
 
 
 def test_the_facts_beside_the_file_name_its_digest(digits):

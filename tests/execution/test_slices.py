@@ -37,6 +37,7 @@ sys.exit(int(os.environ["FAKE_END"]))
 
 STUDY = factories.study()
 CELLS = [
+    "fingerprint",
     *(f"prepare@{name}" for name in STUDY.datasets),
     *(f"train@{name}" for name in STUDY.workloads),
     *(f"{stage}@{name}" for stage in ("prune", "quantize") for name in STUDY.variants),
@@ -185,14 +186,18 @@ def test_half_a_copy_is_not_trusted(fresh, source, run_dir, monkeypatch):
 def test_without_git_and_commit_nothing_is_copied(source, run_dir, monkeypatch):
     monkeypatch.delenv("TRIMLAB_COMMIT")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(source.parent))
-    with pytest.raises(UserError, match=r"^no git here .*: set TRIMLAB_COMMIT to it$"):
+    with pytest.raises(UserError, match=r"^every record needs .*: set TRIMLAB_COMMIT to it$"):
         go(run_dir)
     assert not (run_dir / "src").exists()
 
 
 @pytest.mark.parametrize(
     ("place", "refusal"),
-    [(".", "is in the source tree"), ("deep/inside", "is in the source tree"), ("../full", "is not a run directory")],
+    [
+        (".", "is in the source tree"),
+        ("deep/inside", "is in the source tree"),
+        ("../full", "is not empty and not a run directory"),
+    ],
 )
 def test_a_folder_that_cannot_keep_a_run_is_refused(place, refusal, source):
     (source.parent / "full").mkdir()
@@ -204,7 +209,7 @@ def test_a_folder_that_cannot_keep_a_run_is_refused(place, refusal, source):
 
 def test_a_slice_is_called_in_a_source_tree(tmp_path, run_dir, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"dvc.yaml does not exist: call this in the root of the source tree"):
+    with pytest.raises(UserError, match=r"dvc.yaml does not exist: run this in the root of the source tree"):
         go(run_dir)
 
 
@@ -216,16 +221,16 @@ def test_an_unknown_study_is_one_line(source, run_dir):
 
 def test_two_slices_at_once_are_refused(source, run_dir):
     go(run_dir)
-    with FileLock(run_dir / ".slice/lock"), pytest.raises(UserError, match="another slice is at work"):
+    with FileLock(run_dir / ".slice/lock"), pytest.raises(UserError, match="another slice is running"):
         go(run_dir)
 
 
 @pytest.mark.parametrize(
     ("end", "code", "done", "said"),
     [
-        ("0", 0, len(CELLS), "24 of 24 cells are done\n"),
-        ("1", 1, 10, "not quantize@large, quantize@large-r50, quantize@large-r80 and 11 more: some failed"),
-        ("never", 75, 23, "23 of 24 cells are done, not report: call again\n"),
+        ("0", 0, len(CELLS), "25 of 25 cells are done\n"),
+        ("1", 1, 11, "without quantize@large, quantize@large-r50, quantize@large-r80 and 11 more: some of them failed"),
+        ("never", 75, 24, "24 of 25 cells are done, without report: call again\n"),
     ],
 )  # fmt: skip
 def test_the_exit_code_and_the_last_line_say_how_far_it_is(

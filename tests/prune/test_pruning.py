@@ -25,7 +25,7 @@ REFERENCE = list(csv.DictReader((Path(reference.__file__).parent / "pruning.csv"
 @pytest.mark.parametrize("row", REFERENCE, ids=lambda row: f"{row['ratio_percent']}%")
 def test_resnet18_has_the_published_parameters_and_size(row):
     model = registry.build("resnet18", 10)
-    pruner.prune(model, int(row["ratio_percent"]) / 100, config.Pruning(), SHAPE)
+    pruner.prune(model, int(row["ratio_percent"]) / 100, config.PruningSettings(), SHAPE)
     assert f"{count_params(model) / 1e6:.2f}" == row["params_m"]
     assert f"{size_bytes(model) / 2**20:.2f}" == row["size_mb"]
 
@@ -34,7 +34,7 @@ def test_resnet18_has_the_published_parameters_and_size(row):
 @pytest.mark.parametrize("scope", ["uniform", "global"])
 def test_a_rebuilt_pruned_model_gives_bit_equal_outputs(name, scope, tmp_path):
     model = registry.build(name, 10)
-    pruner.prune(model, 0.5, config.Pruning(scope=scope), SHAPE)
+    pruner.prune(model, 0.5, config.PruningSettings(scope=scope), SHAPE)
     checkpoint.save(model, tmp_path / "m.safetensors", {"model": name, "num_classes": "10"})
     rebuilt = checkpoint.load(tmp_path / "m.safetensors")
     images = torch.randn(2, *SHAPE)
@@ -47,7 +47,7 @@ def test_a_rebuilt_pruned_model_gives_bit_equal_outputs(name, scope, tmp_path):
 @settings(max_examples=15)
 def test_any_ratio_and_importance_leaves_a_working_smaller_model(ratio, importance):
     model = registry.build("resnet20", 10)
-    pruner.prune(model, ratio, config.Pruning(importance=importance), SHAPE)
+    pruner.prune(model, ratio, config.PruningSettings(importance=importance), SHAPE)
     assert count_params(model) < 272_474
     assert model.eval()(torch.zeros(1, *SHAPE)).shape == (1, 10)
 
@@ -55,7 +55,7 @@ def test_any_ratio_and_importance_leaves_a_working_smaller_model(ratio, importan
 @pytest.mark.parametrize("ratio", [0.3, 0.5])
 def test_pruned_widths_are_multiples_of_round_to(ratio):
     model = registry.build("resnet20", 10)
-    pruner.prune(model, ratio, config.Pruning(round_to=8), SHAPE)
+    pruner.prune(model, ratio, config.PruningSettings(round_to=8), SHAPE)
     assert all(width % 8 == 0 for name, width in pruner.widths(model).items() if name != "fc")
 
 
@@ -76,14 +76,14 @@ KEYS = pruner.Keys("sweep.r95.ratio", "pruning.round_to")
     ],
 )
 def test_a_layer_left_whole_is_refused_with_a_remedy_that_works(ratio, round_to, reason, remedy):
-    section = config.Pruning(round_to=round_to)
+    section = config.PruningSettings(round_to=round_to)
     with pytest.raises(UserError, match=f"leaves conv1 whole: {reason}.*: set {remedy}") as error:
         pruner.prune(registry.build("resnet20", 10), ratio, section, SHAPE, keys=KEYS)
     assert len(str(error.value).splitlines()) == 1
     numbers = [float(word) for word in re.findall(r"at most ([\d.]*\d)", str(error.value).split(": set ")[1])]
     fixed = next((number for number in numbers if number < 1), ratio)
     rounded = next((int(number) for number in numbers if number > 1), round_to)
-    pruner.prune(registry.build("resnet20", 10), fixed, config.Pruning(round_to=rounded), SHAPE)
+    pruner.prune(registry.build("resnet20", 10), fixed, config.PruningSettings(round_to=rounded), SHAPE)
 
 
 def test_the_keys_are_those_that_decided():
@@ -96,11 +96,11 @@ def test_grouped_convolutions_are_counted_by_group():
     with pytest.raises(
         UserError, match=r"0 of 4 channels would stay in each of its 32 groups: set ratio to at most 0\.75$"
     ):
-        pruner.prune(registry.build("torchvision/resnext50_32x4d", 10), 0.95, config.Pruning(), (3, 64, 64))
+        pruner.prune(registry.build("torchvision/resnext50_32x4d", 10), 0.95, config.PruningSettings(), (3, 64, 64))
 
 
 def test_a_global_ratio_that_is_not_reached_is_refused():
-    section = config.Pruning(scope="global")
+    section = config.PruningSettings(scope="global")
     with pytest.raises(UserError, match=r"ratio 0\.9 is not reached: .* 39% of all channels would stay"):
         pruner.prune(registry.build("resnet20", 10), 0.9, section, SHAPE)
 
@@ -108,7 +108,7 @@ def test_a_global_ratio_that_is_not_reached_is_refused():
 def test_ratio_zero_leaves_the_weights_as_they_are():
     model = registry.build("resnet20", 10)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    pruner.prune(model, 0.0, config.Pruning(), SHAPE)
+    pruner.prune(model, 0.0, config.PruningSettings(), SHAPE)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 

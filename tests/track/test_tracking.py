@@ -325,6 +325,16 @@ def test_a_run_has_the_params_that_decided_it_and_no_other_variants(study: confi
         assert found & config.Params.model_fields.keys() - {"study"} == sections[run.data.tags["trimlab.kind"]]
 
 
+def test_a_parent_of_a_study_without_the_section_prune_shows_none() -> None:
+    shown = {key.split(".")[0] for key in mlflow_runs._study_params(factories.study())}
+    base = factories.study().model_dump()
+    del base["prune"], base["variants"]["candidate"]
+    base["report"]["candidate"] = "large-r50"
+    assert {key.split(".")[0] for key in mlflow_runs._study_params(config.Params.model_validate(base))} == (
+        shown - {"prune"}
+    )
+
+
 def test_a_parent_of_a_killed_training_does_not_run_for_ever(study: config.Params, store: MlflowClient) -> None:
     mlflow_runs._begin(study, "train", "any", 0)  # killed here
     assert [run.info.status for run in _parents(store, study)] == ["FINISHED"]

@@ -56,9 +56,9 @@ class Killed(Exception):
     pass
 
 
-def fit(model, tiny, scratch, precision="fp32", **kwargs):
+def fit(model, tiny, resumable, precision="fp32", **kwargs):
     return loop.fit(
-        model, tiny, "test", RECIPE, precision, 0, scratch=scratch, label="tiny", on_epoch=lambda _: None, **kwargs
+        model, tiny, "test", RECIPE, precision, 0, resumable=resumable, label="tiny", on_epoch=lambda _: None, **kwargs
     )
 
 
@@ -77,12 +77,12 @@ def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(steps, 
         taken.append(None)
         step(self, images, batch)
 
-    scratch = tmp_path / "b" / "resume.safetensors"
+    resumable = tmp_path / "b" / "resume.safetensors"
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(loop._Loop, "_step", dying)
-        fit(registry.build("resnet20", 2), tiny, scratch, precision)
+        fit(registry.build("resnet20", 2), tiny, resumable, precision)
     resumed = registry.build("resnet20", 2, seed=9)
-    done = fit(resumed, tiny, scratch, precision)
+    done = fit(resumed, tiny, resumable, precision)
 
     assert done.resumptions == 1
     assert all(
@@ -109,7 +109,7 @@ def test_two_runs_of_a_seed_are_equal_and_two_seeds_are_not(tiny, tmp_path):
         model = registry.build("resnet20", 2)
         loop.fit(
             model, tiny, "test", RECIPE, "fp32", seed,
-            scratch=tmp_path / name / "resume.safetensors", label="tiny", on_epoch=lambda _: None,
+            resumable=tmp_path / name / "resume.safetensors", label="tiny", on_epoch=lambda _: None,
         )  # fmt: skip
         return model.fc.weight
 
@@ -267,15 +267,15 @@ def test_a_training_killed_after_its_record_ends_at_once_and_alike(quick, monkey
     monkeypatch.setattr(loop._Loop, "_step", None)  # a step would fail
     again = train_stage.train_workload(short, "resnet20-digits", 0, on_epoch=lambda _: None)
     assert (again.weights_sha256, again.resumptions, again.curve) == (first.weights_sha256, 0, first.curve)
-    assert list((paths.project_root() / paths.SCRATCH).glob("*.done"))
+    assert list((paths.project_root() / paths.STATE).glob("*.done"))
     paths.forget_finished()
-    assert not list((paths.project_root() / paths.SCRATCH).glob("*.*"))
+    assert not list((paths.project_root() / paths.STATE).glob("*.*"))
 
 
 def test_a_damaged_checkpoint_starts_anew(tiny, tmp_path):
-    scratch = tmp_path / "resume.safetensors"
-    scratch.write_bytes(b"damaged")
-    assert len(fit(registry.build("resnet20", 2), tiny, scratch).curve) == RECIPE.epochs
+    resumable = tmp_path / "resume.safetensors"
+    resumable.write_bytes(b"damaged")
+    assert len(fit(registry.build("resnet20", 2), tiny, resumable).curve) == RECIPE.epochs
 
 
 @pytest.mark.parametrize("param", ["fp32", "tf32"])
@@ -313,12 +313,12 @@ def test_backward_passes_multiply_as_forward_ones_do(tiny, tmp_path):
 
 def test_a_checkpoint_belongs_to_the_code_precision_and_torch_that_made_it(in_tmp, monkeypatch):
     def file(precision="fp32", *identity):
-        return resume.scratch_file("trimlab.train.stage", precision, *identity)
+        return resume.resumable_file("trimlab.train.stage", precision, *identity)
 
     first = file()
     assert file() == first
     assert len({first, file("bf16"), file("fp32", "another seed")}) == 3
-    assert resume.scratch_file("trimlab.prune.stage", "fp32") != first
+    assert resume.resumable_file("trimlab.prune.stage", "fp32") != first
     with monkeypatch.context() as patched:
         patched.setattr(torch, "__version__", "99.0")
         assert file() != first

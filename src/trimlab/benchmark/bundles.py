@@ -37,18 +37,18 @@ def write(study: config.Params, variants: Sequence[str], wanted: Sequence[config
         UserError: a variant is unknown, has no precisions, or was not exported; or the file cannot be written.
     """
     _check(study, variants)
-    scratch = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
         _check_place(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as bundle:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as bundle:
             count = _fill(bundle, study, variants, wanted)
-        scratch.replace(path)
+        temporary.replace(path)
     except OSError as error:
         raise UserError(f"--out {path} cannot be written ({error.strerror}): name a file in another folder") from None
     finally:
         with suppress(OSError):
-            scratch.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     return count
 
 

@@ -25,8 +25,8 @@ def score(asked: Request) -> None:
     Raises:
         UserError: a file is missing or broken.
     """
-    parts: tuple[Request | SevenBit | None, ...] = (asked, asked.seven_bit)
-    for part in filter(None, parts):
+    parts: list[Request | SevenBit] = [asked, asked.seven_bit] if asked.seven_bit else [asked]
+    for part in parts:
         labels = part.exact_labels or part.onnx_labels
         if labels and not Path(labels).exists():
             score_file(Path(part.model), Path(asked.pack), Path(labels), exact=bool(part.exact_labels))

@@ -70,7 +70,7 @@ def request(study: config.Params, cell: Cell, pack: Path, scratch: Path) -> Requ
         exact_labels=exact_labels,
         seven_bit=_seven_bit(cell, scratch),
         calibration=str(onnx_files.calibration_file(cell.variant)) if cell.precision == "int8-entropy" else None,
-        engines=str(paths.project_root() / paths.SCRATCH / "engines") if cell.on_gpu else None,
+        engines=str(paths.project_root() / paths.STATE / "engines") if cell.on_gpu else None,
         batch_size=timing.gpu_batch_size if cell.on_gpu else timing.batch_size,
         warmup=timing.warmup,
         repeats=timing.repeats,
@@ -147,9 +147,9 @@ def _keep(path: Path, kept: Path) -> None:
     """Copy a record and its labels to where the next call looks; the record last, whole or not at all."""
     kept.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".npy", ".json"):
-        scratch = kept.with_suffix(f"{suffix}.tmp")
-        shutil.copyfile(path.with_suffix(suffix), scratch)
-        scratch.replace(kept.with_suffix(suffix))
+        temporary = kept.with_suffix(f"{suffix}.tmp")
+        shutil.copyfile(path.with_suffix(suffix), temporary)
+        temporary.replace(kept.with_suffix(suffix))
 
 
 def _write_index(variant: str, measured: list[records.Measurement]) -> None:

@@ -1,6 +1,6 @@
-"""params.yaml as one strict, frozen model: every key known, every value in range, every reference resolved.
+"""params.yaml as one strict, frozen model: known keys, values in range, references that resolve.
 
-Light on purpose (pydantic and YAML alone): every stage asks it before it imports anything heavy.
+It imports pydantic and YAML alone, because every stage reads its params before it imports anything heavy.
 """
 
 from trimlab.config.reading import cell, load, schema, whole
@@ -10,11 +10,11 @@ from trimlab.config.sections import (
     RUNTIMES,
     Benchmark,
     Data,
-    Dataset,
+    DatasetSource,
     LowResolution,
     Normalisation,
-    Pruning,
     PruningPoint,
+    PruningSettings,
     Quantization,
     Recipe,
     Report,
@@ -33,12 +33,12 @@ __all__ = [
     "RUNTIMES",
     "Benchmark",
     "Data",
-    "Dataset",
+    "DatasetSource",
     "LowResolution",
     "Normalisation",
     "Params",
-    "Pruning",
     "PruningPoint",
+    "PruningSettings",
     "Quantization",
     "Recipe",
     "Report",

@@ -9,11 +9,11 @@ from trimlab.config.study import Params
 from trimlab.errors import short
 
 CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
-"""torchvision's names, without importing it."""
+"""The folders' names in torchvision, without importing it."""
 
 
 def missing_files(study: Params) -> list[str]:
-    """Return a line for each file of the study that is not where its key says, with the remedy."""
+    """Return one line, with the remedy, for each file or folder of the study that does not exist."""
     files = [(f"workloads.{key}.weights", workload.weights, "file") for key, workload in study.workloads.items()]
     files += [
         (f"datasets.{key}.path", dataset.path, "folder" if dataset.source == "folder" else "file")
@@ -39,7 +39,7 @@ def _complaint(path: Path, kind: str) -> str:
 
 
 def notes(study: Params) -> list[str]:
-    """Return a line for each download that `dvc repro` is going to make."""
+    """Return one line for each download that `dvc repro` will start."""
     root = Path(os.environ.get("DATA_ROOT") or study.data.root)
     sources = {data.source for key, data in study.datasets.items() if not paths.dataset_file(key).is_file()}
     return [
@@ -50,12 +50,12 @@ def notes(study: Params) -> list[str]:
 
 
 def warnings(study: Params) -> list[str]:
-    """Return a line for each value that is allowed but probably a mistake."""
+    """Return one line for each value that is allowed but is probably a mistake."""
     return [*_unused(study), *_odd(study)]
 
 
 def _unused(study: Params) -> Iterator[str]:
-    """Yield the keys that nothing uses, except workloads: without a variant, they are still trained and reported."""
+    """Yield a line for each key that nothing uses. A workload without variants is still trained and reported."""
     used = {workload.training for workload in study.workloads.values()}
     used |= {f"datasets.{workload.dataset}" for workload in study.workloads.values()}
     used |= {variant.pruning for variant in study.variants.values()}
@@ -64,7 +64,8 @@ def _unused(study: Params) -> Iterator[str]:
         "training": study.training,
         "sweep": study.sweep,
     }
-    for key in (f"{section}.{name}" for section, names in sections.items() for name in names):
+    keys = [f"{section}.{name}" for section, names in sections.items() for name in names]
+    for key in [*keys, "prune"] if study.prune else keys:
         if key not in used:
             yield f"{key} is not used: remove it, or refer to it where you meant to"
 
@@ -76,5 +77,5 @@ def _odd(study: Params) -> Iterator[str]:
         if recipe.evaluate_every > recipe.epochs:
             yield (
                 f"training.{key}.evaluate_every {recipe.evaluate_every} is above its {recipe.epochs} epochs: "
-                "the curve has the last epoch alone"
+                "the curve has the last epoch only"
             )

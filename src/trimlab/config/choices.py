@@ -1,4 +1,4 @@
-"""Names that are one of several: what a message says of an unknown one."""
+"""Messages about unknown names: which names are known, and which of them was probably meant."""
 
 import difflib
 from collections.abc import Collection
@@ -7,14 +7,14 @@ from trimlab.errors import short
 
 
 def unresolved(key: str, value: str, known: Collection[str]) -> str | None:
-    """Say that a value is none of the known names; None where it is one."""
+    """Return a message if a value is not one of the known names, else None."""
     if value in known:
         return None
     return f"{key} {short(value)} is unknown: {choice(known)}{guess(value, known)}"
 
 
 def choice(known: Collection[str]) -> str:
-    """Offer names: all of them, or the first few where they are too many for a line."""
+    """List the known names, or the first few if they are too many for one line."""
     names = ", ".join(known)
     if len(names) > LISTED:
         names = f"{names[:LISTED].rpartition(', ')[0] or next(iter(known))} … ({len(known)} in all)"
@@ -22,10 +22,10 @@ def choice(known: Collection[str]) -> str:
 
 
 LISTED = 160
-"""Characters of names in a message."""
+"""How many characters a message spends on names."""
 
 
 def guess(value: str, known: Collection[str]) -> str:
-    """Return a hint at the known name that is nearest to an unknown one, or nothing."""
+    """Return a hint at the known name that is most similar to an unknown one, or an empty string."""
     near = difflib.get_close_matches(value, known, n=1) if len(value) <= LISTED else []
     return f" (did you mean {near[0]}?)" if near else ""

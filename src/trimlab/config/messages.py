@@ -1,4 +1,4 @@
-"""What pydantic found wrong in params.yaml, as a user reads it: key, value, bound, remedy."""
+"""Messages for pydantic's errors about params.yaml: key, value, bound, remedy."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from trimlab.errors import short
 
 
 def describe(detail: ErrorDetails) -> list[str]:
-    """Return the lines that a user reads of one of pydantic's errors."""
+    """Return the message for one of pydantic's errors, a list of lines."""
     if detail["type"] == "value_error":
         prefix = _dotted(detail["loc"])
         messages = str(detail["ctx"]["error"]).splitlines()
@@ -35,7 +35,7 @@ def _complaint(detail: ErrorDetails) -> str:
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
             return f"{value} is not in {_range_at(detail)}: set it in that range"
         case kind:
-            return f"{value} is wrong ({detail['msg']}): give {_EXPECTED.get(kind, 'a legal value')}"
+            return f"{value} is invalid ({detail['msg']}): give {_EXPECTED.get(kind, 'a valid value')}"
 
 
 _EXPECTED = {
@@ -55,7 +55,7 @@ _BOUNDS = {"gt": "(", "ge": "[", "lt": ")", "le": "]"}
 
 
 def _range_at(detail: ErrorDetails) -> str:
-    """Spell the whole range of a field, not just the bound that was broken."""
+    """Return the whole range of a field, not just the bound that was violated."""
     bounds = _constraints_at(detail["loc"])
     low = next((f"{_BOUNDS[k]}{bounds[k]}" for k in ("gt", "ge") if k in bounds), "(-inf")
     high = next((f"{bounds[k]}{_BOUNDS[k]}" for k in ("lt", "le") if k in bounds), "inf)")
@@ -88,6 +88,7 @@ def _schema_at(location: tuple[int | str, ...]) -> dict[str, Any]:
         if isinstance(inner, dict) and not inner.keys() & {"type", "$ref", "anyOf", "oneOf"}:
             inner = next(iter(inner.values()), {})
         node = inner if isinstance(inner, dict) else {}
+        node = next((option for option in node.get("anyOf", []) if "$ref" in option), node)  # a section or null
         if "$ref" in node:
             node = root["$defs"][node["$ref"].rsplit("/", 1)[-1]]
     return node

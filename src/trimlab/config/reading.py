@@ -1,4 +1,4 @@
-"""Reading params.yaml, and what a stage's command line names of it."""
+"""Read params.yaml and a stage's command line."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -16,17 +16,17 @@ from trimlab.config.study import Params
 from trimlab.errors import UserError, one_line
 
 MOST_PROBLEMS = 30
-"""Reported at once."""
+"""How many problems are reported at once."""
 MOST_NODES = 100_000
 DEEPEST = 20
-"""What a params file may hold, aliases written out: a study has some hundred values, five deep at most."""
+"""Limits of a params file after its aliases are expanded. A study has a few hundred values, at most five deep."""
 
 
 def load(path: Path = paths.PARAMS) -> Params:
     """Read and check a params file.
 
     Raises:
-        UserError: a line for every problem: key, value, bound, remedy.
+        UserError: the message has one line per problem: key, value, bound, remedy.
     """
     try:
         return Params.model_validate(_read(path))
@@ -38,30 +38,30 @@ def load(path: Path = paths.PARAMS) -> Params:
 
 
 def cell(arguments: Sequence[str], section: Literal["datasets", "workloads", "variants"]) -> tuple[Params, str]:
-    """Return the study, and the one cell of it that a stage's command line names.
+    """Return what a stage's command line names: the study, and the key of one cell.
 
     Args:
         arguments: `sys.argv`.
-        section: what the stage is fanned out over.
+        section: the section of params.yaml that has a cell for each of its keys.
 
     Raises:
-        UserError: the params are invalid, or the arguments are not exactly one known cell.
+        UserError: the params are invalid, or the arguments are not exactly one known key.
     """
     study, role = load(), section.removesuffix("s")
-    cells: Collection[str] = getattr(study, section)
+    keys: Collection[str] = getattr(study, section)
     if len(arguments) != 2:
-        raise UserError(f"{arguments[0]} takes one {role}, not {len(arguments) - 1} arguments: {choice(cells)}")
-    problem = unresolved(role, arguments[1], cells)
+        raise UserError(f"{arguments[0]} takes one {role}, not {len(arguments) - 1} arguments: {choice(keys)}")
+    problem = unresolved(role, arguments[1], keys)
     if problem:
         raise UserError(problem)
     return study, arguments[1]
 
 
 def whole(arguments: Sequence[str]) -> Params:
-    """Return the study, for a stage whose command line, `sys.argv`, names nothing.
+    """Return the study, for a stage without arguments.
 
     Raises:
-        UserError: the params are invalid, or there is an argument.
+        UserError: the params are invalid, or there are arguments in `sys.argv`.
     """
     study = load()
     if len(arguments) != 1:
@@ -81,7 +81,7 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path} does not exist: run in the project's root, or name an existing file") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): name a params file") from None
-    # DVC's own YAML library: `1e-4` is a number to both, but a string to PyYAML.
+    # The YAML library that DVC uses: both read `1e-4` as a number, and PyYAML reads it as a string.
     yaml = YAML(typ="safe", pure=True)
     try:
         nodes, depth = _extent(yaml.compose(written), {})
@@ -90,15 +90,15 @@ def _read(path: Path) -> Any:
         return yaml.load(written)
     except RecursionError:
         raise UserError(
-            f"{path} holds more than {MOST_NODES} values, aliases written out, or nests them more than {DEEPEST} deep: "
-            "start from a file in studies/"
+            f"{path} has more than {MOST_NODES} values after its aliases are expanded, or nests them more than "
+            f"{DEEPEST} deep: start from a file in studies/"
         ) from None
-    except Exception as error:  # a tag such as !!float raises whatever the conversion of its value does
+    except Exception as error:  # a tag such as !!float raises any error of its conversion
         raise UserError(f"{path} is not valid YAML: {one_line(error, 250)}") from None
 
 
 def _extent(node: Node | None, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Return how many nodes a YAML node unfolds to, and how deep: aliases of aliases multiply, and may be circular."""
+    """Return the number of nodes and the depth of a YAML node after its aliases are expanded; they may be circular."""
     if not isinstance(node, CollectionNode):
         return 1, 1
     if id(node) not in known:

@@ -6,12 +6,13 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from trimlab import paths
+from trimlab.config.choices import unresolved
 from trimlab.errors import UserError, short
 from trimlab.formats import Precision
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
-"""Up to 64 letters, digits and dashes, a letter first: DVC addresses params by dots and reads bare numbers as numbers,
-and a name is a part of file names."""
+"""Up to 64 lower-case letters, digits and dashes, starting with a letter: DVC separates keys by dots and reads bare
+numbers as numbers, and names are parts of file names."""
 
 Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 TrainingPrecision = Literal["auto", "amp", "tf32", "fp32"]
@@ -29,27 +30,27 @@ class Data(Section):
     """How datasets are read and split."""
 
     root: Annotated[str, Field(min_length=1)] = "data/raw"
-    """Directory of torchvision's files: those found there are used without a network, others downloaded to it.
-    The environment variable DATA_ROOT takes its place where it is set."""
+    """Folder of torchvision's dataset files; missing files are downloaded to it. The environment variable DATA_ROOT
+    replaces it."""
     split: Literal["test", "holdout"]
     """`test` trains on the whole training set and scores on the test set. `holdout` trains without the hold-out and
-    scores on it: what recipes are tuned on."""
+    scores on it: use it to tune recipes."""
     holdout_fraction: Annotated[float, Field(gt=0, le=0.5)]
-    """Share of the training set that is held out, of each class in proportion to its size."""
+    """Share of the training set that is held out. Each class is represented in proportion to its size."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
-    """Draws the hold-out and the order of the calibration images."""
+    """Seed that draws the hold-out and the order of the calibration images."""
 
 
-class Dataset(Section):
-    """One dataset."""
+class DatasetSource(Section):
+    """Where a dataset comes from."""
 
     source: Source
-    """A built-in one, or a `folder` (train/CLASS/*.png, test/CLASS/*.png) or `.npz` that DVC tracks."""
+    """A built-in dataset, or a `folder` (train/CLASS/*.png, test/CLASS/*.png) or `npz` file that DVC tracks."""
     path: str
     """The tracked folder or file; `data/none` for a built-in source."""
 
     @model_validator(mode="after")
-    def _path_fits_source(self) -> "Dataset":
+    def _path_fits_source(self) -> "DatasetSource":
         builtin = self.source in get_args(BuiltinSource)
         if not self.path or builtin != (self.path == str(paths.NO_FILE)):
             need = f"`{paths.NO_FILE}`" if builtin else "the folder or file, tracked by DVC"
@@ -58,21 +59,21 @@ class Dataset(Section):
 
 
 class LowResolution(Section):
-    """First epochs on smaller images."""
+    """The first epochs, on smaller images."""
 
     size: Annotated[int, Field(ge=8, le=512)]
     """Height and width in pixels."""
     epochs: Annotated[int, Field(ge=1, le=1000)]
-    """How many epochs at this size."""
+    """Number of epochs at this size."""
 
 
 class Recipe(Section):
-    """A training recipe: SGD."""
+    """A training recipe for SGD."""
 
     epochs: Annotated[int, Field(ge=1, le=2000)]
-    """Passes over the training set. The last one counts."""
+    """Passes over the training set. The weights after the last one are kept."""
     batch_size: Annotated[int, Field(ge=2, le=8192)] = 128
-    """Images a step."""
+    """Images per step."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.1
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -82,42 +83,42 @@ class Recipe(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """SGD momentum."""
     nesterov: bool = True
-    """Nesterov's form of momentum."""
+    """Use Nesterov momentum."""
     weight_decay: Annotated[float, Field(ge=0, le=0.1)] = 5e-4
-    """L2 penalty on weights; none on norms and biases."""
+    """L2 penalty on weights; not applied to normalisation layers and biases."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread over all classes."""
     flip: bool = True
-    """Mirror half of the images (off for digits)."""
+    """Mirror half of the images; false for digits."""
     crop_padding: Annotated[int, Field(ge=0, le=16)] = 4
-    """Random translation by up to so many pixels, the border padded with zeros."""
+    """Random translation by up to this many pixels; the border is padded with zeros."""
     low_resolution: list[LowResolution] = []
-    """First epochs on smaller images, in order; the others train at the images' own size."""
+    """The first epochs train on smaller images, in this order; the remaining epochs train at full size."""
     evaluate_every: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Epochs between two accuracies in the curve; the last epoch always has one."""
+    """Number of epochs between two evaluations of accuracy; the last epoch is always evaluated."""
 
     @model_validator(mode="after")
     def _low_resolution_fits(self) -> "Recipe":
         low = sum(stage.epochs for stage in self.low_resolution)
         if low >= self.epochs:
-            raise ValueError(f"low_resolution takes {low} of {self.epochs} epochs: leave one at the full size")
+            raise ValueError(f"low_resolution takes {low} of {self.epochs} epochs: leave at least one at full size")
         if self.nesterov and self.momentum == 0:
-            raise ValueError("momentum 0 has no Nesterov form: set nesterov to false")
+            raise ValueError("momentum 0 does not work with nesterov true: set nesterov to false")
         return self
 
 
 class Normalisation(Section):
-    """What is subtracted from images in [0, 1], and what that is divided by: a value a channel."""
+    """How images in [0, 1] are normalised: one value per channel."""
 
     mean: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)]
-    """Subtracted."""
+    """Subtracted from the channel."""
     std: Annotated[list[Annotated[float, Field(gt=0, le=10)]], Field(min_length=1)]
-    """Divided by."""
+    """Divides the channel after the mean is subtracted."""
 
     @model_validator(mode="after")
     def _as_many(self) -> "Normalisation":
         if len(self.mean) != len(self.std):
-            raise ValueError(f"mean has {len(self.mean)} values, std {len(self.std)}: give one of each a channel")
+            raise ValueError(f"mean has {len(self.mean)} values and std has {len(self.std)}: give one each per channel")
         return self
 
 
@@ -128,55 +129,55 @@ NormalisedBy = Annotated[
 
 
 class Workload(Section):
-    """One model on one dataset, with its training recipe or with weights that somebody already has."""
+    """One model on one dataset, with its training recipe or with existing weights."""
 
     model: str
-    """`resnet18`, `resnet20` (for 32×32 images), or one of torchvision's as `torchvision/NAME`."""
+    """`resnet18`, `resnet20` (for 32×32 images), or a torchvision model as `torchvision/NAME`."""
     dataset: str
     """A key of `datasets`."""
     training: str
-    """A key of `training`, as `training.KEY`; with `weights`, what fine-tuning inherits (batch, augmentation …)."""
+    """A recipe, as `training.KEY`. Fine-tuning uses its batch size, augmentation and so on, even with `weights`."""
     precision: TrainingPrecision = "auto"
-    """`fp32` is strict; `tf32` uses it where a GPU has it; `amp` is torch.amp in bf16, in fp16 on a GPU without bf16,
-    and FP32 on a CPU that would only emulate bf16; `auto` is `amp` where the device computes bf16 natively, `tf32`
-    elsewhere."""
+    """`fp32` is strict FP32. `tf32` uses TF32 if the GPU has it. `amp` is torch.amp in bf16, in fp16 on a GPU without
+    bf16, and is FP32 on a CPU that would only emulate bf16. `auto` is `amp` if the device computes bf16 natively, else
+    `tf32`."""
     weights: Annotated[str, Field(min_length=1)]
-    """A file of weights (safetensors, or a state dict) that takes the place of training; `data/none` to train."""
+    """A weights file (safetensors or a state dict) that replaces training; `data/none` to train."""
     normalisation: NormalisedBy = "dataset"
-    """What images are normalised by before the model sees them: the training set's own mean and deviation
-    (`dataset`), ImageNet's (`imagenet`), or `{mean: […], std: […]}`. Given weights want what they were trained with."""
+    """How images are normalised for the model: by the mean and standard deviation of the training set (`dataset`) or of
+    ImageNet (`imagenet`), or by `{mean: […], std: […]}`. Existing weights need the values of their training."""
 
 
 class PruningPoint(Section):
-    """How much is pruned and how the rest is fine-tuned."""
+    """How much is pruned, and how the pruned model is fine-tuned."""
 
     ratio: Annotated[float, Field(ge=0, le=0.95)]
-    """Share of each layer's output channels that is removed (the classifier keeps its own)."""
+    """Share of each layer's output channels that is removed. The classifier keeps all of its outputs."""
     epochs: Annotated[int, Field(ge=0, le=2000)]
     """Fine-tuning epochs; 0 leaves the pruned weights as they are."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.01
     """Peak learning rate of fine-tuning."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Decay to 0."""
+    """Decay from the peak to 0 after warm-up."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the steps that warm up."""
+    """Share of fine-tuning's steps in which the learning rate rises linearly to its peak."""
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Weight of the unpruned model's soft labels against the true ones; 0 needs no teacher."""
+    """Weight of the unpruned model's soft labels in the loss, against the true labels; 0 turns distillation off."""
     temperature: Annotated[float, Field(gt=0, le=20)] = 4.0
-    """Softens the teacher's labels."""
+    """Temperature that softens the unpruned model's labels."""
     round_to: Annotated[int, Field(ge=2, le=64)] | None = None
-    """Takes the place of `pruning.round_to` at this point."""
+    """Replaces `pruning.round_to` at this point."""
 
 
-class Pruning(Section):
+class PruningSettings(Section):
     """What all pruning points share."""
 
     importance: Literal["l1", "l2", "lamp", "fpgm", "bn_scale", "random"] = "l1"
-    """Criterion by which channels are kept (torch-pruning)."""
+    """torch-pruning's criterion for the channels that are kept."""
     scope: Literal["uniform", "global"] = "uniform"
     """`uniform` prunes every layer by the ratio; `global` ranks the channels of all layers together."""
     round_to: Annotated[int, Field(ge=2, le=64)] | None = None
-    """Keep widths that are multiples of this (hardware likes 8 or 16); null keeps `int(c·(1−ratio))`."""
+    """Widths are rounded to multiples of this number (hardware prefers 8 or 16); null keeps `int(c·(1−ratio))`."""
 
 
 class Variant(Section):
@@ -187,25 +188,26 @@ class Variant(Section):
     pruning: str
     """`prune` (the candidate's point) or `sweep.KEY`."""
     precisions: list[Precision] = ["fp32", "fp16", "int8"]
-    """What is exported and measured; an empty list where only the pruning table asks for the variant."""
+    """Precisions that are exported and measured; an empty list if only the pruning table needs the variant."""
 
 
 class Quantization(Section):
-    """Post-training INT8."""
+    """Post-training quantization to INT8."""
 
     calibration_images: Annotated[int, Field(ge=10, le=10_000)] = 500
-    """How many training images calibrate: outside the hold-out, each class in proportion to its size."""
+    """Number of training images for calibration. None is in the hold-out. Each class is represented in proportion to
+    its size."""
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
     """How activation ranges are chosen from the calibration images."""
     percentile: Annotated[float, Field(ge=90, le=100)] = 99.99
-    """Share of values inside the range, in percent, for `percentile`."""
+    """Percentage of values inside the range, for the method `percentile`."""
 
 
 class Benchmark(Section):
     """How exported files are timed."""
 
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 64
-    """The large batch, for throughput; latency is timed at batch 1."""
+    """The large batch, which measures throughput; latency is timed at batch 1."""
     warmup: Annotated[int, Field(ge=1, le=1000)] = 10
     """Untimed runs before each series."""
     repeats: Annotated[int, Field(ge=10, le=100_000)] = 200
@@ -213,13 +215,13 @@ class Benchmark(Section):
     batch_repeats: Annotated[int, Field(ge=5, le=100_000)] = 20
     """Timed runs at the large batch."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Threads of the runtime; 0 takes all cores."""
+    """Threads of the runtime; 0 uses all cores."""
     runtimes: Annotated[list[Runtime], Field(min_length=1)] = ["onnxruntime"]
-    """What files are measured in. One that is not available (TensorRT without a GPU) is reported and skipped."""
+    """Where files are measured. A runtime that is not available (TensorRT without a GPU) is reported and skipped."""
     gpu_batch_size: Annotated[int, Field(ge=2, le=65536)] = 1024
     """The large batch on a GPU."""
     builds: Annotated[int, Field(ge=1, le=100)] = 1
-    """How often a TensorRT engine is built: no two builds need be alike, and the report gives their spread."""
+    """How many times a TensorRT engine is built: builds can differ, and the report gives their spread."""
 
 
 class Report(Section):
@@ -246,7 +248,7 @@ TORCHVISION_MODELS = (
     "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "wide_resnet50_2",
 )
 # fmt: on
-"""Those of torchvision that end in a linear classifier and have one output."""
+"""The torchvision models that end in a linear classifier and have one output."""
 
 MODELS = (*OWN_MODELS, *(f"torchvision/{name}" for name in TORCHVISION_MODELS))
 
@@ -255,12 +257,12 @@ RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 
 
 def runtimes(names: Sequence[str]) -> list[Runtime]:
-    """Return runtimes by name; all without names.
+    """Return the runtimes of these names, or all of them if there are no names.
 
     Raises:
         UserError: a name is unknown.
     """
-    unknown = sorted(set(names) - set(RUNTIMES))
-    if unknown:
-        raise UserError(f"runtime {short(unknown[0])} is unknown: use some of {', '.join(RUNTIMES)}")
+    for name in names:
+        if problem := unresolved("runtime", name, RUNTIMES):
+            raise UserError(problem)
     return [known for known in RUNTIMES if not names or known in names]

@@ -10,10 +10,10 @@ from trimlab.config.sections import (
     MODELS,
     Benchmark,
     Data,
-    Dataset,
+    DatasetSource,
     Name,
-    Pruning,
     PruningPoint,
+    PruningSettings,
     Quantization,
     Recipe,
     Report,
@@ -31,10 +31,10 @@ class Params(Section):
     study: Name
     """The study's name: `records/STUDY` and `reports/STUDY`."""
     seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1)]
-    """Every variant is trained and measured once a seed."""
+    """Every variant is trained and measured once per seed."""
     data: Data
     """How datasets are read and split."""
-    datasets: Annotated[dict[Name, Dataset], Field(min_length=1)]
+    datasets: Annotated[dict[Name, DatasetSource], Field(min_length=1)]
     """The datasets, by name."""
     training: Annotated[dict[Name, Recipe], Field(min_length=1)]
     """Training recipes, by name."""
@@ -42,14 +42,14 @@ class Params(Section):
     """Models on datasets, by name."""
     sweep: dict[Name, PruningPoint]
     """Pruning points shared by workloads, by name."""
-    prune: PruningPoint
-    """The candidate's pruning point."""
-    pruning: Pruning
+    prune: PruningPoint | None = None
+    """The candidate's pruning point; only needed where a variant refers to it."""
+    pruning: PruningSettings
     """What all pruning points share."""
     variants: Annotated[dict[Name, Variant], Field(min_length=1)]
     """Workloads at pruning points, by name."""
     quantization: Quantization
-    """Post-training INT8."""
+    """Post-training quantization to INT8."""
     benchmark: Benchmark
     """How exported files are timed."""
     report: Report
@@ -78,16 +78,20 @@ class Params(Section):
         ]
 
     def _variant_problems(self) -> list[str]:
-        points = ["prune", *(f"sweep.{key}" for key in self.sweep)]
         return [
             problem
             for key, variant in self.variants.items()
             for problem in (
                 unresolved(f"variants.{key}.workload", variant.workload, self.workloads),
-                unresolved(f"variants.{key}.pruning", variant.pruning, points),
+                self._point_problem(f"variants.{key}.pruning", variant.pruning),
             )
             if problem
         ]
+
+    def _point_problem(self, key: str, reference: str) -> str | None:
+        if reference == "prune" and not self.prune:
+            return f"{key} 'prune' refers to the section prune, which is missing: add it, or refer to a point of sweep"
+        return unresolved(key, reference, ["prune", *(f"sweep.{name}" for name in self.sweep)])
 
     def _report_problems(self) -> list[str]:
         found = [
@@ -100,7 +104,7 @@ class Params(Section):
         lists: dict[str, Sequence[Any]] = {"seeds": self.seeds, "benchmark.runtimes": self.benchmark.runtimes}
         lists |= {f"variants.{key}.precisions": variant.precisions for key, variant in self.variants.items()}
         return [
-            f"{key} {short(values)} repeat: list each once"
+            f"{key} {short(values)} repeats a value: list each value once"
             for key, values in lists.items()
             if len(set(values)) < len(values)
         ]
@@ -111,7 +115,7 @@ class Params(Section):
         if datasets[0] != datasets[1]:
             problems.append(
                 f"report.candidate {candidate!r} is on dataset {datasets[0]}, report.baseline {baseline!r} on "
-                f"{datasets[1]}: name variants on one dataset"
+                f"{datasets[1]}: name variants on the same dataset"
             )
         if self.point(baseline).ratio > 0:
             problems.append(f"report.baseline {baseline!r} is pruned: name a variant of ratio 0")
@@ -128,10 +132,13 @@ class Params(Section):
     def point(self, variant: str) -> PruningPoint:
         """Return the pruning point of a variant."""
         reference = self.variants[variant].pruning
-        return self.prune if reference == "prune" else self.sweep[reference.removeprefix("sweep.")]
+        if reference == "prune":
+            assert self.prune
+            return self.prune
+        return self.sweep[reference.removeprefix("sweep.")]
 
-    def pruning_of(self, variant: str) -> Pruning:
-        """Return how a variant is pruned: the shared section, with what its point says otherwise."""
+    def pruning_of(self, variant: str) -> PruningSettings:
+        """Return the pruning settings of a variant: the shared section, with the values that its point replaces."""
         rounded = self.point(variant).round_to
         return self.pruning.model_copy(update={"round_to": rounded}) if rounded else self.pruning
 
@@ -146,7 +153,7 @@ class Params(Section):
     def training_digest(self, workload: str) -> str:
         """Return the sha256 of what decides a workload's training."""
         spec = self.workloads[workload]
-        # Where the raw files lie decides nothing: they are verified.
+        # The folder of the raw files decides nothing: their content is verified.
         data = self.data.model_dump(exclude={"root"}, exclude_defaults=True)
         return digest_of(data, _values(spec), _values(self.datasets[spec.dataset]), _values(self.recipe(workload)))
 

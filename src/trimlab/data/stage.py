@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trimlab import paths, progress
-from trimlab.config import Data, Dataset
+from trimlab.config import Data, DatasetSource
 from trimlab.data.dataset import Split
 from trimlab.data.registry import READERS
 from trimlab.data.splits import drawn, held_out
@@ -16,7 +16,7 @@ from trimlab.digests import sha256_of
 from trimlab.errors import UserError
 
 
-def prepare(name: str, source: Dataset, data: Data) -> None:
+def prepare(name: str, source: DatasetSource, data: Data) -> None:
     """Read a dataset, check it, and write its one file and that file's digest.
 
     Raises:

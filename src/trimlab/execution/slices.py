@@ -1,11 +1,12 @@
-"""A study in slices, for a host without network and git, on which a command lives for some minutes only.
+"""Run a study in slices, on a host without network and git that ends every command after some minutes.
 
-The first slice copies the source tree it stands in to a run directory; results, DVC's cache and resumable checkpoints
-stay there for the later ones. Each runs `dvc repro` for a while and copies the records of finished cells to its output
-folder.
+The first slice copies the current source tree to a run directory. Results, DVC's cache and resumable checkpoints stay
+there for later slices. Each slice runs `dvc repro` for a limited time, and copies the records of finished cells to its
+output folder.
 
-Any of it may be killed at any moment. What a killed slice left running has the run directory in its environment, and
-the next slice ends it; no process group of its own, so that a host which kills the caller's ends it at once.
+A slice may be killed at any moment. The processes that it started have the run directory in their environment, so that
+the next slice can find and end those that still run. They stay in the caller's process group, so that a host that kills
+this group ends them too.
 """
 
 import gzip
@@ -35,96 +36,96 @@ from trimlab.progress import say
 from trimlab.records import archive
 
 UNFINISHED = os.EX_TEMPFAIL
-"""Exit code of a slice after which the study is not finished: call again."""
+"""Exit code of a slice that ended before the study was finished: call it again."""
 
 ARCHIVE = "records.tar.gz"
 LOG = "slice.log"
 STATUS = "status.json"
-"""What a slice leaves in its output folder."""
+"""The files that a slice writes to its output folder."""
 
-HOME_EVERY_SECONDS = 20.0
+OUTPUT_EVERY_SECONDS = 20.0
 STOP_SECONDS = 20.0
-"""How long a slice waits, its time over, until DVC waits for a stage and can be ended."""
+"""How long a slice whose time is over waits until DVC is waiting for a stage: then DVC can be ended safely."""
 GRACE_SECONDS = 5.0
-"""Between SIGTERM and SIGKILL."""
+"""How long a process has between SIGTERM and SIGKILL."""
 LOG_BYTES = 1 << 20
 PART_BYTES = 12 << 20
-"""Of records in one archive, before compression."""
+"""Size of the records in one archive, before compression."""
 
 _OWN = Path(".slice")
-"""The slices' own files in a run directory, which is known by this folder."""
+"""Folder for the slices' own files; it marks a run directory."""
 _SOURCE = _OWN / "source.json"
-"""Commit of the source there; written last, so that half a copy is never taken for a whole one."""
+"""Commit of the source in a run directory; written last, so that it proves a complete copy."""
 _UNDER_WAY = _OWN / "under-way"
-"""There while DVC runs; still there when it may have been killed while it wrote dvc.lock."""
+"""Exists while DVC runs. If a slice finds it, DVC may have been killed while it wrote dvc.lock."""
 _LOCKFILE = Path("dvc.lock")
 _MARK = "_TRIMLAB_SLICE_OF"
-"""Variable by which the processes of a run directory are found; nobody's shell has it, for it would be ended too."""
+"""Environment variable of the processes that belong to a run directory. They are ended: no shell may set it."""
 _CODE = ("src", "stages", "tests")
-"""Replaced as a whole: a module that is gone must not be imported."""
+"""Folders that are replaced as a whole, because a deleted module must not be imported."""
 
 
 def run(study: str, run_dir: Path, out: Path, seconds: float, fresh_source: bool = False) -> int:
-    """Go on with a study for a while; to be called in the root of a source tree.
+    """Run a study for a limited time, from the root of a source tree.
 
     Args:
-        study: a key of `studies/`, or what params.yaml is.
-        run_dir: where everything is kept between slices; outside the source tree.
-        out: where records, status and the log's end go.
-        seconds: after which the slice ends, but for half a minute at most.
-        fresh_source: replace the run directory's source by the one here; results are kept.
+        study: the name of a file in `studies/`, or the study in params.yaml.
+        run_dir: the folder that keeps everything between slices; outside the source tree.
+        out: the folder for the records, the status and the end of the log.
+        seconds: when the slice starts to end, which takes half a minute at most.
+        fresh_source: replace the source in the run directory by the current source tree; results are kept.
 
     Returns:
-        The exit code: 0 when the study is finished, 75 when to call again, 1 when a cell failed.
+        The exit code: 0 if the study is finished, 75 if it needs another call, 1 if a cell failed.
 
     Raises:
-        UserError: a folder is not what it should be, there is no commit or no such study, or another slice is at work.
+        UserError: a folder is not usable, the commit or the study is unknown, or another slice is running.
     """
     deadline = time.monotonic() + seconds
     root, out = run_dir.resolve(), out.resolve()
     _check_places(root)
-    at_work = f"another slice is at work in {root}: wait for it, or end it"
-    with machine.alone(root / _OWN / "lock", at_work), _signals_noted() as told:
+    busy = f"another slice is running in {root}: wait for it, or end it"
+    with machine.alone(root / _OWN / "lock", busy), _signals_noted() as signals:
         _end_processes(root)
         commit = _settle_source(root, study, fresh_source)
         out.mkdir(parents=True, exist_ok=True)
         with chdir(root):
             described = _switch_to(study)
-            home = _Home(described, _cells(described), out, commit)
-            returned = _repro(home, told, deadline)
-            code = 0 if returned == 0 else UNFINISHED if told or returned < 0 else 1
-            home.bring(code)
-            print(home.summary(code), flush=True)
+            output = _Output(described, _cells(described), out, commit)
+            returned = _repro(output, signals, deadline)
+            code = 0 if returned == 0 else UNFINISHED if signals or returned < 0 else 1
+            output.write(code)
+            print(output.summary(code), flush=True)
     return code
 
 
 def _check_places(root: Path) -> None:
     for name in ("dvc.yaml", "src", "stages"):
         if not Path(name).exists():
-            raise UserError(f"{Path(name).absolute()} does not exist: call this in the root of the source tree")
+            raise UserError(f"{Path(name).absolute()} does not exist: run this in the root of the source tree")
     if root.is_relative_to(Path.cwd()):
-        raise UserError(f"{root} is in the source tree, which does not last: name a folder outside of it")
+        raise UserError(f"{root} is in the source tree, which may be replaced: name a folder outside of it")
     if root.exists() and not (root / _OWN).is_dir() and any(root.iterdir()):
-        raise UserError(f"{root} is not a run directory, and not empty: name a new folder")
+        raise UserError(f"{root} is not empty and not a run directory: name a new folder")
 
 
 @contextmanager
 def _signals_noted() -> Iterator[list[int]]:
-    """Note SIGTERM and SIGINT instead of dying of them: the slice then ends as when its time is over."""
-    told: list[int] = []
-    former = {number: signal.signal(number, lambda n, _: told.append(n)) for number in (signal.SIGTERM, signal.SIGINT)}
+    """Collect SIGTERM and SIGINT instead of dying of them: the slice then ends as if its time were over."""
+    noted: list[int] = []
+    former = {number: signal.signal(number, lambda n, _: noted.append(n)) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield told
+        yield noted
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
 
 
 def _processes(root: Path) -> list[psutil.Process]:
-    """Return a run directory's processes: those with the mark, and what they started (macOS hides its shell's)."""
+    """Return a run directory's processes: the marked ones and their children, because macOS hides its shell's mark."""
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):  # it ended, or is another user's
+        with suppress(psutil.Error, OSError):  # it has ended, or belongs to another user
             if process.environ().get(_MARK) == str(root):
                 found |= {each.pid: each for each in (process, *process.children(recursive=True))}
     return list(found.values())
@@ -139,17 +140,17 @@ def _end_processes(root: Path) -> None:
         psutil.wait_procs(processes, timeout=GRACE_SECONDS)
     if left := _processes(root):
         pids = ", ".join(str(process.pid) for process in left)
-        raise UserError(f"processes of {root} do not end ({pids}): end them, then call again")
+        raise UserError(f"processes of {root} do not end ({pids}): end them, and run the same command again")
 
 
 def _settle_source(root: Path, study: str, fresh: bool) -> str:
-    """Bring the source to the run directory, unless it is there; return its commit."""
+    """Copy the source to the run directory unless it has one; return the commit of the source there."""
     if fresh or not (root / _SOURCE).exists():
         _copy_source(root)
     elif differing := _differing(root, study):
         say(
-            f"the source here differs from {root}'s ({_some(differing)}): "
-            f"going on with {root}'s; --fresh-source takes this one"
+            f"the source in {root} differs from the current one ({_some(differing)}) and is still used: "
+            "--fresh-source replaces it"
         )
     commit: str = json.loads((root / _SOURCE).read_text())["commit"]
     return commit
@@ -158,7 +159,9 @@ def _settle_source(root: Path, study: str, fresh: bool) -> str:
 def _copy_source(root: Path) -> None:
     commit = records.commit()
     if commit == "unknown":
-        raise UserError("no git here says the commit, which every record carries: set TRIMLAB_COMMIT to it")
+        raise UserError(
+            "every record needs the source's commit, which is unknown without git: set TRIMLAB_COMMIT to it"
+        )
     (root / _SOURCE).unlink(missing_ok=True)
     for folder in _CODE:
         shutil.rmtree(root / folder, ignore_errors=True)
@@ -166,7 +169,7 @@ def _copy_source(root: Path) -> None:
     (root / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
     (root / _LOCKFILE).unlink(missing_ok=True)
     for kept in paths.kept_measurements(root=root):
-        kept.unlink()  # of another source
+        kept.unlink()  # another source made it
     _write_whole(root / _SOURCE, json.dumps({"commit": commit}).encode())
 
 
@@ -174,7 +177,7 @@ _DERIVED = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache", ".hyp
 
 
 def _not_source(folder: str, names: list[str]) -> set[str]:
-    """Return what of a folder is not copied: results, caches, environments."""
+    """Return the names in a folder that are not copied: results, caches, environments."""
     left = {
         Path(): {".git", ".venv", ".gpu", "build", "mlartifacts", _LOCKFILE.name, *_stages()},
         Path(".dvc"): {"cache", "tmp", "config.local"},
@@ -205,21 +208,21 @@ def _switch_to(study: str) -> config.Params:
     described = archive.load_study(study)
     kept = paths.STUDIES / f"{study}.yaml"
     if kept.exists() and kept.read_bytes() != paths.PARAMS.read_bytes():
-        _LOCKFILE.unlink(missing_ok=True)  # it speaks of other params; what is the same comes from the run cache
+        _LOCKFILE.unlink(missing_ok=True)  # it belongs to other params; unchanged cells come from the run cache
         _write_whole(paths.PARAMS, kept.read_bytes())
     return described
 
 
-def _repro(home: "_Home", told: list[int], deadline: float) -> int:
-    """Run `dvc repro` until it ends, time is over or a signal came; return its exit code, negative if it was ended."""
+def _repro(output: "_Output", signals: list[int], deadline: float) -> int:
+    """Run `dvc repro` until it ends, time is over or a signal comes; return its exit code, negative if killed."""
     if _UNDER_WAY.exists():
-        _LOCKFILE.unlink(missing_ok=True)  # half written, maybe; the run cache has every cell
-    Path(".dvc/tmp/rwlock").unlink(missing_ok=True)  # the process numbers in it may be others' by now
+        _LOCKFILE.unlink(missing_ok=True)  # it may be incomplete; the run cache has every cell
+    Path(".dvc/tmp/rwlock").unlink(missing_ok=True)  # its process ids may belong to other processes now
     _UNDER_WAY.touch()
     with (_OWN / LOG).open("wb") as log, (_OWN / LOG).open("rb") as printed:
-        dvc = _start(home.commit, log)
+        dvc = _start(output.commit, log)
         try:
-            _attend(dvc, home, printed, told, deadline)
+            _attend(dvc, output, printed, signals, deadline)
         finally:
             if _stop(dvc):
                 _UNDER_WAY.unlink()
@@ -229,7 +232,7 @@ def _repro(home: "_Home", told: list[int], deadline: float) -> int:
 
 
 def _start(commit: str, log: BinaryIO) -> "subprocess.Popen[bytes]":
-    # Stages call `python`. A script, because a link to an environment's interpreter is outside of the environment.
+    # Stages call `python`. It is a script, because a link to an environment's interpreter does not use the environment.
     python = _OWN / "bin" / "python"
     python.parent.mkdir(exist_ok=True)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
@@ -241,18 +244,20 @@ def _start(commit: str, log: BinaryIO) -> "subprocess.Popen[bytes]":
         "TRIMLAB_COMMIT": commit,
         _MARK: str(root),
     }
-    # One broken cell must not cost the others their turn: nobody is there to fix it between two slices.
+    # A failed cell must not stop the others: nobody can fix it between two slices.
     command = [sys.executable, "-m", "dvc", "repro", "--keep-going"]
     return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 
 
-def _attend(dvc: "subprocess.Popen[bytes]", home: "_Home", printed: BinaryIO, told: list[int], deadline: float) -> None:
+def _attend(
+    dvc: "subprocess.Popen[bytes]", output: "_Output", printed: BinaryIO, signals: list[int], deadline: float
+) -> None:
     due = 0.0
-    while dvc.poll() is None and not told and time.monotonic() < deadline:
+    while dvc.poll() is None and not signals and time.monotonic() < deadline:
         _stream(printed)
         if time.monotonic() >= due:
-            home.bring()
-            due = time.monotonic() + HOME_EVERY_SECONDS
+            output.write()
+            due = time.monotonic() + OUTPUT_EVERY_SECONDS
         time.sleep(0.2)
 
 
@@ -262,7 +267,7 @@ def _stream(printed: BinaryIO) -> None:
 
 
 def _stop(dvc: "subprocess.Popen[bytes]") -> bool:
-    """End DVC while it waits for a stage, when it writes nothing; return whether dvc.lock can be trusted."""
+    """End DVC while it waits for a stage and writes nothing; return whether dvc.lock is surely complete."""
     deadline, waits = time.monotonic() + STOP_SECONDS, False
     while dvc.poll() is None and not waits and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -276,8 +281,8 @@ def _stop(dvc: "subprocess.Popen[bytes]") -> bool:
 
 
 @dataclass
-class _Home:
-    """What a slice takes home."""
+class _Output:
+    """What a slice writes to its output folder."""
 
     study: config.Params
     cells: list[str]
@@ -285,13 +290,13 @@ class _Home:
     commit: str
     began: float = field(default_factory=time.monotonic)
     done: set[str] = field(default_factory=set)
-    """DVC's cells that are finished; only grows within a slice, so that reading half a dvc.lock loses none."""
+    """The finished cells. It only grows within a slice, so that an incomplete dvc.lock loses none."""
     packed: list[Path] | None = None
 
-    def bring(self, code: int | None = None) -> None:
-        """Write the records if there are new ones, the log's end, and the status."""
+    def write(self, code: int | None = None) -> None:
+        """Write new records, the end of the log, and the status."""
         self.done |= _finished_cells()
-        with suppress(FileNotFoundError):  # a cell has just finished, and its records lie elsewhere now
+        with suppress(FileNotFoundError):  # a cell has just finished, and its records have moved
             if self.packed != (found := self._records()):
                 _pack(found, self.out)
                 self.packed = found
@@ -312,16 +317,16 @@ class _Home:
         return [cell for cell in self.cells if cell not in self.done]
 
     def summary(self, code: int) -> str:
-        """Return how far the study is, in a line."""
+        """Return one line that says how far the study is."""
         left = self.left()
-        said = f"study {self.study.study}: {len(self.cells) - len(left)} of {len(self.cells)} cells are done"
+        progress = f"study {self.study.study}: {len(self.cells) - len(left)} of {len(self.cells)} cells are done"
         if code == 0:
-            return said
-        then = "call again" if code == UNFINISHED else f"some failed, and {LOG} says why"
-        return f"{said}, not {_some(left)}: {then}"
+            return progress
+        remedy = "call again" if code == UNFINISHED else f"some of them failed, see {LOG}"
+        return f"{progress}, without {_some(left)}: {remedy}"
 
     def _records(self) -> list[Path]:
-        """Return the records of finished cells, and of unfinished ones what they have measured."""
+        """Return the records of finished cells, and those that unfinished cells have kept."""
         finished = [path for cell, path in archive.stage_files(self.study) if cell in self.done and path.exists()]
         return finished + paths.kept_measurements(root=Path())
 
@@ -336,7 +341,7 @@ def _pack(files: list[Path], out: Path) -> None:
 
 
 def tar(files: list[Path]) -> bytes:
-    """Return a .tar.gz of files; the same for the same files, whenever and by whomever it is made."""
+    """Return a .tar.gz of files. It depends on their names and contents alone, not on time and user."""
     buffer = io.BytesIO()
     with (
         gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as packed,
@@ -354,7 +359,7 @@ def _parts(files: list[Path]) -> list[list[Path]]:
     """Split records into archives, each with its predicted labels beside it."""
     parts: list[list[Path]] = [[]]
     size = 0
-    # Backwards: train, prune, benchmark, so that what an archive measured is never before its weights' record.
+    # Reversed: train, prune, benchmark. No measurement is in an earlier archive than the record of its weights.
     for record in sorted(files, reverse=True):
         group = [path for path in (record, record.with_suffix(".npy")) if path.exists()]
         size += (more := sum(path.stat().st_size for path in group))
@@ -376,7 +381,7 @@ def _stages() -> dict[str, Any]:
 
 
 def _cells(study: config.Params) -> list[str]:
-    """Return DVC's names of all cells, fanned out as dvc.yaml says."""
+    """Return DVC's names of all cells: a stage with `foreach` has one for each key of a section."""
     found = []
     for name, stage in _stages().items():
         over = stage.get("foreach")
@@ -385,10 +390,10 @@ def _cells(study: config.Params) -> list[str]:
 
 
 def _finished_cells() -> set[str]:
-    """Return the cells that DVC has, outputs and all; a record may lie there before."""
+    """Return the cells whose outputs DVC has; a record may exist before its cell is finished."""
     try:
         return set(_load_yaml(_LOCKFILE).get("stages") or {})
-    except (FileNotFoundError, YAMLError):  # none yet, or DVC is writing it
+    except (FileNotFoundError, YAMLError):  # it does not exist yet, or DVC is writing it
         return set()
 
 
@@ -404,7 +409,7 @@ def _end_of(path: Path) -> bytes:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    scratch = path.with_name(f"{path.name}.tmp")
-    scratch.write_bytes(content)
-    scratch.replace(path)
+    """Write a file atomically: it is complete or does not appear."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)

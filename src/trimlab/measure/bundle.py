@@ -171,6 +171,6 @@ def _summary(record: dict[str, Any]) -> str:
 
 
 def _write(record: dict[str, Any], path: Path) -> None:
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)

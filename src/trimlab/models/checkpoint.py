@@ -32,11 +32,11 @@ def save(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
         metadata: strings kept in the file's header; `model` and `num_classes` let `load` rebuild it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
+    temporary = path.with_suffix(".tmp")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     # One entry: safetensors writes several in random order, and equal weights must be equal files.
-    save_file(tensors, scratch, metadata={"trimlab": json.dumps(dict(metadata), sort_keys=True)})
-    scratch.replace(path)
+    save_file(tensors, temporary, metadata={"trimlab": json.dumps(dict(metadata), sort_keys=True)})
+    temporary.replace(path)
 
 
 def load(path: Path) -> nn.Module:

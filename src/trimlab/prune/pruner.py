@@ -28,7 +28,7 @@ _PLAIN = Keys()
 def prune(
     model: nn.Module,
     ratio: float,
-    section: config.Pruning,
+    section: config.PruningSettings,
     image_shape: tuple[int, int, int],
     seed: int = 0,
     keys: Keys = _PLAIN,
@@ -75,7 +75,9 @@ def widths(model: nn.Module) -> dict[str, int]:
     }
 
 
-def _check_reached(model: nn.Module, before: dict[str, int], ratio: float, section: config.Pruning, keys: Keys) -> None:
+def _check_reached(
+    model: nn.Module, before: dict[str, int], ratio: float, section: config.PruningSettings, keys: Keys
+) -> None:
     """Refuse a ratio that torch-pruning did not reach: it silently skips a layer of which nothing would be left."""
     modules, last = dict(model.named_modules()), registry.classifier(model)
     kept = {name: width for name, width in widths(model).items() if modules[name] is not last}

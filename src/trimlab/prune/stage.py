@@ -77,7 +77,7 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     )
     records.write_outcome(record, paths.outcome_file(paths.pruned(variant), seed))
     records.write(record, paths.record_file(paths.pruned(variant), seed))
-    resume.finish(tuned.scratch)
+    resume.finish(tuned.resumable)
     return record
 
 
@@ -95,7 +95,7 @@ class _Tuned:
     labels: torch.Tensor
     latency: records.Latency
     done: resume.Position
-    scratch: Path
+    resumable: Path
 
 
 def _fine_tuned(
@@ -109,7 +109,7 @@ def _fine_tuned(
     point, workload, split = study.point(variant), study.variants[variant].workload, study.data.split
     baseline = paths.weights_file(paths.trained(workload), seed)
     precision = resolve(study.workloads[workload].precision)
-    scratch = resume.scratch_file(
+    resumable = resume.resumable_file(
         __name__, precision, study.pruning_digest(variant), sha256_of(baseline), dataset.sha256, str(seed)
     )
     before = evaluate.predict(model, dataset, split)
@@ -122,7 +122,7 @@ def _fine_tuned(
             fine_tune_recipe(study.recipe(workload), point),
             precision,
             seed,
-            scratch=scratch,
+            resumable=resumable,
             label=f"prune {variant}",
             on_epoch=on_epoch,
             teacher=_teacher(baseline, point),
@@ -133,7 +133,7 @@ def _fine_tuned(
         labels=labels,
         latency=eager_latency(model, dataset.image_shape),
         done=done,
-        scratch=scratch,
+        resumable=resumable,
     )
 
 

@@ -65,9 +65,9 @@ def save(proto: ModelProto, path: Path) -> None:
     proto.ir_version = IR_VERSION
     onnx.checker.check_model(proto, full_check=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
-    onnx.save(proto, scratch)
-    scratch.replace(path)
+    temporary = path.with_suffix(".tmp")
+    onnx.save(proto, temporary)
+    temporary.replace(path)
 
 
 def weight_bytes(path: Path) -> int:

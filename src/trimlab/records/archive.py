@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from trimlab import config, paths
@@ -27,9 +28,17 @@ def load_study(name: str) -> Params:
     path = kept if _SAFE.match(name) and kept.exists() else paths.PARAMS
     study = config.load(path)
     if study.study != name:
-        known = sorted({study.study, *(file.stem for file in paths.STUDIES.glob("*.yaml"))})
-        raise UserError(f"study {name!r} is not in {path} (it says {study.study!r}): use one of {', '.join(known)}")
+        known = ", ".join(study_names())
+        raise UserError(f"study {name!r} is not in {path} (it says {study.study!r}): use one of {known}")
     return study
+
+
+def study_names() -> list[str]:
+    """Return the studies of this project: the files in `studies/`, and params.yaml's study where that file is valid."""
+    names = {file.stem for file in paths.STUDIES.glob("*.yaml")}
+    with suppress(UserError):
+        names.add(config.load().study)
+    return sorted(names)
 
 
 def stage_files(study: Params) -> Iterator[tuple[str, Path]]:

@@ -31,12 +31,12 @@ _ADAPTER: TypeAdapter[Training | Pruning | Measurement] = TypeAdapter(AnyRecord)
 def write(record: Record, path: Path) -> None:
     """Write a record as JSON; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
+    temporary = path.with_suffix(".tmp")
     try:
-        scratch.write_text(json.dumps(record.model_dump(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        scratch.replace(path)
+        temporary.write_text(json.dumps(record.model_dump(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.replace(path)
     except OSError:
-        scratch.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

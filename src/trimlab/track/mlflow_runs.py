@@ -380,7 +380,7 @@ def _database(uri: str) -> Path:
 
 def _lock_file(uri: str) -> Path:
     local = uri.startswith(_SQLITE)
-    file = _database(uri) if local else paths.project_root() / paths.SCRATCH / "mlflow"
+    file = _database(uri) if local else paths.project_root() / paths.STATE / "mlflow"
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = file.with_name(f"{file.name}.lock")
     if not lock.exists():

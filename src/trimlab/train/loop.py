@@ -39,12 +39,12 @@ def fit(
     precision: UsedPrecision,
     seed: int,
     *,
-    scratch: Path,
+    resumable: Path,
     label: str,
     on_epoch: OnEpoch,
     teacher: Teacher | None = None,
 ) -> Position:
-    """Train a model in place and return how it went; goes on from `scratch` where that exists.
+    """Train a model in place and return how it went; goes on from the checkpoint `resumable` where it exists.
 
     Args:
         model: any classifier of (N, C, H, W) images.
@@ -53,13 +53,13 @@ def fit(
         recipe: epochs, learning rate and so on.
         precision: what to compute in.
         seed: decides order and augmentation.
-        scratch: the resumable checkpoint; put aside by `finish`, not here, so that a kill after the last epoch
+        resumable: the checkpoint's file; put aside by `finish`, not here, so that a kill after the last epoch
             loses nothing.
         label: what the progress bar says.
         on_epoch: called after every epoch, for those before a resume as well.
         teacher: the unpruned model, for distillation.
     """
-    loop = _Loop(model, dataset, split, recipe, precision, seed, scratch, label, teacher)
+    loop = _Loop(model, dataset, split, recipe, precision, seed, resumable, label, teacher)
     loop.restore()
     for epoch in loop.position.curve:
         on_epoch(epoch)
@@ -80,7 +80,7 @@ class _Loop:
         recipe: Recipe,
         precision: UsedPrecision,
         seed: int,
-        scratch: Path,
+        resumable: Path,
         label: str,
         teacher: Teacher | None,
     ) -> None:
@@ -90,7 +90,7 @@ class _Loop:
         if teacher is not None:
             teacher.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.dataset, self.split, self.recipe, self.precision = dataset, split, recipe, precision
-        self.seed, self.scratch, self.label = seed, scratch, label
+        self.seed, self.resumable, self.label = seed, resumable, label
         self.optimizer = _optimizer(model, recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         images, labels = dataset.trained_on(split)
@@ -221,12 +221,12 @@ class _Loop:
 
     def save(self) -> None:
         """Write the resumable checkpoint."""
-        resume.save(self.scratch, self.model, self.optimizer, self.scaler, self.position)
+        resume.save(self.resumable, self.model, self.optimizer, self.scaler, self.position)
         self.saved_at = time.monotonic()
 
     def restore(self) -> None:
         """Go on from the resumable checkpoint, if there is one."""
-        found = resume.restore(self.scratch, self.model, self.optimizer, self.scaler, self.label)
+        found = resume.restore(self.resumable, self.model, self.optimizer, self.scaler, self.label)
         if found is None:
             return
         self.position = found

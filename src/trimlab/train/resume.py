@@ -37,7 +37,7 @@ class Position:
     curve: list[Epoch] = field(default_factory=list)
 
 
-def scratch_file(module: str, precision: UsedPrecision, *identity: str) -> Path:
+def resumable_file(module: str, precision: UsedPrecision, *identity: str) -> Path:
     """Return where the resumable checkpoint of a training lies: by all that decides its weights.
 
     Args:
@@ -46,17 +46,17 @@ def scratch_file(module: str, precision: UsedPrecision, *identity: str) -> Path:
         identity: digests of params and data, and the seed.
     """
     digest = digest_of(fingerprint.of(module), torch.__version__, precision, *identity)
-    return paths.project_root() / paths.SCRATCH / f"{digest}.safetensors"
+    return paths.project_root() / paths.STATE / f"{digest}.safetensors"
 
 
-def finish(scratch: Path) -> None:
+def finish(resumable: Path) -> None:
     """Put a resumable checkpoint aside: its training is on record, but DVC has not kept the output yet.
 
     A kill in between, or in the next seed, makes DVC delete the output; the cell then ends at once from here.
     `paths.forget_finished` deletes it when the report is rendered.
     """
-    if scratch.exists():
-        scratch.replace(paths.finished(scratch))
+    if resumable.exists():
+        resumable.replace(paths.finished(resumable))
 
 
 def save(
@@ -73,9 +73,9 @@ def save(
         "scaler": json.dumps(scaler.state_dict()),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_suffix(".tmp")
-    save_file(tensors, scratch, metadata=told)
-    scratch.replace(file)
+    temporary = file.with_suffix(".tmp")
+    save_file(tensors, temporary, metadata=told)
+    temporary.replace(file)
 
 
 def restore(

@@ -44,11 +44,11 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
         model = registry.build(spec.model, dataset.num_classes, seed)
     _probe(model, spec, dataset)
     recipe, precision = study.recipe(workload), resolve(spec.precision)
-    scratch = resume.scratch_file(__name__, precision, study.training_digest(workload), dataset.sha256, str(seed))
+    resumable = resume.resumable_file(__name__, precision, study.training_digest(workload), dataset.sha256, str(seed))
     with machine.exclusive(f"train {workload}") as watch:
         done = Position() if given else loop.fit(
             model, dataset, study.data.split, recipe, precision, seed,
-            scratch=scratch, label=f"train {workload}", on_epoch=on_epoch,
+            resumable=resumable, label=f"train {workload}", on_epoch=on_epoch,
         )  # fmt: skip
         labels = evaluate.predict(model, dataset, study.data.split)
     path = paths.weights_file(paths.trained(workload), seed)
@@ -74,7 +74,7 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
     )
     write_outcome(record, paths.outcome_file(paths.trained(workload), seed))
     write(record, paths.record_file(paths.trained(workload), seed))
-    resume.finish(scratch)
+    resume.finish(resumable)
     return record
 
 

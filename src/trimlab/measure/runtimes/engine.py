@@ -245,9 +245,9 @@ def _save_timing_cache(config: Any, settings: Settings, identity: dict[str, Any]
 
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(path.suffix + ".tmp")
-    scratch.write_bytes(content)
-    scratch.replace(path)
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
 
 
 def _sha256(content: bytes) -> str:
