@@ -23,6 +23,7 @@ from trimlab.errors import UserError
 from trimlab.measure import device, runtimes, scoring
 from trimlab.measure.errors import NoRuntimeError
 from trimlab.measure.session import Settings
+from trimlab.measure.weights import fitted
 from trimlab.quantize import onnx_files
 from trimlab.quantize import stage as quantize_stage
 
@@ -121,7 +122,8 @@ def test_an_int8_record_has_its_own_files_exact_arithmetic(runtime, flags, bits,
     runner.write_pack(projects.STUDY.workloads["small"], "test", pack)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "measured", lambda variant: tmp_path / variant)
-        record, _ = benchmark_stage._measure(study, cell, pack, tmp_path)
+        asked = fitted(benchmark_stage.request(study, cell, pack, tmp_path))
+        record = benchmark_stage._measure(cell, asked, runner.digest(asked), {}, tmp_path).record
     file = paths.onnx_file("small-r50", 0, "int8", onnx_files.SEVEN_BIT if bits == 7 else "")
     images, labels = scored_images(tmp_path)
     exact = exact_labels(file, images)
@@ -348,6 +350,31 @@ def test_a_missing_or_broken_input_is_one_line(name, content, message, project, 
     with pytest.raises(UserError, match=message) as caught:
         benchmark_stage.benchmark_variant(study, "small-r50")
     assert "\n" not in str(caught.value)
+
+
+def test_only_what_is_asked_otherwise_is_measured_again(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    before = {path: path.read_bytes() for path in paths.measured("small-r50").iterdir()}
+    measure, asked = interpreters.run_measure, []
+    monkeypatch.setattr(interpreters, "run_measure", lambda request: asked.append(request.runtime) or measure(request))
+
+    def measured(**changes):
+        asked.clear()
+        benchmark = study.benchmark.model_copy(update=changes)
+        benchmark_stage.benchmark_variant(study.model_copy(update={"benchmark": benchmark}), "small-r50")
+        return list(asked)
+
+    try:
+        both = measured()
+        assert set(both) == {"onnxruntime", "openvino"}, "nothing is new: the cell was forced"
+        assert measured(runtimes=["onnxruntime"]) == []
+        assert [path.name for path in paths.measured("small-r50").glob("*openvino*")] == []
+        assert set(measured()) == {"openvino"}
+        assert measured(builds=3, gpu_batch_size=64) == [], "neither is a setting of theirs"
+        assert sorted(measured(warmup=2)) == sorted(both)
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)
 
 
 def test_a_file_that_fails_costs_no_other_its_measurement(project, study, monkeypatch):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -63,11 +64,21 @@ def digest(asked: Request) -> str:
         predictions="",
         engines=None,
     )
-    values = contract.to_json(decisive) | {
+    lineage = {key: value for key, value in asked.lineage.items() if key != "commit"}  # the code has its own digest
+    values = contract.to_json(decisive._replace(lineage=lineage)) | {
+        "installed": _installed(asked.runtime),
         "code": fingerprint.of("trimlab.measure.__main__"),
         "processor": device.identity(device.cpu(asked.threads or device.cores())),
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _installed(runtime: str) -> str:
+    """Return the version of a runtime that is installed beside trimlab; nothing for one in another Python."""
+    try:
+        return version(runtime)
+    except PackageNotFoundError:
+        return ""
 
 
 def sha256_of_input(path: Path) -> str:

@@ -3,9 +3,9 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trimlab import config, machine, paths, progress, records
 from trimlab.benchmark import interpreters, runner
@@ -24,6 +24,9 @@ _LINEAGE = records.fields_with(records.Pruning, records.OF_WEIGHTS) & set(record
 def benchmark_variant(study: config.Params, variant: str) -> list[records.Measurement]:
     """Measure a variant's file of each seed and precision; write records and, beside them, predicted labels.
 
+    Only what was asked otherwise before is measured: another runtime, or another setting of one runtime, leaves the
+    other records as they are. Where nothing is asked otherwise, the cell was forced: everything is measured again.
+
     A variant without precisions gets an empty list of records, which is what DVC finds as its output. What this
     machine can't measure is reported and skipped. Where one file fails, the others are still measured, and kept for the
     next call; the same holds where this call is killed.
@@ -31,20 +34,29 @@ def benchmark_variant(study: config.Params, variant: str) -> list[records.Measur
     Raises:
         UserError: a file cannot be measured, or not by the interpreter that TRIMLAB_PYTHON names; or nothing can.
     """
-    measured: list[tuple[records.Measurement, Path]] = []
+    measured: list[_Measured] = []
     if study.variants[variant].precisions:
         here = interpreters.found_runtimes(study.benchmark.runtimes)
         with tempfile.TemporaryDirectory() as scratch:
-            measured = list(_measure_all(study, list(cells(study, variant, here)), Path(scratch)))
+            measured = list(_measure_all(study, variant, list(cells(study, variant, here)), Path(scratch)))
         if not measured:
             raise UserError(f"{variant}: {', '.join(here)} can't measure any of its precisions here: add a runtime")
-    found = [record for record, _ in measured]
-    _write_index(variant, found)
-    for _, kept in measured:
+    _write_index(study, variant, measured)
+    for each in measured:
         # Those alone: another process may be at work on the same variant with other params.
-        kept.unlink(missing_ok=True)
-        kept.with_suffix(".npy").unlink(missing_ok=True)
-    return found
+        each.kept.unlink(missing_ok=True)
+        each.kept.with_suffix(".npy").unlink(missing_ok=True)
+    return [each.record for each in measured]
+
+
+class _Measured(NamedTuple):
+    """A record, and what it answers."""
+
+    record: records.Measurement
+    request: str
+    """The request's digest."""
+    kept: Path
+    """Where the record is kept for the next call, until all of the variant's are there."""
 
 
 def request(study: config.Params, cell: Cell, pack: Path, scratch: Path) -> Request:
@@ -81,15 +93,21 @@ def request(study: config.Params, cell: Cell, pack: Path, scratch: Path) -> Requ
     )
 
 
-def _measure_all(study: config.Params, todo: list[Cell], scratch: Path) -> Iterator[tuple[records.Measurement, Path]]:
-    """Yield records, each with the file in which it is kept for the next call."""
-    pack = scratch / "pack.npz"
-    if todo:
-        runner.write_pack(study.workload_of(todo[0].variant), study.data.split, pack)
-    failed: list[str] = []
+def _measure_all(study: config.Params, variant: str, todo: list[Cell], scratch: Path) -> Iterator[_Measured]:
+    pack, failed = scratch / "pack.npz", list[str]()
+    runner.write_pack(study.workload_of(variant), study.data.split, pack)
+    asked: dict[Cell, tuple[Request, str]] = {}
     for cell in todo:
         try:
-            yield _measure(study, cell, pack, scratch)
+            wanted = weights.fitted(request(study, cell, pack, scratch))
+            asked[cell] = wanted, runner.digest(wanted)
+        except UserError as error:
+            progress.say(f"error: {error}")
+            failed.append(str(error))
+    former = _answered(study, variant, {digest for _, digest in asked.values()})
+    for cell, (wanted, digest) in asked.items():
+        try:
+            yield _measure(cell, wanted, digest, former, scratch)
         except NoRuntimeError as error:
             # It was there when `runtimes` looked: without it this would become the result of machines that have it.
             failed.append(f"{cell.runtime} is no longer available here ({error}): run `dvc repro -f -s runtimes`")
@@ -104,14 +122,15 @@ def _measure_all(study: config.Params, todo: list[Cell], scratch: Path) -> Itera
         raise UserError(f"{failed[0]}{more}; what was measured is kept for the next call")
 
 
-def _measure(study: config.Params, cell: Cell, pack: Path, scratch: Path) -> tuple[records.Measurement, Path]:
+def _measure(
+    cell: Cell, asked: Request, digest: str, former: Mapping[str, records.Measurement], scratch: Path
+) -> _Measured:
     path = paths.measurement_file(*cell)
     path.parent.mkdir(parents=True, exist_ok=True)
     progress.say(f"benchmark {cell.variant}: seed {cell.seed}, {cell.precision}, {cell.runtime}")
     with machine.exclusive(f"benchmark {cell.variant} {cell.precision}"):
-        asked = weights.fitted(request(study, cell, pack, scratch))
-        kept = paths.kept_measurement(cell.variant, runner.digest(asked))
-        record = _take(kept, path)
+        kept = paths.kept_measurement(cell.variant, digest)
+        record = _take(kept, path) or former.get(digest)
         if record is None:
             runner.score(asked)
             measured = interpreters.run_measure(asked)
@@ -120,7 +139,7 @@ def _measure(study: config.Params, cell: Cell, pack: Path, scratch: Path) -> tup
             _keep(path, kept)
     if cell.runtime == "onnxruntime" and not asked.exact_labels:
         shutil.copyfile(path.with_suffix(".npy"), runner.labels_file(cell.file, scratch))
-    return record, kept
+    return _Measured(record, digest, kept)
 
 
 def _checked(measured: dict[str, Any], cell: Cell) -> records.Measurement:
@@ -152,11 +171,41 @@ def _keep(path: Path, kept: Path) -> None:
         temporary.replace(kept.with_suffix(suffix))
 
 
-def _write_index(variant: str, measured: list[records.Measurement]) -> None:
-    names = [paths.measurement_file(variant, item.seed, item.precision, item.runtime).name for item in measured]
+def _file(record: records.Measurement) -> Path:
+    return paths.measurement_file(record.variant, record.seed, record.precision, record.runtime)
+
+
+def _answered(study: config.Params, variant: str, wanted: set[str]) -> dict[str, records.Measurement]:
+    """Return the records in the stage's former output, by the request that each answers; none if it was forced."""
+    index, found = paths.index_file(variant), {}
+    try:
+        told = json.loads(index.read_text())
+        for name, digest in told["requests"].items():
+            record = records.read(index.with_name(name))
+            assert isinstance(record, records.Measurement)
+            if sha256_of(_file(record).with_suffix(".npy")) == record.predictions_sha256:
+                found[digest] = record
+        forced = told["benchmark"] == study.benchmark.model_dump() and wanted == found.keys()
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, AssertionError, UserError):
+        return {}  # there is none, or it is not as it was written
+    return {} if forced else found
+
+
+def _write_index(study: config.Params, variant: str, measured: list[_Measured]) -> None:
+    """Write which records are the stage's output, and delete others: DVC keeps the former output for `_answered`."""
     index = paths.index_file(variant)
     index.parent.mkdir(parents=True, exist_ok=True)
-    index.write_text(json.dumps({"variant": variant, "records": names}, indent=1) + "\n")
+    requests = {_file(each.record).name: each.request for each in measured}
+    told = {
+        "variant": variant,
+        "benchmark": study.benchmark.model_dump(),
+        "records": list(requests),
+        "requests": requests,
+    }
+    index.write_text(json.dumps(told, indent=1) + "\n")
+    for path in index.parent.glob("seed*"):
+        if path.with_suffix(".json").name not in requests:
+            path.unlink()
 
 
 def _lineage(study: config.Params, cell: Cell) -> dict[str, Any]:
