@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 from trimlab import formats
 from trimlab.config import Params
 from trimlab.records import Device, Epoch, Measurement, Pruning, Record, Training
-from trimlab.report.text import count, escape, precision_name, pretty
+from trimlab.report.text import count, precision_name, pretty
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -62,18 +62,24 @@ class Results:
         """Name every device: by its model, and where devices share a model, also by what differs."""
         return device_labels(record.device for record in (self.whole or self).records)
 
-    def label(self, device: Identity) -> str:
-        """Return a device's name as markdown shows it."""
-        return escape(self.labels[device])
-
     def where(self, bench: Bench) -> str:
         """Name a bench: device and runtime."""
-        return f"{self.label(bench.device)}, {pretty(bench.runtime)}"
+        return f"{self.labels[bench.device]}, {pretty(bench.runtime)}"
+
+    def key(self, name: str, where: Bench | Identity) -> str:
+        """Return the key of a table of one bench or training device: `name`, numbered from the second one on."""
+        whole = self.whole or self
+        listed: Sequence[object] = whole.benches() if isinstance(where, Bench) else whole.training_devices()
+        number = listed.index(where) + 1
+        return name if number == 1 else f"{name}-{number}"
+
+    def training_devices(self) -> list[Identity]:
+        """Return the devices that trained and pruned, the one with most records first."""
+        return _by_count(record.device.identity for record in (*self.trainings, *self.prunings))
 
     def training_device(self) -> Identity:
         """Return the device that trained and pruned most: files may have been measured elsewhere."""
-        worked = _by_count(record.device.identity for record in (*self.trainings, *self.prunings))
-        return (worked or self.devices())[0]
+        return (self.training_devices() or self.devices())[0]
 
     def benches(self) -> list[Bench]:
         """Return where files were measured: the device with most of them first, runtimes as the study lists them."""

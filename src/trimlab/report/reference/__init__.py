@@ -55,13 +55,6 @@ def deployed(model: str, dataset: str, ratio: float, precision: str) -> Row | No
     return _find("quantization", **where) or _find("combined", **where)
 
 
-def final(model: str, dataset: str, ratio: float, precision: str) -> Row | None:
-    """Return the row of the study's closing comparison, with the parameters that its other tables give that model."""
-    row = _find("final", model=model, dataset=dataset, ratio_percent=_percent(ratio), precision=precision)
-    same = deployed(model, dataset, ratio, precision)
-    return {"params_m": same["params_m"], **row} if row and same else row
-
-
 def cited() -> list[Row]:
     """Return what the study cites from others for comparison."""
     return _table("cited")
