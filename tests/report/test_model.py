@@ -1,6 +1,7 @@
 """What renderers are given: numbers beside their text, and nothing that one format alone reads."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -75,3 +76,31 @@ def test_nothing_but_a_renderer_writes_markup(made: Report) -> None:
     spans += [block.caption for block in tables(made)]
     spans += [value.text for table in tables(made) for row in table.rows for value in row]
     assert [text for text in spans if re.search(r"\*|`|\\|^\||</?\w", text)] == []
+
+
+def test_a_file_stands_in_two_tables_of_deployed_files_at_most(made: Report) -> None:
+    found: Counter[tuple[str, ...]] = Counter()
+    for table in tables(made):
+        headers = [column.header for column in table.columns]
+        if "Δ points" in headers:
+            compared = [i for i, header in enumerate(headers) if header != "Δ points"]
+            rows = [row for row in table.rows if row[0].style != "published"]
+            found.update(tuple(row[i].text for i in compared) for row in rows)
+    assert found and max(found.values()) <= 2
+
+
+def test_no_finding_is_said_twice(made: Report) -> None:
+    said = Counter(finding.plain for finding in findings(made) if finding.values)
+    assert [text for text, times in said.items() if times > 1] == []
+
+
+def test_every_measurement_repeats_no_column_of_a_table_of_the_same_bench() -> None:
+    of = Results.of(*CASES["two-devices"])
+    found = {table.key: {column.header for column in table.columns} for table in tables(report(of, []))}
+    assert "gpu-times-2" in found and "agreement-2" in found
+    file = {"Variant", "Precision", "Seed"}
+    others = set().union(*(headers for key, headers in found.items() if key != "measurements-2")) - file
+    # Several seeds: the other tables hold means of the sizes.
+    assert found["measurements-2"] & others <= {"Size MiB", *found["measurements"]}
+    assert "Top-1 %" not in found["measurements-2"]
+    assert "Batch 1 p50 / p90 / p99 ms" not in found["measurements-2"]

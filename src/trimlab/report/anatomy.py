@@ -12,22 +12,20 @@ from trimlab.report.results import (
     Bench,
     Results,
     bench_of,
-    cell,
     exact_difference,
     is_inexact,
     is_untouched,
     mean,
+    of_file,
     paired_noise,
 )
 from trimlab.report.tables import (
-    TOP1,
     Values,
     device_and_threads,
     least_to_most,
     milliseconds,
     percentiles,
     share,
-    size,
     where,
     whole,
 )
@@ -42,7 +40,6 @@ OVERHEAD = 0.5
 NOT_EXACT = Finding.of(
     "The exact arithmetic of these INT8 files was not computed: what the runtime's kernels lose is not known."
 )
-_NO_ENGINE = Value("—", note="no engine is built")
 _NO_WEIGHTS = Value("—", note="has no weights")
 _NOT_TOLD = Value("—", note="not given by the runtime")
 _NOT_ALONE = Value("—", note="is not there at batch 1")
@@ -118,16 +115,15 @@ def _exactness_row(record: Measurement) -> Values:
 
 
 def clocks(results: Results, measured: Sequence[Measurement]) -> Table | None:
-    """Return a GPU's times: its own and end to end, without and with a CUDA graph; sizes of file and engine."""
+    """Return a GPU's times: its own and end to end, without and with a CUDA graph."""
     timed = [r for r in measured if r.clocks]
     if not timed:
         return None
     batch = timed[0].batch_latency.batch_size
     columns = [
-        *FILE, TOP1, Column("ONNX MiB", "MiB"), Column("Weights MiB", "MiB"), Column("Engine MiB", "MiB"),
-        Column("GPU ms, batch 1", "ms"), Column("GPU ms, batch 1, graph", "ms"), Column("Wall ms, batch 1", "ms"),
-        Column("Wall ms, batch 1, graph", "ms"), Column(f"GPU images/s, batch {batch}", "1/s"),
-        Column(f"Wall images/s, batch {batch}", "1/s"), Column("Device memory MiB", "MiB"),
+        *FILE, Column("GPU ms, batch 1", "ms"), Column("GPU ms, batch 1, graph", "ms"),
+        Column("Wall ms, batch 1", "ms"), Column("Wall ms, batch 1, graph", "ms"),
+        Column(f"GPU images/s, batch {batch}", "1/s"), Column(f"Wall images/s, batch {batch}", "1/s"),
     ]  # fmt: skip
     caption = (
         f"{where(results, timed)}. ms: p50 / p90 / p99 of {timed[0].latency.n} runs at batch 1; images/s at the "
@@ -187,7 +183,7 @@ def explained(results: Results, bench: Bench) -> list[Finding]:
     """Return what FP16 and BF16 were computed in, and a finding on every variant in INT8."""
     measured = [r for r in results.at(bench) if r.batch_layers]
     variants = [variant for workload in results.study.workloads for variant in results.variants_of(workload)]
-    found = [cell(measured, variant, "int8") for variant in variants]
+    found = [of_file(measured, variant, "int8") for variant in variants]
     said = [_computed(measured, precision) for precision in ("fp16", "bf16")]
     return [one for one in said if one] + [explanation(results, records[0]) for records in found if records]
 
@@ -226,13 +222,8 @@ def _clock_row(record: Measurement) -> Values:
     gpu, graph, wall_graph = (_clock(record, name) for name in ("gpu", "gpu_graph", "latency_graph"))
     return [
         *_file(record),
-        share(record.top1_accuracy),
-        size(record.file_bytes),
-        size(record.weight_bytes),
-        size(record.engine.size_bytes) if record.engine else _NO_ENGINE,
         *(percentiles(one, _tenth_us) for one in (gpu.latency, graph.latency, record.latency, wall_graph.latency)),
         *(_rate(clock.batch_latency) for clock in (graph, wall_graph)),
-        size(record.peak_memory_bytes),
     ]
 
 
@@ -270,7 +261,7 @@ def _gain(results: Results, record: Measurement) -> Finding | None:
     if not base:
         return None
     saved = mean([r.macs for r in base]) / record.macs
-    same = cell(results.at(bench_of(record)), unpruned or "", record.precision)
+    same = of_file(results.at(bench_of(record)), unpruned or "", record.precision)
     finding = Finding.of(
         f"{saved:.1f} times fewer multiply-accumulates than unpruned; {record.batch_speedup:.1f} times as fast as "
         f"unpruned FP32 at batch {record.batch_latency.batch_size}, {record.speedup:.1f} times at batch 1.",

@@ -10,7 +10,7 @@ from trimlab.measure.weights import EXACT
 from trimlab.records import Measurement, Pruning, Record
 from trimlab.report import reference
 from trimlab.report.model import Finding, strong, text_of
-from trimlab.report.results import Bench, Results, bench_of, cell, exact_difference, is_inexact, mean
+from trimlab.report.results import Bench, Identity, Results, bench_of, exact_difference, is_inexact, mean, of_file
 from trimlab.report.tables import CONTENDED, least_to_most, lost_and_saved, milliseconds
 from trimlab.report.text import (
     MIB,
@@ -40,8 +40,8 @@ def headline(results: Results) -> Finding:
             f"No device measured both the baseline ({results.study.report.baseline}, FP32) and the candidate "
             f"({results.study.report.candidate}): there is nothing to compare yet."
         )
-    base = cell(results.at(bench), results.study.report.baseline, "fp32")
-    candidate = results.candidate_cell(bench)
+    base = of_file(results.at(bench), results.study.report.baseline, "fp32")
+    candidate = results.candidate_file(bench)
     size, base_size = _mean_bytes(candidate), _mean_bytes(base)
     lost = 100 * (_mean_top1(base) - _mean_top1(candidate))
     compared = Finding.of(
@@ -187,15 +187,13 @@ def headroom(results: Results, workload: str) -> Finding | None:
 
 
 def precision_cost(measured: Sequence[Measurement], precision: str) -> Finding | None:
-    """Say how INT8 or FP16 moves top-1 against the FP32 file of the same weights."""
+    """Say how INT8 or FP16 moves top-1 against the FP32 files of the same weights; one file's move is in its row."""
     fp32 = {(r.variant, r.seed, r.weights_sha256): r.top1_accuracy for r in measured if r.precision == "fp32"}
     low = [r for r in measured if r.precision == precision and (r.variant, r.seed, r.weights_sha256) in fp32]
     moves = [100 * (r.top1_accuracy - fp32[r.variant, r.seed, r.weights_sha256]) for r in low]
-    if not moves:
+    if len(moves) < 2:
         return None
     values = {"least_points": min(moves), "most_points": max(moves), "mean_points": mean(moves)}
-    if len(moves) == 1:
-        return Finding(text_of(f"{precision.upper()} against FP32: {points(-moves[0])}."), values)
     low_end, high_end = signed(min(moves)), signed(max(moves))
     span = low_end if low_end == high_end else f"{low_end} to {high_end} (mean {signed(mean(moves))})"
     text = f"{precision.upper()} moves top-1 by {span} points against FP32, over {len(moves)} files."
@@ -226,7 +224,11 @@ def rounding(results: Results, bench: Bench, workload: str) -> list[Finding]:
     measured, said = results.at(bench), []
     for variant in results.variants_of(workload):
         twin = _unrounded(results, variant)
-        pairs = [(cell(measured, variant, p), cell(measured, twin, p)) for p in reversed(formats.MADE)] if twin else []
+        pairs = (
+            [(of_file(measured, variant, p), of_file(measured, twin, p)) for p in reversed(formats.MADE)]
+            if twin
+            else []
+        )
         rounded, plain = next((pair for pair in pairs if all(pair)), ([], []))
         if rounded:
             said.append(_rounding(results, rounded, plain))
@@ -296,7 +298,7 @@ def large_against_small(results: Results, workloads: Sequence[str]) -> Finding |
 
 def front(results: Results, bench: Bench, dataset: str) -> Finding | None:
     """List the files that no other one beats in both size and accuracy, smallest first."""
-    found = results.cells(record for record in results.at(bench) if record.dataset == dataset)
+    found = results.by_file(record for record in results.at(bench) if record.dataset == dataset)
     if len(found) < 2:
         return None
     best = pareto([(_mean_bytes(records) / MIB, _mean_top1(records)) for records in found])
@@ -321,7 +323,7 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def against_reference(results: Results, bench: Bench) -> Finding | None:
     """Compare the candidate's top-1 with the published one, where the study has that very point."""
-    found = results.candidate_cell(bench)
+    found = results.candidate_file(bench)
     if not found:
         return None
     first = found[0]
@@ -376,36 +378,61 @@ def _circumstances(record: Measurement) -> str:
 
 
 def closing(results: Results) -> list[Finding]:
-    """Return the report's conclusions."""
+    """Return the report's conclusions: what no section says of its own table."""
     bench = results.main_bench()
-    device = results.on(results.training_device())
-    workloads = [key for key in results.study.workloads if _sweep(device, key)]
-    said = [headroom(device, key) for key in workloads]
-    said += [large_against_small(device, group) for group in rivals(device)]
+    said: list[Finding | None] = []
+    for device in results.training_devices():
+        said += [_named(results, device, finding) for finding in _of_device(results.on(device))]
     if bench is not None:
         said += [front(results, bench, dataset) for dataset in results.study.datasets]
-        said.append(against_reference(results, bench))
     said += [_named(results, each, finding) for each in results.benches() for finding in _of_bench(results, each)]
-    said += [finding for each in results.benches() for finding in inexact(results, results.at(each))]
-    trained = amp(device)
-    said += [runtimes(results), Finding.joined(trained) if trained else None]
+    said.append(runtimes(results))
+    return [finding for finding in said if finding]
+
+
+def _of_device(results: Results) -> list[Finding]:
+    said = [headroom(results, key) for key in results.study.workloads]
+    said += [large_against_small(results, group) for group in rivals(results)]
     return [finding for finding in said if finding]
 
 
 def _of_bench(results: Results, bench: Bench) -> list[Finding]:
     measured = results.at(bench)
-    said = [precision_cost(measured, "fp16"), precision_cost(measured, "int8"), fastest(measured)]
+    said = [against_baseline(results, bench)]
+    if len({record.workload for record in measured}) > 1:
+        said += [precision_cost(measured, precision) for precision in ("fp16", "int8")]
+    said.append(fastest(measured))
     rounded = [found for key in results.study.workloads if (found := rounding(results, bench, key))]
     return [finding for finding in said if finding] + [Finding.joined(found) for found in rounded]
 
 
-def _named(results: Results, bench: Bench, finding: Finding) -> Finding:
-    return finding.led_by(f"{results.where(bench)}: ") if len(results.benches()) > 1 else finding
+def against_baseline(results: Results, bench: Bench) -> Finding | None:
+    """Compare the candidate's top-1 with the baseline's on a bench that the first table does not show."""
+    base = of_file(results.at(bench), results.study.report.baseline, "fp32")
+    found = results.candidate_file(bench)
+    if bench == results.headline_bench() or not base or not found:
+        return None
+    gained = 100 * (_mean_top1(found) - _mean_top1(base))
+    name = f"{found[0].variant} {precision_name(found[0].precision)}"
+    return Finding.of(
+        f"{name} is at {percent(_mean_top1(found))} %, {base[0].variant} FP32 at {percent(_mean_top1(base))} % "
+        f"({signed(gained)} points).",
+        top1_percent=100 * _mean_top1(found),
+        baseline_top1_percent=100 * _mean_top1(base),
+        points_gained=gained,
+    )
+
+
+def _named(results: Results, where: Bench | Identity, finding: Finding) -> Finding:
+    """Put the bench or training device in front, where there are several."""
+    if isinstance(where, Bench):
+        return finding.led_by(f"{results.where(where)}: ") if len(results.benches()) > 1 else finding
+    return finding.led_by(f"{results.labels[where]}: ") if len(results.training_devices()) > 1 else finding
 
 
 def runtimes(results: Results) -> Finding | None:
     """Set the candidate's own times in each runtime beside each other: no ratio crosses runtimes."""
-    found = [(bench, records) for bench in results.benches() if (records := results.candidate_cell(bench))]
+    found = [(bench, records) for bench in results.benches() if (records := results.candidate_file(bench))]
     if len(found) < 2:
         return None
     said = [f"{_own_times(records)} in {pretty(b.runtime)} on {results.labels[b.device]}" for b, records in found]

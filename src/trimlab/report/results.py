@@ -174,7 +174,7 @@ class Results:
         """Return the first bench that measured both baseline (FP32) and candidate."""
         for bench in self.benches():
             measured = self.at(bench)
-            if cell(measured, self.study.report.baseline, "fp32") and self.candidate_cell(bench):
+            if of_file(measured, self.study.report.baseline, "fp32") and self.candidate_file(bench):
                 return bench
         return None
 
@@ -182,19 +182,19 @@ class Results:
         """Return the headline's bench, or else the first."""
         return self.headline_bench() or next(iter(self.benches()), None)
 
-    def candidate_cell(self, bench: Bench) -> list[Measurement]:
+    def candidate_file(self, bench: Bench) -> list[Measurement]:
         """Return the candidate in its smallest precision there."""
         measured = self.at(bench)
         return next(
-            (found for p in reversed(formats.MADE) if (found := cell(measured, self.study.report.candidate, p))),
+            (found for p in reversed(formats.MADE) if (found := of_file(measured, self.study.report.candidate, p))),
             [],
         )
 
-    def cells(self, measured: Iterable[Measurement]) -> list[list[Measurement]]:
+    def by_file(self, measured: Iterable[Measurement]) -> list[list[Measurement]]:
         """Group measurements by variant (by workload, then as `variants_of` orders them) and precision."""
         held = list(measured)
         variants = [variant for key in self.study.workloads for variant in self.variants_of(key)]
-        found = [cell(held, variant, precision) for variant in variants for precision in formats.COMPUTED]
+        found = [of_file(held, variant, precision) for variant in variants for precision in formats.COMPUTED]
         return [records for records in found if records]
 
     def published(self, record: Record, lookup: Callable[..., T], *key: float | str) -> T | None:
@@ -322,7 +322,7 @@ def is_untouched(study: Params, variant: str) -> bool:
     return point.ratio == 0 and point.epochs == 0
 
 
-def cell(measured: Iterable[Measurement], variant: str, precision: str) -> list[Measurement]:
+def of_file(measured: Iterable[Measurement], variant: str, precision: str) -> list[Measurement]:
     """Return one variant in one precision: a measurement a seed."""
     return [r for r in measured if (r.variant, r.precision) == (variant, precision)]
 

@@ -14,7 +14,6 @@ from trimlab.report.model import (
     Report,
     Section,
     Span,
-    Table,
     Text,
     code,
     strong,
@@ -35,13 +34,11 @@ def report(results: Results, drawn: Sequence[str]) -> Report:
         ("How to read the tables", _how_to_read(results)),
         ("Baseline: full and mixed precision", _baseline(results, drawn)),
         ("Pruning", _pruning(results, drawn)),
-        ("Quantization", _per_bench(results, "unpruned", tables.quantization)),
-        ("Pruning × precision", [*_per_bench(results, "pruned", tables.combined), *_speed(drawn)]),
+        ("Pruning × precision", [*_precisions(results), *_speed(drawn)]),
         ("INT8 against its exact arithmetic", _exactness(results)),
         ("Why is it not faster?", _anatomy(results)),
         ("Runtimes beside each other", _runtimes(results)),
         (_rivals_heading(results), _rivals(results)),
-        ("Final comparison", _final(results)),
         ("Conclusions", _list(findings.closing(results))),
         ("Every measurement", _measurements(results)),
     ]
@@ -56,15 +53,12 @@ def _headline(results: Results, drawn: Sequence[str]) -> Blocks:
     if bench is None:
         return blocks
     blocks += _paragraph(findings.against_reference(results, bench))
-    for warning in findings.inexact(results, results.candidate_cell(bench)):
+    for warning in findings.inexact(results, results.candidate_file(bench)):
         blocks += _paragraph(warning)
-    report = results.study.report
-    files = [(report.baseline, "fp32"), *((report.candidate, precision) for precision in formats.MADE)]
-    asked = [(v, p) for v, p in dict.fromkeys(files) if p in results.study.variants[v].precisions]
-    dataset = results.dataset_of(report.candidate)
+    dataset = results.dataset_of(results.study.report.candidate)
     return [
         *blocks,
-        tables.deployed(results, "candidate", asked, bench),
+        tables.candidate(results, bench),
         *_figure(drawn, f"accuracy-by-size-{dataset}", f"Top-1 over file size on {pretty(dataset)}"),
     ]
 
@@ -107,11 +101,11 @@ def _how_to_read(results: Results) -> Blocks:
             " are in MiB (2^20 bytes): of the torch model (parameters and buffers) in the pruning "
             "tables, of the ONNX file, or of the engine that TensorRT built of it, elsewhere. ",
             strong("Accuracy"),
-            " is top-1, in the tables of files that of the deployed file.",
+            " is top-1; in tables of files it is the deployed file's.",
         ),
         Finding.of(
             strong("Δ points"),
-            " is against the FP32 file of the same weights. ",
+            " is against the FP32 file of the same weights; in the first table, against the baseline. ",
             strong("× batch 1"),
             " and ",
             strong(f"× batch {batch}"),
@@ -165,7 +159,7 @@ def _pruning(results: Results, drawn: Sequence[str]) -> Blocks:
             continue
 
         def section(on: Results, workload: str = workload) -> Blocks:
-            read = (findings.fine_tuning, findings.headroom, findings.eager_latency)
+            read = (findings.fine_tuning, findings.eager_latency)
             return [tables.pruning(on, workload), *_paragraph(*(say(on, workload) for say in read))]
 
         def has(on: Results, keys: Sequence[str] = pruned) -> bool:
@@ -177,18 +171,17 @@ def _pruning(results: Results, drawn: Sequence[str]) -> Blocks:
     return sections
 
 
-def _per_bench(results: Results, which: str, table: Callable[[Results, str, Bench], Table]) -> Blocks:
-    """Return one table a workload and bench, for its unpruned or its pruned variants."""
+def _precisions(results: Results) -> Blocks:
+    """Return one table a workload and bench: all of its variants in all precisions."""
     sections: Blocks = []
     for workload in results.study.workloads:
-        own = [v for v in results.variants_of(workload) if (results.study.point(v).ratio > 0) == (which == "pruned")]
         for bench in results.benches():
-            measured = [record for record in results.at(bench) if record.variant in own]
+            measured = [record for record in results.at(bench) if record.workload == workload]
             if measured:
                 heading = (*_workload_heading(results, workload), Span(_bench_suffix(results, bench)))
                 read = [findings.precision_cost(measured, precision) for precision in ("fp16", "int8")]
-                read += [findings.fastest(measured), findings.baseline_times(measured)]
-                sections.append(Section(heading, (table(results, workload, bench), *_paragraph(*read))))
+                read.append(findings.baseline_times(measured))
+                sections.append(Section(heading, (tables.precisions(results, workload, bench), *_paragraph(*read))))
     return sections
 
 
@@ -209,9 +202,12 @@ def _exactness(results: Results) -> Blocks:
     compared = {bench: anatomy.exactness(results, found) for bench, found in quantized.items()}
     if not any(compared.values()):
         return _paragraph(anatomy.NOT_EXACT) if compared else []
+    headline = results.headline_bench()
+    warned = results.candidate_file(headline) if headline else []
     blocks: Blocks = []
     for bench, table in compared.items():
-        own = [table, *_list(findings.inexact(results, measured[bench]))] if table else _paragraph(anatomy.NOT_EXACT)
+        others = [record for record in measured[bench] if record not in warned]
+        own = [table, *_list(findings.inexact(results, others))] if table else _paragraph(anatomy.NOT_EXACT)
         blocks += _measured_on(results, bench, own)
     return blocks
 
@@ -220,7 +216,7 @@ def _anatomy(results: Results) -> Blocks:
     """Say for each bench what bounds the candidate's workload, and show the candidate's layers."""
     sections: Blocks = []
     for bench in results.benches():
-        candidate = [record for record in results.candidate_cell(bench) if record.batch_layers]
+        candidate = [record for record in results.candidate_file(bench) if record.batch_layers]
         blocks = _list(anatomy.explained(results, bench))
         blocks += [anatomy.layers(results, record) for record in candidate[:1]]
         if blocks:
@@ -241,10 +237,7 @@ def _runtimes(results: Results) -> Blocks:
 
 def _rivals(results: Results) -> Blocks:
     def section(on: Results) -> Blocks:
-        blocks: Blocks = []
-        for group in findings.rivals(on):
-            blocks += [tables.losses(on, group), *_paragraph(findings.large_against_small(on, group))]
-        return blocks
+        return [tables.losses(on, group) for group in findings.rivals(on)]
 
     return _per_device(results, lambda on: bool(findings.rivals(on)), section)
 
@@ -254,11 +247,6 @@ def _rivals_heading(results: Results) -> str:
     groups = [group for device in results.devices() for group in findings.rivals(results.on(device))]
     compared = [results.study.workloads[key].model for group in groups for key in group]
     return " against ".join(pretty(model) for model in dict.fromkeys(compared))
-
-
-def _final(results: Results) -> Blocks:
-    benches = [bench for bench in results.benches() if results.candidate_cell(bench)]
-    return [block for bench in benches for block in _measured_on(results, bench, [tables.final(results, bench)])]
 
 
 def _measurements(results: Results) -> Blocks:

@@ -1,6 +1,6 @@
 """The report's tables: pure functions of results.
 
-A cell without a figure says why in a footnote; what holds for a whole table (device, runtime, batch, n,
+A value that is missing says why in a footnote; what holds for a whole table (device, runtime, batch, n,
 statistic) stands in the line under it. A published figure is in a row of its own, under our row of the same
 model, dataset, ratio and precision.
 """
@@ -12,7 +12,7 @@ from trimlab import formats
 from trimlab.records import Epoch, Latency, Measurement, Pruning, Record, Training
 from trimlab.report import reference
 from trimlab.report.model import Column, Table, Value, words
-from trimlab.report.results import Bench, Results, bench_of, cell, full_size, is_untouched, mean
+from trimlab.report.results import Bench, Results, bench_of, full_size, is_untouched, mean, of_file
 from trimlab.report.text import (
     MIB,
     mib,
@@ -113,28 +113,43 @@ def pruning(results: Results, workload: str) -> Table:
     return Table.of(key, columns, rows, caption.strip())
 
 
-def quantization(results: Results, workload: str, bench: Bench) -> Table:
-    """Return FP32, FP16 and INT8 of a workload's unpruned variants."""
-    variants = [key for key in results.variants_of(workload) if results.study.point(key).ratio == 0]
-    return deployed(results, f"unpruned-{workload}", _grid(results, variants, bench), bench)
+def candidate(results: Results, bench: Bench) -> Table:
+    """Return baseline, candidate in every precision, and the other unpruned models of that dataset.
+
+    Points are gained against the baseline.
+    """
+    report = results.study.report
+    precisions = [p for p in formats.MADE if p in results.study.variants[report.candidate].precisions]
+    own = [(report.baseline, "fp32"), *((report.candidate, precision) for precision in precisions)]
+    return deployed(results, "candidate", [*own, *_other_models(results, bench)], bench, against=report.baseline)
 
 
-def combined(results: Results, workload: str, bench: Bench) -> Table:
-    """Return pruning × precision: a workload's pruned variants in every precision."""
-    variants = [key for key in results.variants_of(workload) if results.study.point(key).ratio > 0]
-    return deployed(results, f"pruned-{workload}", _grid(results, variants, bench), bench)
+def precisions(results: Results, workload: str, bench: Bench) -> Table:
+    """Return pruning × precision: all of a workload's variants in every precision."""
+    measured = {(record.variant, record.precision) for record in results.at(bench)}
+    variants = results.variants_of(workload)
+    asked = {(key, precision) for key in variants for precision in results.study.variants[key].precisions}
+    # A runtime may compute a precision besides those that were asked for.
+    files = [(key, p) for key in variants for p in formats.COMPUTED if (key, p) in asked | measured]
+    return deployed(results, f"precisions-{workload}", files, bench)
 
 
 def final(results: Results, bench: Bench) -> Table:
-    """Return the closing comparison: baseline, candidate, and the other unpruned models of that dataset."""
+    """Return baseline, candidate in its smallest precision, and the other unpruned models, for another page."""
     report = results.study.report
-    dataset = results.dataset_of(report.baseline)
-    chosen = [(report.baseline, "fp32"), (report.candidate, _precision_of(results.candidate_cell(bench)))]
-    for workload, settings in results.study.workloads.items():
-        variant = results.unpruned(workload)
-        if settings.dataset == dataset and variant and cell(results.at(bench), variant, "fp32"):
-            chosen.append((variant, "fp32"))
-    return deployed(results, "final", list(dict.fromkeys(chosen)), bench, against=report.baseline)
+    own = [(report.baseline, "fp32"), (report.candidate, _precision_of(results.candidate_file(bench)))]
+    return deployed(results, "final", [*own, *_other_models(results, bench)], bench, against=report.baseline)
+
+
+def _other_models(results: Results, bench: Bench) -> list[tuple[str, str]]:
+    """Return the FP32 files of the other unpruned models on the baseline's dataset."""
+    baseline = results.study.report.baseline
+    return [
+        (variant, "fp32")
+        for workload, settings in results.study.workloads.items()
+        if settings.dataset == results.dataset_of(baseline) and (variant := results.unpruned(workload))
+        if variant != baseline and of_file(results.at(bench), variant, "fp32")
+    ]
 
 
 def deployed(results: Results, name: str, files: Sequence[tuple[str, str]], bench: Bench, against: str = "") -> Table:
@@ -143,11 +158,14 @@ def deployed(results: Results, name: str, files: Sequence[tuple[str, str]], benc
     Points are gained against the FP32 file of the same weights, or against that of the variant `against`.
     """
     measured = results.at(bench)
-    present = [(variant, precision) for variant, precision in files if cell(measured, variant, precision)]
+    files = list(dict.fromkeys(files))
+    present = [(variant, precision) for variant, precision in files if of_file(measured, variant, precision)]
     rows: list[Values] = []
     for variant, precision in present:
-        found = cell(measured, variant, precision)
-        rows.append(_deployed_row(results, found, _delta(found, cell(measured, against or variant, "fp32"), against)))
+        found = of_file(measured, variant, precision)
+        rows.append(
+            _deployed_row(results, found, _delta(found, of_file(measured, against or variant, "fp32"), against))
+        )
         published = results.published(found[0], reference.deployed, found[0].ratio, precision)
         last = not any(
             other_precision == precision and results.alike(variant, other)
@@ -155,7 +173,7 @@ def deployed(results: Results, name: str, files: Sequence[tuple[str, str]], benc
         )
         if published and last:
             rows.append(_published_deployed(published))
-    chosen = [record for variant, precision in present for record in cell(measured, variant, precision)]
+    chosen = [record for variant, precision in present for record in of_file(measured, variant, precision)]
     columns = [*DEPLOYED, Column(f"× batch {results.batch_size(bench)}"), SEEDS]
     absent = [
         f"{variant} {precision_name(precision)}" for variant, precision in files if (variant, precision) not in present
@@ -164,20 +182,41 @@ def deployed(results: Results, name: str, files: Sequence[tuple[str, str]], benc
 
 
 def measurements(results: Results, measured: Sequence[Measurement]) -> Table:
-    """Return every measurement of one bench, a row each, with all percentiles."""
-    columns = [
-        words("Variant"), words("Precision"), Column("Seed"), TOP1, Column("Agrees with torch %", "%"),
-        Column("ONNX MiB", "MiB"), Column("Weights MiB", "MiB"), Column("MACs M", "M"),
-        Column("Batch 1 p50 / p90 / p99 ms", "ms"), Column("Large batch p50 / p90 / p99 ms", "ms"),
-        Column("Peak memory MiB", "MiB"), Column("Weights sha256"),
-    ]  # fmt: skip
-    rows = [_measurement_row(record) for record in measured]
+    """Return every measurement of one bench, a row each, with the figures that no other table has."""
+    several = len({record.seed for record in measured}) > 1
+    compared = all(record.onnx_agreement is not None for record in measured)
+    clocked = all(record.clocks for record in measured)
+    shown: list[tuple[Column, Callable[[Measurement], str | Value], bool]] = [
+        (words("Variant"), lambda r: r.variant, True),
+        (words("Precision"), lambda r: precision_name(r.precision), True),
+        (Column("Seed"), lambda r: whole(r.seed), True),
+        (TOP1, lambda r: share(r.top1_accuracy), several and not compared),
+        (Column("Agrees with torch %", "%"), lambda r: share(r.torch_agreement), not compared),
+        (SIZE, lambda r: size(r.deployed_bytes), several),
+        (Column("ONNX MiB", "MiB"), lambda r: size(r.file_bytes), any(r.engine for r in measured)),
+        (Column("Weights MiB", "MiB"), lambda r: size(r.weight_bytes), True),
+        (Column("MACs M", "M"), lambda r: Value(f"{r.macs / 1e6:.1f}", r.macs / 1e6), True),
+        (Column("Batch 1 p50 / p90 / p99 ms", "ms"), lambda r: _call_times(r, r.latency), not clocked),
+        (Column("Large batch p50 / p90 / p99 ms", "ms"), lambda r: _call_times(r, r.batch_latency), True),
+        (Column("Peak memory MiB", "MiB"), lambda r: _whole_mib(r.peak_memory_bytes), True),
+        (Column("Weights sha256"), lambda r: Value(r.weights_sha256[:12], style="code"), True),
+    ]
+    columns = [column for column, _, wanted in shown if wanted]
+    rows = [[value(record) for _, value, wanted in shown if wanted] for record in measured]
+    single = "" if clocked else f"Batch 1: {_calls(r.latency for r in measured)}. "
     caption = (
-        f"{where(results, measured)}. Batch 1: {_calls(r.latency for r in measured)}; large batch: "
-        f"{_calls(r.batch_latency for r in measured)}; copies included. Peak memory: of a process that ran this "
-        "file alone, at the large batch."
+        f"{where(results, measured)}. {single}Large batch: {_calls(r.batch_latency for r in measured)}; copies "
+        "included. Peak memory: of a process that ran this file alone, at the large batch."
     )
     return Table.of(results.key("measurements", bench_of(measured[0])), columns, rows, caption)
+
+
+def _call_times(record: Measurement, latency: Latency) -> Value:
+    return _timed(percentiles(latency, milliseconds), [record])
+
+
+def _whole_mib(size_bytes: float) -> Value:
+    return Value(f"{size_bytes / MIB:.0f}", size_bytes / MIB)
 
 
 def losses(results: Results, workloads: Sequence[str]) -> Table:
@@ -190,12 +229,12 @@ def losses(results: Results, workloads: Sequence[str]) -> Table:
     if {(w.model, results.study.datasets[w.dataset].source) for w in chosen} >= reference.compared():
         rows += [_cited_row(row) for row in reference.cited()]
     columns = [
-        words("Model"), words("Dataset"), words("Variant"), RATIO, SIZE, TOP1, Column("Points lost", "points"),
+        words("Model"), words("Dataset"), words("Variant"), RATIO, TOP1, Column("Points lost", "points"),
         Column("MiB saved", "MiB"), Column("Points per MiB", "points/MiB"),
     ]  # fmt: skip
     caption = (
         f"{where(results, results.prunings)}. Torch models after fine-tuning, FP32, each against the same workload "
-        "unpruned. Size: parameters and buffers. Points per MiB: points lost / MiB saved; less is better."
+        "unpruned. MiB: parameters and buffers. Points per MiB: points lost / MiB saved; less is better."
     )
     key = results.key(f"losses-{chosen[0].dataset}", results.prunings[0].device.identity)
     return Table.of(key, columns, rows, caption)
@@ -317,7 +356,7 @@ def _epoch_times(timed: Sequence[Sequence[Epoch]], records: Sequence[Training]) 
     ]
 
 
-def _published_training(row: reference.Row) -> Values:
+def _published_training(row: reference.Line) -> Values:
     return [
         REFERENCE, pretty(row["model"]), pretty(row["dataset"]), _printed(row["precision"].upper()),
         _printed_number(row["epochs"]), NOT_PUBLISHED, _printed_number(row["top1_percent"]),
@@ -325,7 +364,7 @@ def _published_training(row: reference.Row) -> Values:
     ]  # fmt: skip
 
 
-def _other_epochs(record: Training, published: reference.Row) -> list[str]:
+def _other_epochs(record: Training, published: reference.Line) -> list[str]:
     """Say that the published training took another number of epochs; given weights have none of ours."""
     if record.origin != "trained" or record.epochs == int(published["epochs"]):
         return []
@@ -360,7 +399,7 @@ def _ratio(ratio: float, num_params: float, round_to: int | None) -> Value:
     return Value(name_ratio(ratio, num_params, round_to), 100 * ratio)
 
 
-def _published_pruning(row: reference.Row) -> Values:
+def _published_pruning(row: reference.Line) -> Values:
     keys = ("latency_ms_per_image", "top1_before_percent", "top1_after_percent")
     return [
         REFERENCE, _printed_ratio(row), _printed_number(row["params_m"]), NOT_PUBLISHED,
@@ -391,13 +430,6 @@ def _pruning_reference_note(rows: list[Values], records: Sequence[Pruning]) -> s
     ours += [f"widths rounded to {first.round_to}"] if first.round_to else []
     other = f" The study pruned by L1, uniformly; ours: {', '.join(ours)}: compare by parameters." if ours else ""
     return f"Reference latency: eager PyTorch on an unnamed GPU, batch size and warm-up not given.{other}"
-
-
-def _grid(results: Results, variants: Sequence[str], bench: Bench) -> list[tuple[str, str]]:
-    """Return what was asked for, and what a runtime computed besides."""
-    measured = {(record.variant, record.precision) for record in results.at(bench)}
-    asked = {(key, p) for key in variants for p in results.study.variants[key].precisions}
-    return [(key, p) for key in variants for p in formats.COMPUTED if (key, p) in asked | measured]
 
 
 def _deployed_row(results: Results, found: Sequence[Measurement], delta: Value) -> Values:
@@ -453,7 +485,7 @@ def _delta(found: Sequence[Measurement], fp32: Sequence[Measurement], against: s
     return spread([100 * (a.top1_accuracy - b.top1_accuracy) for a, b in pairs], signed)
 
 
-def _published_deployed(row: reference.Row) -> Values:
+def _published_deployed(row: reference.Line) -> Values:
     params = row["params_m"]
     return [
         REFERENCE, _printed_ratio(row),
@@ -475,24 +507,6 @@ def _deployed_caption(results: Results, chosen: Sequence[Measurement], absent: S
     if absent:
         parts.append(f"Not measured here: {', '.join(absent)}.")
     return " ".join(parts)
-
-
-def _measurement_row(record: Measurement) -> Values:
-    memory = record.peak_memory_bytes / MIB
-    return [
-        record.variant,
-        precision_name(record.precision),
-        whole(record.seed),
-        share(record.top1_accuracy),
-        share(record.torch_agreement),
-        size(record.file_bytes),
-        size(record.weight_bytes),
-        Value(f"{record.macs / 1e6:.1f}", record.macs / 1e6),
-        _timed(percentiles(record.latency, milliseconds), [record]),
-        _timed(percentiles(record.batch_latency, milliseconds), [record]),
-        Value(f"{memory:.0f}", memory),
-        Value(record.weights_sha256[:12], style="code"),
-    ]
 
 
 def _loss_rows(results: Results, workload: str) -> list[Values]:
@@ -519,7 +533,6 @@ def _loss_row(records: Sequence[Pruning], base: Sequence[Pruning]) -> Values:
         pretty(first.dataset),
         first.variant,
         _ratio(first.ratio, first.num_params, first.round_to),
-        size(mean([record.size_bytes for record in records])),
         spread_percent([record.top1_accuracy for record in records]),
         *([unpruned] * 3 if first.variant == base[0].variant else compared),
     ]
@@ -531,10 +544,10 @@ def lost_and_saved(records: Sequence[Pruning], base: Sequence[Pruning]) -> tuple
     return lost, (mean([r.size_bytes for r in base]) - mean([r.size_bytes for r in records])) / MIB
 
 
-def _cited_row(row: reference.Row) -> Values:
+def _cited_row(row: reference.Line) -> Values:
     absent = Value("—", note="cited top-1 alone: neither the study nor we measured it")
     return [
-        pretty(row["model"]), pretty(row["dataset"]), _printed(f"cited: {row['source']}"), absent, absent,
+        pretty(row["model"]), pretty(row["dataset"]), _printed(f"cited: {row['source']}"), absent,
         _printed_number(row["top1_percent"]), absent, absent, absent,
     ]  # fmt: skip
 
@@ -577,7 +590,7 @@ def _printed_number(text: str) -> Value:
     return _printed(text, float(text))
 
 
-def _printed_ratio(row: reference.Row) -> Value:
+def _printed_ratio(row: reference.Line) -> Value:
     return _printed(row["ratio_percent"] + " %", float(row["ratio_percent"]))
 
 
