@@ -18,8 +18,9 @@ from trimlab import cli, config, formats
 from trimlab.records import archive
 from trimlab.records.select import select
 from trimlab.report import stage as report_stage
-from trimlab.report.markdown import overview
+from trimlab.report.markdown import table
 from trimlab.report.results import Results
+from trimlab.report.tables import overview
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -63,7 +64,7 @@ def test_the_results_are_rendered_from_committed_records(project, monkeypatch):
     for study in studies():
         described = archive.load_study(study)
         found.append(Results.of(described, select(described, archive.committed_records(study))))
-    expected = f"\n{overview(found)}\n"
+    expected = f"\n{table(overview(found))}\n\n"
     file = project / "README.md"
     if os.environ.get("TRIMLAB_GOLDEN") == "write":
         file.write_text(RESULTS.sub(lambda block: block[1] + expected + block[3], file.read_text()))

@@ -7,7 +7,10 @@ import pytest
 import factories
 from trimlab.records import Layer
 from trimlab.report import anatomy, findings
+from trimlab.report.markdown import document
+from trimlab.report.markdown import table as shown
 from trimlab.report.results import Results, paired_noise
+from trimlab.report.sections import report
 
 STUDY = factories.study()
 RESULTS = Results.of(STUDY, factories.everything(STUDY))
@@ -19,18 +22,18 @@ def layer(precision, channels=64, ms=1.0, name="conv"):
 
 
 def explained(**changes):
-    return anatomy.explanation(RESULTS, factories.measurement(STUDY, "candidate", "int8", **changes))
+    return anatomy.explanation(RESULTS, factories.measurement(STUDY, "candidate", "int8", **changes)).plain
 
 
 def test_layers_that_stayed_in_fp32_are_named():
     text = explained(batch_layers=[layer("FP32", ms=3.0, name="first"), layer("INT8", name="second")])
-    assert "1 of 2 convolutions and linear layers ran in INT8, in 25 % of the time; `first` stayed in FP32." in text
+    assert "1 of 2 convolutions and linear layers ran in INT8, in 25 % of the time; first stayed in FP32." in text
 
 
 def test_many_layers_are_counted_not_listed():
     text = explained(batch_layers=[layer("FP32", name=f"layer{n}") for n in range(7)])
     assert "0 of 7" in text
-    assert "`layer3` and 3 more stayed in FP32" in text
+    assert "layer3 and 3 more stayed in FP32" in text
 
 
 def test_work_without_weights_has_its_share():
@@ -49,7 +52,7 @@ def test_work_without_weights_has_its_share():
 def test_widths_that_the_hardware_fills_up_are_named(widths, said):
     named = {f"layer{index}": width for index, width in enumerate(widths)}
     results = Results.of(STUDY, [factories.pruning(STUDY, "candidate", widths=named)])
-    assert said in anatomy.explanation(results, factories.measurement(STUDY, "candidate", "int8"))
+    assert said in anatomy.explanation(results, factories.measurement(STUDY, "candidate", "int8")).plain
 
 
 @pytest.mark.parametrize(("batch_ms", "share", "bound"), [(64.0, 75, True), (192.0, 25, False), (300.0, 0, False)])
@@ -66,11 +69,11 @@ def test_what_fp16_files_are_computed_in_is_said():
         factories.measurement(STUDY, variant, "fp16", batch_layers=[layer("FP32"), layer("FP32", channels=None)])
         for variant in ("large", "small")
     ]
-    said = "**FP16.** 0 of the 2 convolutions and linear layers of 2 files were computed in FP16; all in FP32: "
-    assert anatomy.explained(Results.of(STUDY, measured), bench)[0].startswith(said)
+    said = "FP16. 0 of the 2 convolutions and linear layers of 2 files were computed in FP16; all in FP32: "
+    assert anatomy.explained(Results.of(STUDY, measured), bench)[0].plain.startswith(said)
     half = factories.measurement(STUDY, "large", "fp16", batch_layers=[layer("FP16"), layer("FP32")])
     (only,) = anatomy.explained(Results.of(STUDY, [half]), bench)
-    assert only.endswith("of 1 files were computed in FP16; the rest in FP32.")
+    assert only.plain.endswith("of 1 files were computed in FP16; the rest in FP32.")
 
 
 def test_a_speed_up_stands_beside_what_would_be_in_proportion():
@@ -78,12 +81,13 @@ def test_a_speed_up_stands_beside_what_would_be_in_proportion():
     pruned = factories.measurement(STUDY, "candidate", "int8")
     saved = factories.pruning(STUDY, "large").macs / pruned.macs
     said = f"is {unpruned.batch_speedup:.1f} times as fast, so {unpruned.batch_speedup * saved:.0f} times would be in"
-    assert said in anatomy.explanation(RESULTS, pruned)
+    assert said in anatomy.explanation(RESULTS, pruned).plain
 
 
 def test_layers_have_their_share_of_both_batches():
     alone, batch = [layer("INT8", name="a")], [layer("INT8", ms=3.0, name="a"), layer("INT8", name="b")]
-    table = anatomy.layers(RESULTS, factories.measurement(STUDY, "candidate", "int8", layers=alone, batch_layers=batch))
+    record = factories.measurement(STUDY, "candidate", "int8", layers=alone, batch_layers=batch)
+    table = shown(anatomy.layers(RESULTS, record))
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| `")]
     assert [row[-2:] for row in rows] == [["75.0", "100.0"], ["25.0", "—¹"]]
     assert "¹ is not there at batch 1." in table
@@ -96,7 +100,7 @@ def test_a_gpus_batch_1_is_launch_bound_where_a_graph_helps(graph, said):
     clocks = [
         clock.model_copy(update={"latency": factories.latency(times.get(clock.name, 1.0))}) for clock in record.clocks
     ]
-    text = anatomy.explanation(RESULTS, record.model_copy(update={"clocks": clocks}))
+    text = anatomy.explanation(RESULTS, record.model_copy(update={"clocks": clocks})).plain
     assert f"Batch 1 is {said}: 0.1100 ms on the GPU, {graph:.4f} ms as a CUDA graph." in text
 
 
@@ -104,23 +108,20 @@ def test_saved_arithmetic_stands_beside_the_speed_up():
     text = explained(macs=1_000_000)
     macs = factories.pruning(STUDY, "large").macs
     assert f"{macs / 1e6:.1f} times fewer multiply-accumulates than unpruned; " in text
-    assert "multiply-accumulates" not in anatomy.explanation(RESULTS, factories.measurement(STUDY, "large", "int8"))
+    assert (
+        "multiply-accumulates" not in anatomy.explanation(RESULTS, factories.measurement(STUDY, "large", "int8")).plain
+    )
 
 
 def test_builds_that_are_alike_are_counted_once():
     record = factories.engine_measurement(STUDY, "candidate", "int8", count=3)
-    table = anatomy.builds(Results.of(STUDY, [record]), [record])
+    table = shown(anatomy.builds(Results.of(STUDY, [record]), [record]))
     assert "| 3 | 2 |" in " ".join(table.split())
 
 
 def test_one_runtime_has_nothing_to_compare():
     measured = RESULTS.measurements
-    assert (
-        anatomy.agreement(RESULTS, measured)
-        == anatomy.clocks(RESULTS, measured)
-        == anatomy.builds(RESULTS, measured)
-        == ""
-    )
+    assert [table(RESULTS, measured) for table in (anatomy.agreement, anatomy.clocks, anatomy.builds)] == [None] * 3
 
 
 def exact(n=359, **changes):
@@ -135,7 +136,7 @@ SATURATED = {"top1_accuracy": 349 / 359, "exact_top1_accuracy": 356 / 359, "exac
 
 def test_int8_stands_beside_its_exact_arithmetic():
     records = [exact(weight_bits=8, **SATURATED), factories.measurement(STUDY, "large", "int8", device=AVX2)]
-    table = anatomy.exactness(Results.of(STUDY, records), records)
+    table = shown(anatomy.exactness(Results.of(STUDY, records), records))
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
     assert rows[1] == ["candidate", "0", "8", "97.21", "99.16", "−1.95¹", "± 1.92", "2.51"]
     assert rows[2] == ["large", "0", "8²", "91.93", "—³", "—³", "—³", "—³"]
@@ -143,9 +144,11 @@ def test_int8_stands_beside_its_exact_arithmetic():
 
 
 def test_where_no_exact_arithmetic_was_computed_one_sentence_says_so():
-    table = anatomy.exactness(RESULTS, RESULTS.measurements)
-    assert table == anatomy.NOT_EXACT
-    assert anatomy.exactness(RESULTS, [r for r in RESULTS.measurements if r.precision != "int8"]) == ""
+    assert anatomy.exactness(RESULTS, RESULTS.measurements) is None
+    text = document(report(RESULTS, []))
+    assert f"## INT8 against its exact arithmetic\n\n{anatomy.NOT_EXACT.plain}\n" in text
+    without = [r for r in RESULTS.records if getattr(r, "precision", "") != "int8"]
+    assert anatomy.NOT_EXACT.plain not in document(report(Results.of(STUDY, without), []))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +175,7 @@ def test_only_differences_beyond_noise_are_warned_of(n, fewer, others, warns):
     said = findings.inexact(Results.of(STUDY, [record]), [record])
     assert len(said) == warns
     if warns:
-        assert ("gain" in said[0]) is (fewer < 0)
+        assert ("gain" in said[0].plain) is (fewer < 0)
 
 
 def test_the_bound_of_noise_is_never_below_the_exact_tests():
@@ -194,8 +197,9 @@ def test_the_bound_of_noise_is_never_below_the_exact_tests():
 def test_a_warning_claims_no_more_than_the_record_holds():
     record = exact(weight_bits=8, **SATURATED)
     (said,) = findings.inexact(Results.of(STUDY, [record]), [record])
-    assert said == (
-        "**In ONNX Runtime on Test CPU, candidate INT8 scores 97.21 %, its exact arithmetic 99.16 %**: the runtime's "
+    assert said.text[0].style == "strong"
+    assert said.plain == (
+        "In ONNX Runtime on Test CPU, candidate INT8 scores 97.21 %, its exact arithmetic 99.16 %: the runtime's "
         "kernels lose 1.95 points, more than noise (8-bit weights; the processor's features, avx2, hold no VNNI, "
         "without which sums of products can saturate)."
     )
@@ -206,12 +210,12 @@ def test_a_warning_claims_no_more_than_the_record_holds():
         record.model_copy(update={"device": AVX2.model_copy(update={"system": "Linux aarch64, Python 3.12.1"})}),
     ):
         (said,) = findings.inexact(Results.of(STUDY, [other]), [other])
-        assert "VNNI" not in said and "saturate" not in said
+        assert "VNNI" not in said.plain and "saturate" not in said.plain
 
 
 def test_layers_without_a_time_divide_nothing():
     record = factories.measurement(
         STUDY, "candidate", "int8", layers=[layer("INT8", ms=0.0)], batch_layers=[layer("INT8", ms=0.0)]
     )
-    assert " 0.0 |" in anatomy.layers(RESULTS, record)
-    assert "in 0 % of the time" in anatomy.explanation(RESULTS, record)
+    assert " 0.0 |" in shown(anatomy.layers(RESULTS, record))
+    assert "in 0 % of the time" in anatomy.explanation(RESULTS, record).plain

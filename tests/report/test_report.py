@@ -27,7 +27,9 @@ from trimlab.records.select import select
 from trimlab.report import figures, findings, tables
 from trimlab.report import stage as report_stage
 from trimlab.report.markdown import document
+from trimlab.report.markdown import table as shown
 from trimlab.report.results import Results, device_labels
+from trimlab.report.sections import report
 from trimlab.report.series import metrics, plot_data
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -137,7 +139,7 @@ def test_plot_data_holds_the_records_figures() -> None:
 
 
 def markdown(records: list[Record]) -> str:
-    return document(Results.of(factories.study(), records), [])
+    return document(report(Results.of(factories.study(), records), []))
 
 
 def headings(text: str) -> list[str]:
@@ -148,7 +150,7 @@ def test_what_the_records_do_not_hold_has_no_section() -> None:
     made = factories.everything(factories.study())
     always = ["Candidate against baseline", "Devices and versions", "How to read the tables"]
     trained = [*always, "Baseline: full and mixed precision"]
-    assert headings(markdown([r for r in made if isinstance(r, Training)])) == [*trained, "Conclusions"]
+    assert headings(markdown([r for r in made if isinstance(r, Training)])) == trained
     pruned = headings(markdown([r for r in made if not isinstance(r, Measurement)]))
     assert pruned == [*trained, "Pruning", "ResNet-18 against ResNet-20", "Conclusions"]
     assert "Runtimes beside each other" not in headings(markdown(made))
@@ -160,7 +162,7 @@ def another_pair(**changes: str) -> str:
     workloads = {key: value | {"model": changes.get(key, value["model"])} for key, value in base["workloads"].items()}
     dataset = {"source": changes.get("source", "cifar10"), "path": "data/none"}
     study = factories.study(workloads=workloads, datasets={"cifar10": dataset})
-    return document(Results.of(study, factories.everything(study)), [])
+    return document(report(Results.of(study, factories.everything(study)), []))
 
 
 def test_models_that_are_compared_are_in_the_heading_and_cited_beside_their_own_alone() -> None:
@@ -344,7 +346,7 @@ def test_a_device_is_named_by_what_tells_it_apart(changes: dict[str, Any], names
     study, made = CASES["one-seed"]
     other = with_device([r for r in made if isinstance(r, Measurement)], **changes)
     of = Results.of(study, [*made, *other])
-    assert [of.label(device) for device in of.devices()] == names
+    assert [of.labels[device] for device in of.devices()] == names
     assert len({bench.device for bench in of.benches()}) == 2
     report_stage.render(study, [*made, *other], FOLDER)
     text = (FOLDER / "report.md").read_text()
@@ -371,7 +373,7 @@ def test_what_two_threads_trained_and_one_measured_is_a_whole_report() -> None:
     worked = [r for r in made if not isinstance(r, Measurement)]
     measured = with_device([r for r in made if isinstance(r, Measurement)], threads=1)
     of, at_home = Results.of(study, [*worked, *measured]), Results.of(study, made)
-    assert headings(document(of, [])) == headings(document(at_home, []))
+    assert headings(document(report(of, []))) == headings(document(report(at_home, [])))
     assert metrics(of) == metrics(at_home)
     assert plot_data(of) == plot_data(at_home)
 
@@ -383,7 +385,9 @@ def test_removed_parameters_are_those_of_the_unpruned_model() -> None:
     def removed(*others: Record) -> list[str]:
         of = Results.of(study, [*pruned, *others])
         table = tables.pruning(of.on(factories.CPU.identity), "large")
-        return [line.split("|")[4].strip() for line in table.splitlines() if "| large" in line or "| cand" in line]
+        return [
+            line.split("|")[4].strip() for line in shown(table).splitlines() if "| large" in line or "| cand" in line
+        ]
 
     shares = ["75.0", "84.0", "96.0"]
     assert removed(factories.training(study, "large")) == shares
@@ -396,14 +400,14 @@ def test_amp_that_the_device_does_not_compute_is_a_sentence_and_no_row() -> None
     study, made = CASES["one-seed"]
     plain = factories.training(study, "large-amp", precision="fp32")
     of = Results.of(study, [plain if getattr(r, "workload", "") == "large-amp" else r for r in made])
-    assert "| large-amp" not in tables.baselines(of)
+    assert "| large-amp" not in shown(tables.baselines(of))
     said = (
         "large-amp asks for AMP; Test CPU does not compute bf16 natively, so it was trained in FP32, as large was, and "
         "has no row of its own."
     )
-    assert findings.amp(of) == said
-    text = document(of, [])
-    assert text.count(said) == 2
+    assert [finding.plain for finding in findings.amp(of)] == [said]
+    text = document(report(of, []))
+    assert text.count(said) == 1
     assert [str(line.get_label()) for line in figures.draw(of)["training"].axes[1].get_lines()] == [
         "large (FP32)", "small (FP32)",
     ]  # fmt: skip
@@ -412,9 +416,9 @@ def test_amp_that_the_device_does_not_compute_is_a_sentence_and_no_row() -> None
 def test_a_model_that_only_asked_for_amp_keeps_its_row_and_says_what_it_got() -> None:
     study = factories.study()
     of = Results.of(study, [factories.training(study, "large-amp", precision="fp32")])
-    table = tables.baselines(of)
+    table = shown(tables.baselines(of))
     assert "| large-amp" in table and "FP32¹" in table and tables.FELL_BACK in table
-    assert findings.amp(of) == ""
+    assert findings.amp(of) == []
 
 
 def test_amp_is_not_compared_with_amp_that_got_fp32() -> None:
@@ -424,7 +428,7 @@ def test_amp_is_not_compared_with_amp_that_got_fp32() -> None:
         factories.training(study, "large-amp", precision="bf16"),
         factories.training(study, "again", precision="fp32"),
     ]
-    assert findings.amp(Results.of(study, made)) == ""
+    assert findings.amp(Results.of(study, made)) == []
 
 
 @pytest.mark.parametrize("contended", [False, True])
@@ -436,12 +440,24 @@ def test_a_candidate_timed_beside_other_work_is_flagged_among_the_metrics(conten
     assert metrics(Results.of(study, records))["candidate"]["contended"] == int(contended)
 
 
-def test_the_headline_warns_where_the_candidates_kernels_are_not_exact() -> None:
-    text = document(Results.of(*CASES["two-devices"]), [])
+def test_the_headline_alone_warns_where_the_candidates_kernels_are_not_exact() -> None:
+    text = document(report(Results.of(*CASES["two-devices"]), []))
     first, *others = text.split("\n## ")[1:]
     said = "**In ONNX Runtime on Test CPU, candidate INT8, seed 1 scores"
     assert said in first
-    assert sum(said in section for section in others) == 2
+    assert not any(said in section for section in others)
+
+
+def test_other_files_whose_kernels_are_not_exact_are_warned_of_beside_their_table() -> None:
+    study, made = CASES["two-devices"]
+    lost = {"exact_top1_accuracy": 0.95, "exact_agreement": 0.97, "weight_bits": 8}
+    records = [
+        r.model_copy(update=lost) if isinstance(r, Measurement) and (r.variant, r.precision) == ("large", "int8") else r
+        for r in made
+    ]
+    text = document(report(Results.of(study, records), []))
+    (section,) = [part for part in text.split("\n## ") if "large INT8, seed 0 scores" in part]
+    assert section.startswith("INT8 against its exact arithmetic\n")
 
 
 def test_each_table_says_whether_its_times_hold_copies() -> None:
@@ -458,7 +474,7 @@ def test_notes_of_the_study_are_printed() -> None:
         "notes": ["Batch 128 is our assumption."],
     }
     study = factories.study(report=settings)
-    text = document(Results.of(study, factories.everything(study)), [])
+    text = document(report(Results.of(study, factories.everything(study)), []))
     assert "- Batch 128 is our assumption." in text.splitlines()
 
 
@@ -560,7 +576,7 @@ def chosen_of(records: list[Record]) -> list[Record]:
 @given(any_records())
 def test_any_valid_records_give_a_report_without_a_number_that_is_none(records: list[Record]) -> None:
     of = Results.of(SMALL, chosen_of(records))
-    text = document(of, [])
+    text = document(report(of, []))
     assert not re.search(r"\b(nan|inf)\b", text)
     assert not re.search(r"\| +\|", text), "an empty cell"
     json.dumps(metrics(of), allow_nan=False)

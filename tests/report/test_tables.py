@@ -1,6 +1,6 @@
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -9,10 +9,12 @@ import factories
 from trimlab.config import Params
 from trimlab.records import Measurement
 from trimlab.report import findings, reference, tables
+from trimlab.report.markdown import table as shown
+from trimlab.report.model import Column, Finding, Table, Value, words
 from trimlab.report.results import Bench, Results
-from trimlab.report.tables import Cell
 
 BENCH = Bench(factories.CPU.identity, "onnxruntime")
+REFERENCE = "*reference*"
 
 
 def results(**changes: Any) -> Results:
@@ -20,29 +22,33 @@ def results(**changes: Any) -> Results:
     return Results.of(study, factories.everything(study))
 
 
-def rows(table: str) -> list[list[str]]:
-    """Return a markdown table's cells, its header first."""
-    lines = [line for line in table.splitlines() if line.startswith("|")]
+def rows(table: Table) -> list[list[str]]:
+    """Return what markdown shows in a table, its header first."""
+    lines = [line for line in shown(table).splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], *lines[2:])]
 
 
-def every_table(of: Results) -> list[str]:
+def plain(finding: Finding | None) -> str:
+    return finding.plain if finding else ""
+
+
+def every_table(of: Results) -> list[Table]:
     made = [
         tables.devices(of),
         tables.baselines(of),
+        tables.candidate(of, BENCH),
         tables.final(of, BENCH),
         tables.losses(of, ["large", "small"]),
     ]
     made += [tables.pruning(of, workload) for workload in ("large", "small")]
-    made += [tables.quantization(of, workload, BENCH) for workload in ("large", "small")]
-    made += [tables.combined(of, workload, BENCH) for workload in ("large", "small")]
+    made += [tables.precisions(of, workload, BENCH) for workload in ("large", "small")]
     return [*made, tables.measurements(of, of.at(BENCH))]
 
 
 @pytest.mark.parametrize("seeds", [[0], [0, 1, 2]])
 def test_no_cell_is_empty_and_every_dash_has_its_footnote(seeds: list[int]) -> None:
     for table in every_table(results(seeds=seeds)):
-        under = table.split("\n\n", 1)[-1]
+        under = shown(table).split("\n\n", 1)[-1]
         for cell in itertools.chain.from_iterable(rows(table)):
             assert cell
             if cell.startswith("—"):
@@ -52,13 +58,13 @@ def test_no_cell_is_empty_and_every_dash_has_its_footnote(seeds: list[int]) -> N
 
 def test_reference_rows_stand_under_rows_of_the_same_ratio_and_precision() -> None:
     of = results()
-    for table in (tables.quantization(of, "large", BENCH), tables.combined(of, "large", BENCH)):
+    for table in (tables.precisions(of, "large", BENCH), tables.candidate(of, BENCH)):
         found = rows(table)
         header = found[0]
-        assert any(row[0] == tables.REFERENCE for row in found)
+        assert any(row[0] == REFERENCE for row in found)
         for ours, row in itertools.pairwise(found):
-            if row[0] == tables.REFERENCE:
-                assert ours[0] != tables.REFERENCE
+            if row[0] == REFERENCE:
+                assert ours[0] != REFERENCE
                 for column in ("Ratio", "Precision"):
                     assert row[header.index(column)] == f"*{ours[header.index(column)]}*"
 
@@ -70,9 +76,10 @@ def test_a_point_that_the_study_lacks_has_no_reference_row() -> None:
         "r80": {"ratio": 0.81, "epochs": 2},
     }
     of = results(sweep=sweep, prune={"ratio": 0.61, "epochs": 2})
-    found = [row[1] for row in rows(tables.pruning(of, "large")) if row[0] == tables.REFERENCE]
+    found = [row[1] for row in rows(tables.pruning(of, "large")) if row[0] == REFERENCE]
     assert found == ["*0 %*"]
-    assert tables.REFERENCE not in tables.combined(of, "large", BENCH)
+    precisions = rows(tables.precisions(of, "large", BENCH))
+    assert {row[1] for row in precisions if row[0] == REFERENCE} == {"*0 %*"}
 
 
 def with_dataset(source: str, path: str = "data/none") -> Results:
@@ -88,19 +95,19 @@ def with_dataset(source: str, path: str = "data/none") -> Results:
     ],
 )
 def test_other_images_have_no_reference_row(of: Results) -> None:
-    assert not any(tables.REFERENCE in table for table in every_table(of))
+    assert not any(REFERENCE in shown(table) for table in every_table(of))
 
 
 def test_another_model_of_that_name_has_no_reference_row() -> None:
     base = factories.study().model_dump()["workloads"]
     workloads = {key: {**value, "model": "torchvision/resnet18"} for key, value in base.items()}
-    assert not any(tables.REFERENCE in table for table in every_table(results(workloads=workloads)))
+    assert not any(REFERENCE in shown(table) for table in every_table(results(workloads=workloads)))
 
 
 def test_published_fp32_training_stands_beside_strict_fp32_alone() -> None:
     study = factories.study()
     tf32 = factories.training(study, "large", precision="tf32")
-    assert tables.REFERENCE not in tables.baselines(Results.of(study, [tf32]))
+    assert REFERENCE not in shown(tables.baselines(Results.of(study, [tf32])))
     amp = factories.training(study, "large-amp", precision="fp16")
     assert rows(tables.baselines(Results.of(study, [amp])))[-1][3] == "*AMP*"
 
@@ -123,8 +130,8 @@ def test_one_published_row_a_ratio_closes_our_rows_of_that_ratio() -> None:
     variants = factories.study().model_dump()["variants"] | {"large-r00": {"workload": "large", "pruning": "sweep.r00"}}
     sweep = factories.study().model_dump()["sweep"] | {"r00": {"ratio": 0.0, "epochs": 1, "learning_rate": 1e-5}}
     found = [row[0] for row in rows(tables.pruning(results(variants=variants, sweep=sweep), "large"))]
-    assert found[1:4] == ["large", "large-r00", tables.REFERENCE]
-    assert found.count(tables.REFERENCE) == 4
+    assert found[1:4] == ["large", "large-r00", REFERENCE]
+    assert found.count(REFERENCE) == 4
 
 
 def test_several_seeds_are_a_mean_with_its_deviation_and_n() -> None:
@@ -138,7 +145,7 @@ def test_speedups_are_those_of_the_measurement_alone() -> None:
     slow_baseline = factories.latency(77.0)
     made = [r for r in factories.everything(study) if getattr(r, "precision", "") != "int8"]
     file = factories.measurement(study, "large", "int8", latency=factories.latency(7.0), baseline_latency=slow_baseline)
-    found = rows(tables.quantization(Results.of(study, [*made, file]), "large", BENCH))
+    found = rows(tables.precisions(Results.of(study, [*made, file]), "large", BENCH))
     int8 = next(row for row in found if row[3] == "INT8")
     assert int8[found[0].index("× batch 1")].rstrip("¹²³") == "11.00"
 
@@ -147,14 +154,14 @@ def test_delta_is_against_the_same_weights_alone() -> None:
     study = factories.study()
     other = factories.measurement(study, "large", "fp32", weights_sha256=factories.weights("other"))
     file = factories.measurement(study, "large", "int8")
-    found = rows(tables.quantization(Results.of(study, [other, file]), "large", BENCH))
+    found = rows(tables.precisions(Results.of(study, [other, file]), "large", BENCH))
     assert next(row for row in found if row[3] == "INT8")[7].startswith("—")
 
 
 def test_a_contended_timing_says_so() -> None:
     study = factories.study()
     table = tables.baselines(Results.of(study, [factories.training(study, "large", contended=True)]))
-    assert tables.CONTENDED in table
+    assert tables.CONTENDED in shown(table)
 
 
 def test_given_weights_have_no_invented_recipe() -> None:
@@ -162,7 +169,7 @@ def test_given_weights_have_no_invented_recipe() -> None:
     given = factories.training(study, "small", origin="file", epochs=0, curve=[])
     table = tables.baselines(Results.of(study, [given]))
     assert rows(table)[1][3:6] == ["—¹"] * 3
-    assert tables.GIVEN_WEIGHTS.note in table
+    assert tables.GIVEN_WEIGHTS.note in shown(table)
 
 
 def test_what_was_not_measured_is_named() -> None:
@@ -172,7 +179,7 @@ def test_what_was_not_measured_is_named() -> None:
         for r in factories.everything(study)
         if (getattr(r, "variant", ""), getattr(r, "precision", "")) != ("large", "fp16")
     ]
-    assert "Not measured here: large FP16." in tables.quantization(Results.of(study, made), "large", BENCH)
+    assert "Not measured here: large FP16." in shown(tables.precisions(Results.of(study, made), "large", BENCH))
 
 
 def test_points_per_mib_divides_points_lost_by_mib_saved() -> None:
@@ -187,16 +194,16 @@ def test_points_per_mib_divides_points_lost_by_mib_saved() -> None:
 
 def test_cited_figures_are_marked_as_cited() -> None:
     found = [row for row in rows(tables.losses(results(), ["large", "small"])) if row[1] == "Tiny ImageNet"]
-    assert [(row[0], row[2], row[5]) for row in found] == [
+    assert [(row[0], row[2], row[4]) for row in found] == [
         ("ResNet-18", "*cited: Li et al. 2022*", "*68.89*"),
         ("ResNet-20", "*cited: Yu 2017*", "*55.40*"),
     ]
 
 
 def test_a_bar_in_a_name_does_not_break_the_table() -> None:
-    table = tables.markdown(["Device", "n"], [["A|B", Cell("—", "why")]])
-    assert "A\\|B" in table
-    assert table.endswith("¹ why.\n")
+    table = Table.of("devices", [words("Device"), Column("n")], [["A|B", Value("—", note="why")]])
+    assert "A\\|B" in shown(table)
+    assert shown(table).endswith("¹ why.")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +218,7 @@ def test_a_bar_in_a_name_does_not_break_the_table() -> None:
     ],
 )
 def test_the_reading_of_eager_latency_follows_the_records(latencies: tuple[float, ...], said: str) -> None:
-    assert said in findings.eager_latency(sweep_of(latencies), "large")
+    assert said in plain(findings.eager_latency(sweep_of(latencies), "large"))
 
 
 def sweep_of(latencies: Sequence[float], contended: bool = False) -> Results:
@@ -225,8 +232,8 @@ def sweep_of(latencies: Sequence[float], contended: bool = False) -> Results:
 
 
 def test_a_reading_of_contended_latencies_says_so() -> None:
-    assert tables.CONTENDED in findings.eager_latency(sweep_of((9.0, 3.0), contended=True), "large")
-    assert tables.CONTENDED not in findings.eager_latency(sweep_of((9.0, 3.0)), "large")
+    assert tables.CONTENDED in plain(findings.eager_latency(sweep_of((9.0, 3.0), contended=True), "large"))
+    assert tables.CONTENDED not in plain(findings.eager_latency(sweep_of((9.0, 3.0)), "large"))
 
 
 def rivals(distillation: float) -> str:
@@ -240,7 +247,7 @@ def rivals(distillation: float) -> str:
     )
     top1 = {"large": 0.92, "large-r50": 0.9, "candidate": 0.91, "small": 0.9, "small-r50": 0.87}
     made = [factories.pruning(study, variant, top1_accuracy=accuracy) for variant, accuracy in top1.items()]
-    return findings.large_against_small(Results.of(study, made), ["large", "small"])
+    return plain(findings.large_against_small(Results.of(study, made), ["large", "small"]))
 
 
 def test_models_are_compared_at_points_of_equal_distillation() -> None:
@@ -259,19 +266,19 @@ def test_published_trainings_of_other_length_are_told_apart() -> None:
     for epochs, said in ((3, True), (100, False)):
         training = factories.training(study, "large", epochs=epochs)
         table = tables.baselines(Results.of(study, [training]))
-        assert ("large: 3 epochs here, 100 published." in table) is said
+        assert ("large: 3 epochs here, 100 published." in table.caption) is said
 
 
 def test_a_point_with_rounded_widths_follows_its_ratio_and_no_published_row_is_its_own() -> None:
     study = factories.rounded_study()
     of = Results.of(study, factories.everything(study))
     assert of.variants_of("large") == ["large", "large-r50", "large-r50-16", "candidate", "large-r80"]
-    for table in (tables.pruning(of, "large"), tables.combined(of, "large", of.benches()[0])):
-        own = [line for line in table.splitlines() if "large-r50 " in line][-1]
-        rounded = [line for line in table.splitlines() if "large-r50-16 " in line][-1]
-        lines = table.splitlines()
-        assert f"{tables.REFERENCE} " in lines[lines.index(own) + 1]
-        assert tables.REFERENCE not in lines[lines.index(rounded) + 1]
+    for table in (tables.pruning(of, "large"), tables.precisions(of, "large", of.benches()[0])):
+        lines = shown(table).splitlines()
+        own = [line for line in lines if "large-r50 " in line][-1]
+        rounded = [line for line in lines if "large-r50-16 " in line][-1]
+        assert f"{REFERENCE} " in lines[lines.index(own) + 1]
+        assert REFERENCE not in lines[lines.index(rounded) + 1]
         assert "50 % (2.23 M params)" in rounded
 
 
@@ -279,13 +286,14 @@ def test_rounded_widths_are_compared_with_those_that_fall() -> None:
     study = factories.rounded_study()
     of = Results.of(study, factories.everything(study))
     bench = of.benches()[0]
-    assert findings.rounding(of, bench, "large") == (
+    (found,) = findings.rounding(of, bench, "large")
+    assert found.plain == (
         "large-r50-16 (ResNet-18 on CIFAR-10, 50 %, widths rounded to multiples of 16), INT8: 12.1× at batch 1, 12.1× "
         "at batch 64, 2.23 M parameters, 111.7 M multiply-accumulates, 90.68 % top-1; without rounding (large-r50): "
         "10.1× at batch 1, 10.1× at batch 64, 2.79 M, 139.7 M, 90.68 %."
     )
-    assert findings.rounding(of, bench, "small") == ""
-    assert findings.rounding(of, bench, "large") in findings.closing(of)
+    assert findings.rounding(of, bench, "small") == []
+    assert found in findings.closing(of)
 
 
 def test_how_far_the_baseline_file_moves_is_said() -> None:
@@ -296,27 +304,29 @@ def test_how_far_the_baseline_file_moves_is_said() -> None:
         for precision, p50 in zip(("fp32", "fp16", "int8"), times, strict=True)
     ]
     said = "anew in each of these 3 processes: p50 4.00 – 6.00 ms at batch 1, 240.00 – 240.00 ms at batch 64"
-    assert said in findings.baseline_times(measured)
-    assert findings.baseline_times(measured[:1]) == ""
+    assert said in plain(findings.baseline_times(measured))
+    assert findings.baseline_times(measured[:1]) is None
 
 
-def test_a_speed_up_beside_an_unusual_baseline_file_is_marked() -> None:
+def test_a_speed_up_beside_an_unusual_baseline_time_is_marked() -> None:
     study = factories.study()
     slow = factories.measurement(study, "candidate", "int8", baseline_latency=factories.latency(6.1))
     made = [slow if (r.variant, r.precision) == ("candidate", "int8") else r for r in results().measurements]
     row = next(
-        r for r in rows(tables.combined(Results.of(study, made), "large", BENCH)) if r[:4:3] == ["candidate", "INT8"]
+        r for r in rows(tables.precisions(Results.of(study, made), "large", BENCH)) if r[:4:3] == ["candidate", "INT8"]
     )
     assert [cell[-1] in "¹²³" for cell in row[-3:-1]] == [True, False]
-    assert tables.DRIFTED in tables.combined(Results.of(study, made), "large", BENCH)
-    assert tables.DRIFTED not in tables.combined(results(), "large", BENCH)
+    assert tables.DRIFTED in shown(tables.precisions(Results.of(study, made), "large", BENCH))
+    assert tables.DRIFTED not in shown(tables.precisions(results(), "large", BENCH))
 
 
-def test_the_final_table_is_against_the_baseline() -> None:
-    table = rows(tables.final(results(), BENCH))
-    points = {(row[0], row[3]): row[7] for row in table[1:] if row[0] != tables.REFERENCE}
-    assert points == {("large", "FP32"): "0¹", ("candidate", "INT8"): "−1.87", ("small", "FP32"): "−2.00"}
-    assert "¹ large in FP32 is what Δ is against." in tables.final(results(), BENCH)
+@pytest.mark.parametrize("table", [tables.candidate, tables.final])
+def test_the_candidate_is_compared_with_the_baseline(table: Callable[[Results, Bench], Table]) -> None:
+    found = rows(table(results(), BENCH))
+    points = {(row[0], row[3]): row[7] for row in found[1:] if row[0] != REFERENCE}
+    own = {("large", "FP32"): "0¹", ("candidate", "INT8"): "−1.87", ("small", "FP32"): "−2.00"}
+    assert points.items() >= own.items()
+    assert "¹ large in FP32 is what Δ is against." in shown(table(results(), BENCH))
 
 
 def test_runtimes_of_a_device_come_as_the_study_lists_them() -> None:
@@ -333,7 +343,7 @@ def test_the_front_holds_what_nothing_beats() -> None:
 
 
 def removed(of: Params) -> str:
-    return findings.ratio_explained(Results.of(of, factories.everything(of)))
+    return findings.ratio_explained(Results.of(of, factories.everything(of))).plain
 
 
 def test_the_ratio_is_explained_by_the_records_parameters() -> None:

@@ -74,7 +74,7 @@ def _accuracy_by_size(results: Results, dataset: str) -> Figure | None:
     """Draw top-1 over size, with the front of what no other file beats and the published points."""
     bench = results.main_bench()
     measured = [r for r in results.at(bench) if r.dataset == dataset] if bench else []
-    found = results.cells(measured)
+    found = results.by_file(measured)
     if len(found) < 2 or bench is None:
         return None
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -84,13 +84,13 @@ def _accuracy_by_size(results: Results, dataset: str) -> Figure | None:
     for point in published:
         colour, form = formats.BY_NAME[point.precision].colour, forms[point.model]
         axes.plot(point.size_mib, point.top1_percent, form, color=colour, fillstyle="none", markersize=7, zorder=2)
-    _measured_points(axes, found, forms, results.candidate_cell(bench))
+    _measured_points(axes, found, forms, results.candidate_file(bench))
     _front(axes, results, found)
     _size_axis(axes, sorted({pretty(point.size_of) for point in published}))
     axes.set_ylabel("Top-1 in %")
     axes.set_title(f"Accuracy against size, {pretty(dataset)}", loc="left")
     axes.margins(x=0.12, y=0.12)
-    ringed = results.candidate_cell(bench) in found
+    ringed = results.candidate_file(bench) in found
     _accuracy_legend(figure, forms, {r.precision for r in measured}, bool(published), ringed)
     return figure
 
@@ -174,7 +174,7 @@ def _published_sweep(axes: Axes, results: Results, curve: Sequence[Sequence[Prun
 
 def _speed(results: Results, bench: Bench) -> Figure | None:
     """Draw latency at batch 1 and throughput at the large batch, a bar a file."""
-    found = results.cells(results.at(bench))
+    found = results.by_file(results.at(bench))
     figure = Figure(figsize=(9, 1.6 + 0.24 * len(found)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     _bars(left, found, lambda r: r.latency.p50_ms, milliseconds)

@@ -1,4 +1,4 @@
-"""What the records say, in words: every sentence is computed, none is written for one study.
+"""What the records say, in words and numbers: every sentence is computed, none is written for one study.
 
 Speeds are compared within one process alone (`Measurement.speedup`), sizes within one kind of file alone.
 """
@@ -9,15 +9,14 @@ from trimlab import formats
 from trimlab.measure.weights import EXACT
 from trimlab.records import Measurement, Pruning, Record
 from trimlab.report import reference
-from trimlab.report.results import Bench, Results, cell, exact_difference, is_inexact, mean
-from trimlab.report.tables import CONTENDED, least_to_most, lost_and_saved, milliseconds
+from trimlab.report.model import Finding, strong, text_of
+from trimlab.report.results import Bench, Identity, Results, bench_of, exact_difference, is_inexact, mean, of_file
+from trimlab.report.tables import CONTENDED, describe, least_to_most, lost_and_saved, milliseconds
 from trimlab.report.text import (
     MIB,
     decimals,
-    escape,
     mib,
     millions,
-    name_ratio,
     percent,
     precision_name,
     pretty,
@@ -32,41 +31,41 @@ FLAT = 1.3
 """Latencies within this factor of each other count as flat."""
 
 
-def headline(results: Results) -> str:
+def headline(results: Results) -> Finding:
     """Compare candidate and baseline: accuracy, size, speed."""
     bench = results.headline_bench()
     if bench is None:
-        return (
+        return Finding.of(
             f"No device measured both the baseline ({results.study.report.baseline}, FP32) and the candidate "
             f"({results.study.report.candidate}): there is nothing to compare yet."
         )
-    base = cell(results.at(bench), results.study.report.baseline, "fp32")
-    candidate = results.candidate_cell(bench)
+    base = of_file(results.at(bench), results.study.report.baseline, "fp32")
+    candidate = results.candidate_file(bench)
     size, base_size = _mean_bytes(candidate), _mean_bytes(base)
     lost = 100 * (_mean_top1(base) - _mean_top1(candidate))
-    return (
-        f"**{describe(results, candidate)}: {percent(_mean_top1(candidate))} % top-1 in {mib(size)} MiB, "
-        f"against {percent(_mean_top1(base))} % in {mib(base_size)} MiB for {describe(results, base)}.** "
-        f"That is {base_size / size:.1f}× smaller, with {points(lost)}. {_speed(results, candidate, bench)}"
+    compared = Finding.of(
+        strong(
+            f"{describe(results, candidate)}: {percent(_mean_top1(candidate))} % top-1 in {mib(size)} MiB, "
+            f"against {percent(_mean_top1(base))} % in {mib(base_size)} MiB for {describe(results, base)}."
+        ),
+        f" That is {base_size / size:.1f}× smaller, with {points(lost)}.",
+        top1_percent=100 * _mean_top1(candidate),
+        baseline_top1_percent=100 * _mean_top1(base),
+        size_mib=size / MIB,
+        baseline_size_mib=base_size / MIB,
+        times_smaller=base_size / size,
+        points_lost=lost,
     )
+    return Finding.joined([compared, _speed(results, candidate, bench)])
 
 
-def describe(results: Results, found: Sequence[Measurement]) -> str:
-    """Name a deployed file: model, dataset, ratio, precision."""
-    first = found[0]
-    model = f"{pretty(first.model)} on {pretty(first.dataset)}"
-    ratio = name_ratio(first.ratio, first.num_params, results.study.pruning_of(first.variant).round_to)
-    shape = f"pruned by {ratio}" if first.ratio else "unpruned"
-    return f"{model}, {shape}, {precision_name(first.precision)}"
-
-
-def ratio_explained(results: Results) -> str:
+def ratio_explained(results: Results) -> Finding:
     """Say what a ratio is, with what it removes according to the records."""
     workload = results.study.variants[results.study.report.candidate].workload
     pruned = _sweep(results.on(results.training_device()), workload)
     shares = _removed_shares(pruned)
     scope = "each layer's output channels" if results.study.pruning.scope == "uniform" else "the channels of all layers"
-    text = f"**Ratio** is the share of {scope} that is removed; the classifier keeps its outputs."
+    text = f" is the share of {scope} that is removed; the classifier keeps its outputs."
     if shares:
         listed = ", ".join(
             f"{ratio_percent(ratio)} of the channels is {100 * share:.0f} % of the parameters"
@@ -76,36 +75,52 @@ def ratio_explained(results: Results) -> str:
         text += f" A layer loses inputs as well as outputs, so parameters fall faster: {listed} ({whose})."
     if results.study.pruning.round_to:
         text += f" Widths are rounded to multiples of {results.study.pruning.round_to}: go by the parameters."
-    return text
+    removed = {f"removed_percent_at_{ratio_percent(ratio)}": 100 * share for ratio, share in shares}
+    return Finding(text_of(strong("Ratio"), text), removed)
 
 
-def amp(results: Results) -> str:
+def amp(results: Results) -> list[Finding]:
     """Say what mixed precision did to accuracy, for trainings that differ only in precision, on one device.
 
     Where the device does not compute in mixed precision, say that.
     """
     said = [_fell_back(results, key) for key in results.study.workloads if results.repeats(key)]
     low = [key for key in results.study.workloads if _precision(results, key) in ("bf16", "fp16")]
-    for key in low:
-        for twin in results.twins(key, "fp32", "tf32"):
-            a, b = results.trained(key), results.trained(twin)
-            ours, theirs = mean([r.top1_accuracy for r in a]), mean([r.top1_accuracy for r in b])
-            said.append(
-                f"{_name(a[0])}: after {a[0].epochs} epochs AMP ({a[0].precision}) is at {percent(ours)} %, "
-                f"{b[0].precision.upper()} at {percent(theirs)} % ({signed(100 * (ours - theirs))} points)."
-            )
-    return " ".join(said)
+    return said + [_amp(results, key, twin) for key in low for twin in results.twins(key, "fp32", "tf32")]
 
 
-def eager_latency(results: Results, workload: str) -> str:
+def _amp(results: Results, key: str, twin: str) -> Finding:
+    a, b = results.trained(key), results.trained(twin)
+    ours, theirs = (100 * mean([r.top1_accuracy for r in records]) for records in (a, b))
+    return Finding.of(
+        f"{_name(a[0])}: after {a[0].epochs} epochs AMP ({a[0].precision}) is at {ours:.2f} %, "
+        f"{b[0].precision.upper()} at {theirs:.2f} % ({signed(ours - theirs)} points).",
+        about=results.key("trainings", a[0].device.identity),
+        amp_top1_percent=ours,
+        top1_percent=theirs,
+        points_gained=ours - theirs,
+    )
+
+
+def eager_latency(results: Results, workload: str) -> Finding | None:
     """Say whether eager latency is flat over the ratios, falls with them, or else how far it spans, on one device."""
     sweep = _sweep(results, workload)
     if len(sweep) < 2:
-        return ""
+        return None
     values = [mean([record.eager_latency.p50_ms for record in records]) for records in sweep]
     contended = any(record.contended for records in sweep for record in records)
     said = _latency_course(values, [ratio_percent(records[0].ratio) for records in sweep])
-    return f"Eager latency at batch 1 {said}." + (f" Some of it was {CONTENDED}." if contended else "")
+    return Finding.of(
+        f"Eager latency at batch 1 {said}." + (f" Some of it was {CONTENDED}." if contended else ""),
+        about=_pruning_key(results, sweep),
+        least_ms=min(values),
+        most_ms=max(values),
+    )
+
+
+def _pruning_key(results: Results, sweep: Sequence[Sequence[Pruning]]) -> str:
+    first = sweep[0][0]
+    return results.key(f"pruning-{first.workload}", first.device.identity)
 
 
 def _latency_course(values: Sequence[float], ratios: Sequence[str]) -> str:
@@ -122,100 +137,127 @@ def _latency_course(values: Sequence[float], ratios: Sequence[str]) -> str:
     return f"follows no trend over the ratios: least {at[least]}, most {at[most]}"
 
 
-def fine_tuning(results: Results, workload: str) -> str:
-    """Say what fine-tuning gave back, and how far pruning keeps the accuracy."""
-    sweep = [records for records in _sweep(results, workload) if records[0].ratio > 0]
-    if not sweep:
-        return ""
-    gained = [(_gain(records), records) for records in sweep]
-    most, records = max(gained, key=lambda pair: pair[0])
-    text = (
-        f"Fine-tuning gives back up to {most:.2f} points (at {ratio_percent(records[0].ratio)}). " if most > 0 else ""
+def fine_tuning(results: Results, workload: str) -> Finding | None:
+    """Say what fine-tuning gave back at most."""
+    gained = [(_gain(records), records) for records in _sweep(results, workload) if records[0].ratio > 0]
+    most, records = max(gained, key=lambda pair: pair[0], default=(0.0, []))
+    if most <= 0:
+        return None
+    return Finding.of(
+        f"Fine-tuning gives back up to {most:.2f} points (at {ratio_percent(records[0].ratio)}).",
+        about=_pruning_key(results, [records]),
+        points_gained=most,
     )
-    return text + headroom(results, workload)
 
 
-def headroom(results: Results, workload: str) -> str:
+def headroom(results: Results, workload: str) -> Finding | None:
     """Say up to which ratio a workload stays within a point of its unpruned model."""
     sweep = [records for records in _sweep(results, workload) if records[0].ratio > 0]
     kept = [records for records in sweep if _lost(records) <= TOLERATED_POINTS]
     if not sweep:
-        return ""
+        return None
+    about = _pruning_key(results, sweep)
     if not kept:
         best = min(sweep, key=_lost)
-        return (
+        return Finding.of(
             f"{_name(best[0])} loses more than {TOLERATED_POINTS:g} point at every ratio tried; the least, "
-            f"{_lost(best):.2f}, at {ratio_percent(best[0].ratio)}."
+            f"{_lost(best):.2f}, at {ratio_percent(best[0].ratio)}.",
+            about=about,
+            points_lost=_lost(best),
         )
     far = kept[-1]
-    return (
+    params = mean([r.num_params for r in far])
+    return Finding.of(
         f"{_name(far[0])} can lose {ratio_percent(far[0].ratio)} of its channels and stay within {TOLERATED_POINTS:g} "
-        f"point of its unpruned model ({points(_lost(far))}); {millions(mean([r.num_params for r in far]))} "
-        "M parameters are left."
+        f"point of its unpruned model ({points(_lost(far))}); {millions(params)} M parameters are left.",
+        about=about,
+        points_lost=_lost(far),
+        num_params=params,
     )
 
 
-def precision_cost(measured: Sequence[Measurement], precision: str) -> str:
-    """Say how INT8 or FP16 moves top-1 against the FP32 file of the same weights."""
+def precision_cost(measured: Sequence[Measurement], precision: str) -> Finding | None:
+    """Say how INT8 or FP16 moves top-1 against the FP32 files of the same weights; one file's move is in its row."""
     fp32 = {(r.variant, r.seed, r.weights_sha256): r.top1_accuracy for r in measured if r.precision == "fp32"}
     low = [r for r in measured if r.precision == precision and (r.variant, r.seed, r.weights_sha256) in fp32]
     moves = [100 * (r.top1_accuracy - fp32[r.variant, r.seed, r.weights_sha256]) for r in low]
-    if not moves:
-        return ""
-    if len(moves) == 1:
-        return f"{precision.upper()} against FP32: {points(-moves[0])}."
+    if len(moves) < 2:
+        return None
+    values = {"least_points": min(moves), "most_points": max(moves), "mean_points": mean(moves)}
     low_end, high_end = signed(min(moves)), signed(max(moves))
     span = low_end if low_end == high_end else f"{low_end} to {high_end} (mean {signed(mean(moves))})"
-    return f"{precision.upper()} moves top-1 by {span} points against FP32, over {len(moves)} files."
+    text = f"{precision.upper()} moves top-1 by {span} points against FP32, over {len(moves)} files."
+    return Finding(text_of(text), values)
 
 
-def fastest(measured: Sequence[Measurement]) -> str:
+def fastest(measured: Sequence[Measurement]) -> Finding | None:
     """Name the file that gains most throughput over its workload's unpruned FP32 file."""
-    cells: dict[tuple[str, str], list[Measurement]] = {}
+    files: dict[tuple[str, str], list[Measurement]] = {}
     for record in measured:
-        cells.setdefault((record.variant, record.precision), []).append(record)
-    if not cells:
-        return ""
-    (variant, precision), best = max(cells.items(), key=lambda item: mean([r.batch_speedup for r in item[1]]))
-    return (
+        files.setdefault((record.variant, record.precision), []).append(record)
+    if not files:
+        return None
+    (variant, precision), best = max(files.items(), key=lambda item: mean([r.batch_speedup for r in item[1]]))
+    speedup, batch_speedup = mean([r.speedup for r in best]), mean([r.batch_speedup for r in best])
+    return Finding.of(
         f"Largest gain in throughput over its unpruned FP32 file: {variant} {precision_name(precision)}, "
-        f"{mean([r.batch_speedup for r in best]):.1f}× at batch {best[0].batch_latency.batch_size} and "
-        f"{mean([r.speedup for r in best]):.1f}× at batch 1, with {percent(_mean_top1(best))} % top-1."
+        f"{batch_speedup:.1f}× at batch {best[0].batch_latency.batch_size} and "
+        f"{speedup:.1f}× at batch 1, with {percent(_mean_top1(best))} % top-1.",
+        batch_speedup=batch_speedup,
+        speedup=speedup,
+        top1_percent=100 * _mean_top1(best),
     )
 
 
-def rounding(results: Results, bench: Bench, workload: str) -> str:
+def rounding(results: Results, bench: Bench, workload: str) -> list[Finding]:
     """Say what rounded widths change against the same ratio with widths as they fall, in the smallest precision."""
     measured, said = results.at(bench), []
     for variant in results.variants_of(workload):
         twin = _unrounded(results, variant)
-        pairs = [(cell(measured, variant, p), cell(measured, twin, p)) for p in reversed(formats.MADE)] if twin else []
+        pairs = (
+            [(of_file(measured, variant, p), of_file(measured, twin, p)) for p in reversed(formats.MADE)]
+            if twin
+            else []
+        )
         rounded, plain = next((pair for pair in pairs if all(pair)), ([], []))
         if rounded:
-            first = rounded[0]
-            said.append(
-                f"{variant} ({_name(first)}, {ratio_percent(first.ratio)}, widths rounded to multiples of "
-                f"{results.study.point(variant).round_to}), {precision_name(first.precision)}: {_speeds(rounded)}, "
-                f"{millions(first.num_params)} M parameters, {first.macs / 1e6:.1f} M multiply-accumulates, "
-                f"{percent(_mean_top1(rounded))} % top-1; without rounding ({plain[0].variant}): {_speeds(plain)}, "
-                f"{millions(plain[0].num_params)} M, {plain[0].macs / 1e6:.1f} M, {percent(_mean_top1(plain))} %."
-            )
-    return " ".join(said)
+            said.append(_rounding(results, rounded, plain))
+    return said
 
 
-def baseline_times(measured: Sequence[Measurement]) -> str:
-    """Say how far the times of a workload's unpruned FP32 file lie apart: it is timed again beside every file."""
-    if len(measured) < 2:
-        return ""
-    single = least_to_most([record.baseline_latency.p50_ms for record in measured])
-    batch = least_to_most([record.baseline_batch_latency.p50_ms for record in measured])
-    return (
-        f"The unpruned FP32 file, timed anew in each of these {len(measured)} processes: p50 {single} ms at batch 1, "
-        f"{batch} ms at batch {measured[0].batch_latency.batch_size}. That is the machine's own variation."
+def _rounding(results: Results, rounded: Sequence[Measurement], plain: Sequence[Measurement]) -> Finding:
+    first, other = rounded[0], plain[0]
+    return Finding.of(
+        f"{first.variant} ({_name(first)}, {ratio_percent(first.ratio)}, widths rounded to multiples of "
+        f"{results.study.point(first.variant).round_to}), {precision_name(first.precision)}: {_speeds(rounded)}, "
+        f"{millions(first.num_params)} M parameters, {first.macs / 1e6:.1f} M multiply-accumulates, "
+        f"{percent(_mean_top1(rounded))} % top-1; without rounding ({other.variant}): {_speeds(plain)}, "
+        f"{millions(other.num_params)} M, {other.macs / 1e6:.1f} M, {percent(_mean_top1(plain))} %.",
+        batch_speedup=mean([r.batch_speedup for r in rounded]),
+        unrounded_batch_speedup=mean([r.batch_speedup for r in plain]),
+        macs=first.macs,
+        unrounded_macs=other.macs,
     )
 
 
-def large_against_small(results: Results, workloads: Sequence[str]) -> str:
+def baseline_times(measured: Sequence[Measurement]) -> Finding | None:
+    """Say how far the times of a workload's unpruned FP32 file lie apart: it is timed again beside every file."""
+    if len(measured) < 2:
+        return None
+    single = [record.baseline_latency.p50_ms for record in measured]
+    batch = [record.baseline_batch_latency.p50_ms for record in measured]
+    return Finding.of(
+        f"The unpruned FP32 file, timed anew in each of these {len(measured)} processes: p50 {least_to_most(single)} "
+        f"ms at batch 1, {least_to_most(batch)} ms at batch {measured[0].batch_latency.batch_size}. That is the "
+        "machine's own variation.",
+        least_ms=min(single),
+        most_ms=max(single),
+        least_batch_ms=min(batch),
+        most_batch_ms=max(batch),
+    )
+
+
+def large_against_small(results: Results, workloads: Sequence[str]) -> Finding | None:
     """Compare how many points each model pays per MiB, at the highest ratio that all pruned by the same recipe.
 
     Distillation is the recipe: a distilled model is compared with distilled ones of the same weight alone.
@@ -224,14 +266,14 @@ def large_against_small(results: Results, workloads: Sequence[str]) -> str:
     bases = {key: _sweep(results, key)[:1] for key in workloads}
     shared = set.intersection(*(set(sweep) for sweep in sweeps.values())) if sweeps else set()
     if len(workloads) < 2 or not shared or any(not base or base[0][0].ratio > 0 for base in bases.values()):
-        return ""
+        return None
     ratio, distillation = max(shared, key=lambda recipe: (recipe[0], -recipe[1]))
     costs, said = {}, []
     for key in workloads:
         pruned = sweeps[key][ratio, distillation]
         lost, saved = lost_and_saved(pruned, bases[key][0])
         if saved <= 0:  # rounded widths may remove nothing
-            return ""
+            return None
         costs[key] = lost / saved
         said.append(f"{pretty(pruned[0].model)} {_pays(lost)} for {decimals(saved)} MiB ({signed(costs[key])} per MiB)")
     recipe = f"distilled with weight {distillation:g}" if distillation else "without distillation"
@@ -240,21 +282,24 @@ def large_against_small(results: Results, workloads: Sequence[str]) -> str:
     if costs[cheap] > 0:
         names = [pretty(results.study.workloads[key].model) for key in (dear, cheap)]
         text += f" {names[0]} pays {costs[dear] / costs[cheap]:.1f} times as much for a MiB as {names[1]}."
-    return text
+    about = results.key(f"losses-{results.study.workloads[workloads[0]].dataset}", results.prunings[0].device.identity)
+    return Finding(text_of(text), {f"{key}_points_per_mib": cost for key, cost in costs.items()}, about)
 
 
-def front(results: Results, bench: Bench, dataset: str) -> str:
+def front(results: Results, bench: Bench, dataset: str) -> Finding | None:
     """List the files that no other one beats in both size and accuracy, smallest first."""
-    found = results.cells(record for record in results.at(bench) if record.dataset == dataset)
+    found = results.by_file(record for record in results.at(bench) if record.dataset == dataset)
     if len(found) < 2:
-        return ""
+        return None
     best = pareto([(_mean_bytes(records) / MIB, _mean_top1(records)) for records in found])
     listed = ", ".join(
         f"{found[i][0].variant} {precision_name(found[i][0].precision)} "
         f"({mib(_mean_bytes(found[i]))} MiB, {percent(_mean_top1(found[i]))} %)"
         for i in best
     )
-    return f"Pareto-optimal files on {pretty(dataset)} (size, top-1), smallest first: {listed}."
+    return Finding.of(
+        f"Pareto-optimal files on {pretty(dataset)} (size, top-1), smallest first: {listed}.", files=len(best)
+    )
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -266,39 +311,48 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def against_reference(results: Results, bench: Bench) -> str:
+def against_reference(results: Results, bench: Bench) -> Finding | None:
     """Compare the candidate's top-1 with the published one, where the study has that very point."""
-    found = results.candidate_cell(bench)
+    found = results.candidate_file(bench)
     if not found:
-        return ""
+        return None
     first = found[0]
     published = results.published(first, reference.deployed, first.ratio, first.precision)
     if published is None:
-        return ""
+        return None
     gain = 100 * _mean_top1(found) - float(published["top1_percent"])
     distilled = any(record.distillation for record in results.pruned(first.variant))
     own = "; ours is distilled from the unpruned model, which the published one is not" if distilled else ""
-    return (
+    return Finding.of(
         f"The candidate reaches {percent(_mean_top1(found))} %; the published study "
         f"{published['top1_percent']} % with the same model, dataset, ratio and precision ({signed(gain)} "
-        f"points{own})."
+        f"points{own}).",
+        top1_percent=100 * _mean_top1(found),
+        published_top1_percent=float(published["top1_percent"]),
+        points_gained=gain,
     )
 
 
-def inexact(results: Results, measured: Sequence[Measurement]) -> list[str]:
-    """Warn of the INT8 files whose top-1 a runtime's kernels change by more than noise, a sentence each."""
+def inexact(results: Results, measured: Sequence[Measurement]) -> list[Finding]:
+    """Warn of the INT8 files whose top-1 a runtime's kernels change by more than noise, a finding each."""
     return [_inexact(results, record) for record in measured if is_inexact(record)]
 
 
-def _inexact(results: Results, record: Measurement) -> str:
-    difference = exact_difference(record) or 0.0
+def _inexact(results: Results, record: Measurement) -> Finding:
+    difference, exact = exact_difference(record) or 0.0, record.exact_top1_accuracy or 0.0
     moved = f"{'lose' if difference < 0 else 'gain'} {abs(100 * difference):.2f} points"
     seed = f", seed {record.seed}" if len(results.study.seeds) > 1 else ""
-    return (
-        f"**In {pretty(record.runtime)} on {results.label(record.device.identity)}, {record.variant} "
-        f"{precision_name(record.precision)}{seed} scores {percent(record.top1_accuracy)} %, its exact arithmetic "
-        f"{percent(record.exact_top1_accuracy or 0.0)} %**: the runtime's kernels {moved}, more than noise "
-        f"({_circumstances(record)})."
+    return Finding.of(
+        strong(
+            f"In {pretty(record.runtime)} on {results.labels[record.device.identity]}, {record.variant} "
+            f"{precision_name(record.precision)}{seed} scores {percent(record.top1_accuracy)} %, its exact arithmetic "
+            f"{percent(exact)} %"
+        ),
+        f": the runtime's kernels {moved}, more than noise ({_circumstances(record)}).",
+        about=results.key("exactness", bench_of(record)),
+        top1_percent=100 * record.top1_accuracy,
+        exact_top1_percent=100 * exact,
+        points_gained=100 * difference,
     )
 
 
@@ -309,44 +363,71 @@ def _circumstances(record: Measurement) -> str:
     x86 = record.device.kind == "cpu" and any(name in record.device.system for name in ("x86_64", "AMD64"))
     if record.weight_bits == 7 or not x86 or not features or EXACT & set(features):
         return bits
-    listed = escape(", ".join(features))
+    listed = ", ".join(features)
     return f"{bits}; the processor's features, {listed}, hold no VNNI, without which sums of products can saturate"
 
 
-def closing(results: Results) -> list[str]:
-    """Return the report's conclusions, one sentence or two each."""
+def closing(results: Results) -> list[Finding]:
+    """Return the report's conclusions: what no section says of its own table."""
     bench = results.main_bench()
-    device = results.on(results.training_device())
-    workloads = [key for key in results.study.workloads if _sweep(device, key)]
-    said = [headroom(device, key) for key in workloads]
-    said += [large_against_small(device, group) for group in rivals(device)]
+    said: list[Finding | None] = []
+    for device in results.training_devices():
+        said += [_named(results, device, finding) for finding in _of_device(results.on(device))]
     if bench is not None:
         said += [front(results, bench, dataset) for dataset in results.study.datasets]
-        said.append(against_reference(results, bench))
-    said += [_named(results, each, sentence) for each in results.benches() for sentence in _of_bench(results, each)]
-    said += [sentence for each in results.benches() for sentence in inexact(results, results.at(each))]
-    said += [runtimes(results), amp(device)]
-    return [sentence for sentence in said if sentence]
+    said += [_named(results, each, finding) for each in results.benches() for finding in _of_bench(results, each)]
+    said.append(runtimes(results))
+    return [finding for finding in said if finding]
 
 
-def _of_bench(results: Results, bench: Bench) -> list[str]:
+def _of_device(results: Results) -> list[Finding]:
+    said = [headroom(results, key) for key in results.study.workloads]
+    said += [large_against_small(results, group) for group in rivals(results)]
+    return [finding for finding in said if finding]
+
+
+def _of_bench(results: Results, bench: Bench) -> list[Finding]:
     measured = results.at(bench)
-    said = [precision_cost(measured, "fp16"), precision_cost(measured, "int8"), fastest(measured)]
-    said += [rounding(results, bench, key) for key in results.study.workloads]
-    return [sentence for sentence in said if sentence]
+    said = [against_baseline(results, bench)]
+    if len({record.workload for record in measured}) > 1:
+        said += [precision_cost(measured, precision) for precision in ("fp16", "int8")]
+    said.append(fastest(measured))
+    rounded = [found for key in results.study.workloads if (found := rounding(results, bench, key))]
+    return [finding for finding in said if finding] + [Finding.joined(found) for found in rounded]
 
 
-def _named(results: Results, bench: Bench, sentence: str) -> str:
-    return f"{results.where(bench)}: {sentence}" if len(results.benches()) > 1 else sentence
+def against_baseline(results: Results, bench: Bench) -> Finding | None:
+    """Compare the candidate's top-1 with the baseline's on a bench that the first table does not show."""
+    base = of_file(results.at(bench), results.study.report.baseline, "fp32")
+    found = results.candidate_file(bench)
+    if bench == results.headline_bench() or not base or not found:
+        return None
+    gained = 100 * (_mean_top1(found) - _mean_top1(base))
+    name = f"{found[0].variant} {precision_name(found[0].precision)}"
+    return Finding.of(
+        f"{name} is at {percent(_mean_top1(found))} %, {base[0].variant} FP32 at {percent(_mean_top1(base))} % "
+        f"({signed(gained)} points).",
+        top1_percent=100 * _mean_top1(found),
+        baseline_top1_percent=100 * _mean_top1(base),
+        points_gained=gained,
+    )
 
 
-def runtimes(results: Results) -> str:
+def _named(results: Results, where: Bench | Identity, finding: Finding) -> Finding:
+    """Put the bench or training device in front, where there are several."""
+    if isinstance(where, Bench):
+        return finding.led_by(f"{results.where(where)}: ") if len(results.benches()) > 1 else finding
+    return finding.led_by(f"{results.labels[where]}: ") if len(results.training_devices()) > 1 else finding
+
+
+def runtimes(results: Results) -> Finding | None:
     """Set the candidate's own times in each runtime beside each other: no ratio crosses runtimes."""
-    found = [(bench, results.candidate_cell(bench)) for bench in results.benches()]
-    said = [
-        f"{_own_times(records)} in {pretty(b.runtime)} on {results.label(b.device)}" for b, records in found if records
-    ]
-    return f"The candidate takes {'; '.join(said)}." if len(said) > 1 else ""
+    found = [(bench, records) for bench in results.benches() if (records := results.candidate_file(bench))]
+    if len(found) < 2:
+        return None
+    said = [f"{_own_times(records)} in {pretty(b.runtime)} on {results.labels[b.device]}" for b, records in found]
+    times = {results.key("latency_ms", b): mean([r.latency.p50_ms for r in records]) for b, records in found}
+    return Finding(text_of(f"The candidate takes {'; '.join(said)}."), times)
 
 
 def _own_times(found: Sequence[Measurement]) -> str:
@@ -391,13 +472,15 @@ def _speeds(found: Sequence[Measurement]) -> str:
     )
 
 
-def _speed(results: Results, candidate: Sequence[Measurement], bench: Bench) -> str:
+def _speed(results: Results, candidate: Sequence[Measurement], bench: Bench) -> Finding:
     batch = candidate[0].batch_latency.batch_size
-    return (
-        f"On {results.label(bench.device)} ({pretty(bench.runtime)}) it is "
-        f"{mean([r.speedup for r in candidate]):.1f}× as fast at batch 1 and "
-        f"{mean([r.batch_speedup for r in candidate]):.1f}× at batch {batch} as the unpruned "
-        "FP32 file, timed alternately with it in the same process."
+    speedup, batch_speedup = mean([r.speedup for r in candidate]), mean([r.batch_speedup for r in candidate])
+    return Finding.of(
+        f"On {results.labels[bench.device]} ({pretty(bench.runtime)}) it is {speedup:.1f}× as fast at batch 1 and "
+        f"{batch_speedup:.1f}× at batch {batch} as the unpruned FP32 file, timed alternately with it in the same "
+        "process.",
+        speedup=speedup,
+        batch_speedup=batch_speedup,
     )
 
 
@@ -436,11 +519,11 @@ def _precision(results: Results, workload: str) -> str:
     return found[0].precision if found and found[0].origin == "trained" else ""
 
 
-def _fell_back(results: Results, workload: str) -> str:
+def _fell_back(results: Results, workload: str) -> Finding:
     """Say that a workload asks for AMP, which the device does not compute."""
     record, twin = results.trained(workload)[0], results.repeats(workload)
-    return (
-        f"{workload} asks for AMP; {results.label(record.device.identity)} does not compute bf16 natively, so it was "
+    return Finding.of(
+        f"{workload} asks for AMP; {results.labels[record.device.identity]} does not compute bf16 natively, so it was "
         f"trained in {record.precision.upper()}, as {twin} was, and has no row of its own."
     )
 

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 from trimlab import formats
 from trimlab.config import Params
 from trimlab.records import Device, Epoch, Measurement, Pruning, Record, Training
-from trimlab.report.text import count, escape, precision_name, pretty
+from trimlab.report.text import count, precision_name, pretty
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -62,18 +62,24 @@ class Results:
         """Name every device: by its model, and where devices share a model, also by what differs."""
         return device_labels(record.device for record in (self.whole or self).records)
 
-    def label(self, device: Identity) -> str:
-        """Return a device's name as markdown shows it."""
-        return escape(self.labels[device])
-
     def where(self, bench: Bench) -> str:
         """Name a bench: device and runtime."""
-        return f"{self.label(bench.device)}, {pretty(bench.runtime)}"
+        return f"{self.labels[bench.device]}, {pretty(bench.runtime)}"
+
+    def key(self, name: str, where: Bench | Identity) -> str:
+        """Return the key of a table of one bench or training device: `name`, numbered from the second one on."""
+        whole = self.whole or self
+        listed: Sequence[object] = whole.benches() if isinstance(where, Bench) else whole.training_devices()
+        number = listed.index(where) + 1
+        return name if number == 1 else f"{name}-{number}"
+
+    def training_devices(self) -> list[Identity]:
+        """Return the devices that trained and pruned, the one with most records first."""
+        return _by_count(record.device.identity for record in (*self.trainings, *self.prunings))
 
     def training_device(self) -> Identity:
         """Return the device that trained and pruned most: files may have been measured elsewhere."""
-        worked = _by_count(record.device.identity for record in (*self.trainings, *self.prunings))
-        return (worked or self.devices())[0]
+        return (self.training_devices() or self.devices())[0]
 
     def benches(self) -> list[Bench]:
         """Return where files were measured: the device with most of them first, runtimes as the study lists them."""
@@ -168,7 +174,7 @@ class Results:
         """Return the first bench that measured both baseline (FP32) and candidate."""
         for bench in self.benches():
             measured = self.at(bench)
-            if cell(measured, self.study.report.baseline, "fp32") and self.candidate_cell(bench):
+            if of_file(measured, self.study.report.baseline, "fp32") and self.candidate_file(bench):
                 return bench
         return None
 
@@ -176,19 +182,19 @@ class Results:
         """Return the headline's bench, or else the first."""
         return self.headline_bench() or next(iter(self.benches()), None)
 
-    def candidate_cell(self, bench: Bench) -> list[Measurement]:
+    def candidate_file(self, bench: Bench) -> list[Measurement]:
         """Return the candidate in its smallest precision there."""
         measured = self.at(bench)
         return next(
-            (found for p in reversed(formats.MADE) if (found := cell(measured, self.study.report.candidate, p))),
+            (found for p in reversed(formats.MADE) if (found := of_file(measured, self.study.report.candidate, p))),
             [],
         )
 
-    def cells(self, measured: Iterable[Measurement]) -> list[list[Measurement]]:
+    def by_file(self, measured: Iterable[Measurement]) -> list[list[Measurement]]:
         """Group measurements by variant (by workload, then as `variants_of` orders them) and precision."""
         held = list(measured)
         variants = [variant for key in self.study.workloads for variant in self.variants_of(key)]
-        found = [cell(held, variant, precision) for variant in variants for precision in formats.COMPUTED]
+        found = [of_file(held, variant, precision) for variant in variants for precision in formats.COMPUTED]
         return [records for records in found if records]
 
     def published(self, record: Record, lookup: Callable[..., T], *key: float | str) -> T | None:
@@ -316,7 +322,7 @@ def is_untouched(study: Params, variant: str) -> bool:
     return point.ratio == 0 and point.epochs == 0
 
 
-def cell(measured: Iterable[Measurement], variant: str, precision: str) -> list[Measurement]:
+def of_file(measured: Iterable[Measurement], variant: str, precision: str) -> list[Measurement]:
     """Return one variant in one precision: a measurement a seed."""
     return [r for r in measured if (r.variant, r.precision) == (variant, precision)]
 

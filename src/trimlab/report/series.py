@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 
 from trimlab.records import Measurement
-from trimlab.report.results import Results, cell, mean
+from trimlab.report.results import Results, mean, of_file
 from trimlab.report.text import MIB, millions, percent
 
 
@@ -14,8 +14,8 @@ def metrics(results: Results) -> dict[str, dict[str, float]]:
     bench = results.headline_bench()
     if bench is None:
         return {"baseline": {}, "candidate": {}}
-    base = cell(results.at(bench), results.study.report.baseline, "fp32")
-    candidate = results.candidate_cell(bench)
+    base = of_file(results.at(bench), results.study.report.baseline, "fp32")
+    candidate = results.candidate_file(bench)
 
     def common(found: Sequence[Measurement]) -> dict[str, float]:
         return {
@@ -59,7 +59,7 @@ def _accuracy_by_size(results: Results) -> str:
             f"{mean([r.deployed_bytes for r in found]) / MIB:.3f}",
             percent(mean([r.top1_accuracy for r in found])),
         ]
-        for found in results.cells(record for record in measured if record.dataset == dataset)
+        for found in results.by_file(record for record in measured if record.dataset == dataset)
     ]
     return _csv(["variant", "precision", "size_mib", "top1_percent"], rows)
 

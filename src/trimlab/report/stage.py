@@ -10,6 +10,7 @@ from trimlab.records import Record
 from trimlab.report import figures
 from trimlab.report.markdown import document
 from trimlab.report.results import Results
+from trimlab.report.sections import report
 from trimlab.report.series import metrics, plot_data
 
 
@@ -43,7 +44,7 @@ def _write(results: Results, folder: Path) -> None:
         (folder / "plots" / f"{name}.csv").write_text(text, encoding="utf-8")
     values = json.dumps(metrics(results), indent=2, allow_nan=False)
     (folder / "metrics.json").write_text(values + "\n", encoding="utf-8")
-    (folder / "report.md").write_text(document(results, list(drawn)), encoding="utf-8")
+    (folder / "report.md").write_text(document(report(results, list(drawn))), encoding="utf-8")
 
 
 def _take_the_place(made: Path, folder: Path, scratch: Path) -> None:

@@ -1,24 +1,20 @@
-"""The report's tables as markdown: pure functions of results.
+"""The report's tables: pure functions of results.
 
-A cell without a figure says why in a footnote; what holds for a whole table (device, runtime, batch, n,
-statistic) stands in the line under it. A published figure is an italic row of its own, under our row of the
-same model, dataset, ratio and precision.
+A value that is missing says why in a footnote; what holds for a whole table (device, runtime, batch, n,
+statistic) stands in the line under it. A published figure is in a row of its own, under our row of the same
+model, dataset, ratio and precision.
 """
 
-import re
 import statistics
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-
-from tabulate import tabulate
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from trimlab import formats
-from trimlab.records import Latency, Measurement, Pruning, Record, Training
+from trimlab.records import Epoch, Latency, Measurement, Pruning, Record, Training
 from trimlab.report import reference
-from trimlab.report.results import Bench, Results, bench_of, cell, full_size, is_untouched, mean
+from trimlab.report.model import Column, Table, Value, words
+from trimlab.report.results import Bench, Results, bench_of, full_size, is_untouched, mean, of_file
 from trimlab.report.text import (
     MIB,
-    escape,
     mib,
     millions,
     name_ratio,
@@ -29,72 +25,43 @@ from trimlab.report.text import (
     split_name,
 )
 
-
-@dataclass(frozen=True)
-class Cell:
-    """A table's cell: its text, and a footnote to it."""
-
-    text: str
-    note: str = ""
-
-
-NOT_PUBLISHED = Cell("—", "not given by the published study")
-GIVEN_WEIGHTS = Cell("—", "the weights were given, not trained here")
-NOT_TUNED = Cell("—", "not fine-tuned")
+NOT_PUBLISHED = Value("—", note="not given by the published study")
+GIVEN_WEIGHTS = Value("—", note="the weights were given, not trained here")
+NOT_TUNED = Value("—", note="not fine-tuned")
 CONTENDED = "timed while other processes took more than a tenth of the machine"
 DRIFTED = "timed while the unpruned FP32 file beside it was off its usual time by more than a fifth"
 DRIFT = 1.2
 """How far the baseline file's median may be from what is usual on that bench, either way."""
 RESUMED = "interrupted and resumed, so timed in several processes"
 FELL_BACK = "AMP was asked for, but the device does not compute bf16 natively"
-UNKNOWN_FULL = Cell("—", "the records hold no unpruned model of this workload")
-REFERENCE = "*reference*"
-_DIGITS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-_TEXT_COLUMNS = {
-    "Variant",
-    "Workload",
-    "Model",
-    "Dataset",
-    "Precision",
-    "File, runtime",
-    "Layer",
-    "Kind",
-    "Device",
-    "Packages",
-    "System",
-    "Study",
-    "Measured on",
-    "Candidate",
-}
-
-Row = list[str | Cell]
+UNKNOWN_UNPRUNED = Value("—", note="the records hold no unpruned model of this workload")
+REFERENCE = Value("reference", style="published")
+RATIO = Column("Ratio", "%")
+PARAMS = Column("Params M", "M")
+SIZE = Column("Size MiB", "MiB")
+TOP1 = Column("Top-1 %", "%")
+SEEDS = Column("n")
+DEPLOYED = (
+    words("Variant"), RATIO, PARAMS, words("Precision"), words("File, runtime"), SIZE, TOP1,
+    Column("Δ points", "points"), Column("Latency ms", "ms"), Column("Images/s", "1/s"), Column("× batch 1"),
+)  # fmt: skip
 
 
-def markdown(headers: Sequence[str], rows: Iterable[Row], caption: str = "") -> str:
-    """Return a GitHub table, and under it its caption and footnotes."""
-    notes: dict[str, str] = {}
-
-    def text(value: str | Cell) -> str:
-        found = value if isinstance(value, Cell) else Cell(value)
-        mark = notes.setdefault(found.note, str(len(notes) + 1).translate(_DIGITS)) if found.note else ""
-        return re.sub(r"(?<!\\)\|", r"\\|", found.text + mark)
-
-    body = [[text(value) for value in row] for row in rows]
-    align = ["left" if header in _TEXT_COLUMNS else "right" for header in headers]
-    table = tabulate(body, headers, tablefmt="github", disable_numparse=True, colalign=align)
-    legend = " ".join(f"{mark} {note}." for note, mark in notes.items())
-    under = " ".join(part for part in (caption, legend) if part)
-    return f"{table}\n\n{under}\n" if under else f"{table}\n"
+Values = list[str | Value]
+"""A row in the making."""
 
 
-def devices(results: Results) -> str:
+def devices(results: Results) -> Table:
     """Return the table of devices: what computed, with which packages, and how much of the study."""
     rows = [_device_row(results.on(device)) for device in results.devices()]
-    headers = ["Device", "System", "Threads", "Packages", "Trainings", "Prunings", "Measurements"]
-    return markdown(headers, rows)
+    columns = [
+        words("Device"), words("System"), Column("Threads"), words("Packages"), Column("Trainings"),
+        Column("Prunings"), Column("Measurements"),
+    ]  # fmt: skip
+    return Table.of("devices", columns, rows)
 
 
-def baselines(results: Results) -> str:
+def baselines(results: Results) -> Table:
     """Return every training of one device, grouped by model and dataset, beside the published ones.
 
     A workload that asked for AMP but only repeats one in FP32 on this device has no row: a sentence says so.
@@ -102,7 +69,7 @@ def baselines(results: Results) -> str:
     keys = list(results.study.workloads)
     groups = [records for key in keys if (records := results.trained(key)) and not results.repeats(key)]
     groups.sort(key=lambda g: (g[0].model, g[0].dataset, keys.index(g[0].workload)))
-    rows: list[Row] = []
+    rows: list[Values] = []
     recipes: list[str] = []
     for records in groups:
         rows.append(_training_row(results, records))
@@ -110,32 +77,35 @@ def baselines(results: Results) -> str:
         if published:
             rows.append(_published_training(published))
             recipes += _other_epochs(records[0], published)
-    headers = [
-        "Workload", "Model", "Dataset", "Precision", "Epochs", "Batch", "Top-1 %", "Epoch s", "Images/s", "n",
+    columns = [
+        words("Workload"), words("Model"), words("Dataset"), words("Precision"), Column("Epochs"),
+        Column("Batch", "images"), TOP1, Column("Epoch s", "s"), Column("Images/s", "1/s"), SEEDS,
     ]  # fmt: skip
     everything = [record for records in groups for record in records]
     caption = (
         f"{where(results, everything)}. Top-1 of the last epoch. Epoch s and images/s: median over the epochs at full "
         "image size, evaluation left out."
     )
-    return markdown(headers, rows, " ".join([caption, *recipes]))
+    key = results.key("trainings", everything[0].device.identity)
+    return Table.of(key, columns, rows, " ".join([caption, *recipes]))
 
 
-def pruning(results: Results, workload: str) -> str:
+def pruning(results: Results, workload: str) -> Table:
     """Return one workload's pruning sweep on one device, with all of the study's columns."""
     groups = [records for variant in results.variants_of(workload) if (records := results.pruned(variant))]
-    full = results.unpruned_params(workload)
-    rows: list[Row] = []
+    unpruned_params = results.unpruned_params(workload)
+    rows: list[Values] = []
     for index, records in enumerate(groups):
-        rows.append(_pruning_row(records, full))
+        rows.append(_pruning_row(records, unpruned_params))
         first = records[0]
         last = index + 1 == len(groups) or not results.alike(first.variant, groups[index + 1][0].variant)
         published = results.published(first, reference.pruning, first.ratio) if last else None
         if published:
             rows.append(_published_pruning(published))
-    headers = [
-        "Variant", "Ratio", "Params M", "Removed %", "Size MiB", "Eager latency ms", "Top-1 before %",
-        "Top-1 after %", "LR", "Epochs", "Epoch s", "n",
+    columns = [
+        words("Variant"), RATIO, PARAMS, Column("Removed %", "%"), SIZE, Column("Eager latency ms", "ms"),
+        Column("Top-1 before %", "%"), Column("Top-1 after %", "%"), Column("LR"), Column("Epochs"),
+        Column("Epoch s", "s"), SEEDS,
     ]  # fmt: skip
     everything = [record for records in groups for record in records]
     caption = (
@@ -143,87 +113,149 @@ def pruning(results: Results, workload: str) -> str:
         f"{timing(record.eager_latency for record in everything)}, copies left out. Before and after: fine-tuning. "
         f"{_fine_tuning(everything)} {_pruning_reference_note(rows, everything)}"
     )
-    return markdown(headers, rows, caption.strip())
+    key = results.key(f"pruning-{workload}", everything[0].device.identity)
+    return Table.of(key, columns, rows, caption.strip())
 
 
-def quantization(results: Results, workload: str, bench: Bench) -> str:
-    """Return FP32, FP16 and INT8 of a workload's unpruned variants."""
-    variants = [key for key in results.variants_of(workload) if results.study.point(key).ratio == 0]
-    return deployed(results, _grid(results, variants, bench), bench)
+def candidate(results: Results, bench: Bench) -> Table:
+    """Return baseline, candidate in every precision, and the other unpruned models of that dataset.
 
-
-def combined(results: Results, workload: str, bench: Bench) -> str:
-    """Return pruning × precision: a workload's pruned variants in every precision."""
-    variants = [key for key in results.variants_of(workload) if results.study.point(key).ratio > 0]
-    return deployed(results, _grid(results, variants, bench), bench)
-
-
-def final(results: Results, bench: Bench) -> str:
-    """Return the closing comparison: baseline, candidate, and the other unpruned models of that dataset."""
+    Points are gained against the baseline.
+    """
     report = results.study.report
-    dataset = results.dataset_of(report.baseline)
-    chosen = [(report.baseline, "fp32"), (report.candidate, _precision_of(results.candidate_cell(bench)))]
-    for workload, settings in results.study.workloads.items():
-        variant = results.unpruned(workload)
-        if settings.dataset == dataset and variant and cell(results.at(bench), variant, "fp32"):
-            chosen.append((variant, "fp32"))
-    return deployed(results, list(dict.fromkeys(chosen)), bench, reference.final, against=report.baseline)
+    precisions = [p for p in formats.MADE if p in results.study.variants[report.candidate].precisions]
+    own = [(report.baseline, "fp32"), *((report.candidate, precision) for precision in precisions)]
+    return deployed(results, "candidate", [*own, *_other_models(results, bench)], bench, against=report.baseline)
 
 
-Lookup = Callable[[str, str, float, str], reference.Row | None]
+def precisions(results: Results, workload: str, bench: Bench) -> Table:
+    """Return pruning × precision: all of a workload's variants in every precision."""
+    measured = {(record.variant, record.precision) for record in results.at(bench)}
+    variants = results.variants_of(workload)
+    asked = {(key, precision) for key in variants for precision in results.study.variants[key].precisions}
+    # A runtime may compute a precision besides those that were asked for.
+    files = [(key, p) for key in variants for p in formats.COMPUTED if (key, p) in asked | measured]
+    return deployed(results, f"precisions-{workload}", files, bench)
 
 
-def deployed(
-    results: Results,
-    cells: Sequence[tuple[str, str]],
-    bench: Bench,
-    lookup: Lookup = reference.deployed,
-    against: str = "",
-) -> str:
-    """Return deployed files, each (variant, precision) of `cells`, with the published row under it.
+def overview(studies: Iterable[Results]) -> Table:
+    """Return one table for a page about several studies: a row a device and runtime, with a link to the report."""
+    columns = [
+        words("Study"),
+        words("Measured on"),
+        words("Candidate"),
+        Column("Top-1 %", "%"),
+        Column("Size MiB", "MiB"),
+        Column("× batch 1"),
+        Column("× large batch"),
+        Column("Large batch"),
+        SEEDS,
+    ]
+    caption = (
+        "Top-1 and size: the study's unpruned FP32 baseline → its candidate; in TensorRT the size is the engine's, "
+        "elsewhere the ONNX file's. ×: how many times as fast as the unpruned FP32 file of the same model, timed "
+        "alternately with it in the same process, p50 with copies. n: seeds."
+    )
+    return Table.of("overview", columns, [row for results in studies for row in _overview_rows(results)], caption)
+
+
+def _overview_rows(results: Results) -> Iterator[Values]:
+    report, study = results.study.report, results.study.study
+    for bench in results.benches():
+        base, found = of_file(results.at(bench), report.baseline, "fp32"), results.candidate_file(bench)
+        if base and found:
+            files = (base, found)
+            yield [
+                Value(report.title, link=f"reports/{study}/report.md"),
+                where(results, found),
+                describe(results, found),
+                " → ".join(spread_percent([record.top1_accuracy for record in file]).text for file in files),
+                " → ".join(size(mean([record.deployed_bytes for record in file])).text for file in files),
+                *_speedups(results, found),
+                whole(results.batch_size(bench)),
+                whole(len(found)),
+            ]
+
+
+def _other_models(results: Results, bench: Bench) -> list[tuple[str, str]]:
+    """Return the FP32 files of the other unpruned models on the baseline's dataset."""
+    baseline = results.study.report.baseline
+    return [
+        (variant, "fp32")
+        for workload, settings in results.study.workloads.items()
+        if settings.dataset == results.dataset_of(baseline) and (variant := results.unpruned(workload))
+        if variant != baseline and of_file(results.at(bench), variant, "fp32")
+    ]
+
+
+def deployed(results: Results, name: str, files: Sequence[tuple[str, str]], bench: Bench, against: str = "") -> Table:
+    """Return deployed files, each (variant, precision) of `files`, with the published row under it.
 
     Points are gained against the FP32 file of the same weights, or against that of the variant `against`.
     """
     measured = results.at(bench)
-    present = [(variant, precision) for variant, precision in cells if cell(measured, variant, precision)]
-    rows: list[Row] = []
+    files = list(dict.fromkeys(files))
+    present = [(variant, precision) for variant, precision in files if of_file(measured, variant, precision)]
+    rows: list[Values] = []
     for variant, precision in present:
-        found = cell(measured, variant, precision)
-        rows.append(_deployed_row(results, found, _delta(found, cell(measured, against or variant, "fp32"), against)))
-        published = results.published(found[0], lookup, found[0].ratio, precision)
+        found = of_file(measured, variant, precision)
+        rows.append(
+            _deployed_row(results, found, _delta(found, of_file(measured, against or variant, "fp32"), against))
+        )
+        published = results.published(found[0], reference.deployed, found[0].ratio, precision)
         last = not any(
             other_precision == precision and results.alike(variant, other)
             for other, other_precision in present[present.index((variant, precision)) + 1 :]
         )
         if published and last:
             rows.append(_published_deployed(published))
-    chosen = [record for variant, precision in present for record in cell(measured, variant, precision)]
-    headers = [
-        "Variant", "Ratio", "Params M", "Precision", "File, runtime", "Size MiB", "Top-1 %", "Δ points",
-        "Latency ms", "Images/s", "× batch 1", f"× batch {results.batch_size(bench)}", "n",
-    ]  # fmt: skip
+    chosen = [record for variant, precision in present for record in of_file(measured, variant, precision)]
+    columns = [*DEPLOYED, Column(f"× batch {results.batch_size(bench)}"), SEEDS]
     absent = [
-        f"{variant} {precision_name(precision)}" for variant, precision in cells if (variant, precision) not in present
+        f"{variant} {precision_name(precision)}" for variant, precision in files if (variant, precision) not in present
     ]
-    return markdown(headers, rows, _deployed_caption(results, chosen, absent))
+    return Table.of(results.key(name, bench), columns, rows, _deployed_caption(results, chosen, absent))
 
 
-def measurements(results: Results, measured: Sequence[Measurement]) -> str:
-    """Return every measurement of one bench, a row each, with all percentiles."""
-    headers = [
-        "Variant", "Precision", "Seed", "Top-1 %", "Agrees with torch %", "ONNX MiB", "Weights MiB", "MACs M",
-        "Batch 1 p50 / p90 / p99 ms", "Large batch p50 / p90 / p99 ms", "Peak memory MiB", "Weights sha256",
-    ]  # fmt: skip
-    rows = [_measurement_row(record) for record in measured]
+def measurements(results: Results, measured: Sequence[Measurement]) -> Table:
+    """Return every measurement of one bench, a row each, with the figures that no other table has."""
+    several = len({record.seed for record in measured}) > 1
+    compared = all(record.onnx_agreement is not None for record in measured)
+    clocked = all(record.clocks for record in measured)
+    shown: list[tuple[Column, Callable[[Measurement], str | Value], bool]] = [
+        (words("Variant"), lambda r: r.variant, True),
+        (words("Precision"), lambda r: precision_name(r.precision), True),
+        (Column("Seed"), lambda r: whole(r.seed), True),
+        (TOP1, lambda r: share(r.top1_accuracy), several and not compared),
+        (Column("Agrees with torch %", "%"), lambda r: share(r.torch_agreement), not compared),
+        (SIZE, lambda r: size(r.deployed_bytes), several),
+        (Column("ONNX MiB", "MiB"), lambda r: size(r.file_bytes), any(r.engine for r in measured)),
+        (Column("Weights MiB", "MiB"), lambda r: size(r.weight_bytes), True),
+        (Column("MACs M", "M"), lambda r: Value(f"{r.macs / 1e6:.1f}", r.macs / 1e6), True),
+        (Column("Batch 1 p50 / p90 / p99 ms", "ms"), lambda r: _call_times(r, r.latency), not clocked),
+        (Column("Large batch p50 / p90 / p99 ms", "ms"), lambda r: _call_times(r, r.batch_latency), True),
+        (Column("Peak memory MiB", "MiB"), lambda r: _whole_mib(r.peak_memory_bytes), True),
+        (Column("Weights sha256"), lambda r: Value(r.weights_sha256[:12], style="code"), True),
+    ]
+    columns = [column for column, _, wanted in shown if wanted]
+    rows = [[value(record) for _, value, wanted in shown if wanted] for record in measured]
+    single = "" if clocked else f"Batch 1: {_calls(r.latency for r in measured)}. "
     caption = (
-        f"{where(results, measured)}. Batch 1: {_calls(r.latency for r in measured)}; large batch: "
-        f"{_calls(r.batch_latency for r in measured)}; copies included. Peak memory: of a process that ran this "
-        "file alone, at the large batch."
+        f"{where(results, measured)}. {single}Large batch: {_calls(r.batch_latency for r in measured)}; copies "
+        "included. Peak memory: of a process that ran this file alone, at the large batch."
     )
-    return markdown(headers, rows, caption)
+    return Table.of(results.key("measurements", bench_of(measured[0])), columns, rows, caption)
 
 
-def losses(results: Results, workloads: Sequence[str]) -> str:
+def _call_times(record: Measurement, latency: Latency) -> Value:
+    return _timed(percentiles(latency, milliseconds), [record])
+
+
+def _whole_mib(size_bytes: float) -> Value:
+    return Value(f"{size_bytes / MIB:.0f}", size_bytes / MIB)
+
+
+def losses(results: Results, workloads: Sequence[str]) -> Table:
     """Return points lost per MiB saved by pruning, model by model.
 
     What the published study cites stands beside its own models on its own datasets.
@@ -232,29 +264,32 @@ def losses(results: Results, workloads: Sequence[str]) -> str:
     chosen = [results.study.workloads[workload] for workload in workloads]
     if {(w.model, results.study.datasets[w.dataset].source) for w in chosen} >= reference.compared():
         rows += [_cited_row(row) for row in reference.cited()]
-    headers = [
-        "Model",
-        "Dataset",
-        "Variant",
-        "Ratio",
-        "Size MiB",
-        "Top-1 %",
-        "Points lost",
-        "MiB saved",
-        "Points per MiB",
-    ]
+    columns = [
+        words("Model"), words("Dataset"), words("Variant"), RATIO, TOP1, Column("Points lost", "points"),
+        Column("MiB saved", "MiB"), Column("Points per MiB", "points/MiB"),
+    ]  # fmt: skip
     caption = (
         f"{where(results, results.prunings)}. Torch models after fine-tuning, FP32, each against the same workload "
-        "unpruned. Size: parameters and buffers. Points per MiB: points lost / MiB saved; less is better."
+        "unpruned. MiB: parameters and buffers. Points per MiB: points lost / MiB saved; less is better."
     )
-    return markdown(headers, rows, caption)
+    key = results.key(f"losses-{chosen[0].dataset}", results.prunings[0].device.identity)
+    return Table.of(key, columns, rows, caption)
+
+
+def describe(results: Results, found: Sequence[Measurement]) -> str:
+    """Name a deployed file: model, dataset, ratio, precision."""
+    first = found[0]
+    model = f"{pretty(first.model)} on {pretty(first.dataset)}"
+    ratio = name_ratio(first.ratio, first.num_params, results.study.pruning_of(first.variant).round_to)
+    shape = f"pruned by {ratio}" if first.ratio else "unpruned"
+    return f"{model}, {shape}, {precision_name(first.precision)}"
 
 
 def where(results: Results, records: Sequence[Record]) -> str:
     """Return the device, threads, runtime and versions of records, as captions give them."""
     measured = {f"{pretty(r.runtime)} {r.runtime_version}" for r in records if isinstance(r, Measurement)}
     trained = {f"torch {r.versions['torch']}" for r in records if "torch" in r.versions}
-    runtimes = [escape(name) for name in sorted(measured or trained)]
+    runtimes = sorted(measured or trained)
     split = " or ".join(sorted({split_name(record.split) for record in records}))
     images = " or ".join(f"{n:,}" for n in sorted({record.num_images for record in records}))
     parts = [*device_and_threads(results, records), *runtimes]
@@ -263,7 +298,7 @@ def where(results: Results, records: Sequence[Record]) -> str:
 
 def device_and_threads(results: Results, records: Sequence[Record]) -> list[str]:
     """Return the device of records, and their threads where its label doesn't end with them."""
-    device = results.label(records[0].device.identity)
+    device = results.labels[records[0].device.identity]
     threads = " or ".join(str(n) for n in sorted({record.device.threads for record in records}))
     counted = f"{threads} thread{'' if threads == '1' else 's'}"
     return [device] if device.endswith(f", {counted}") else [device, counted]
@@ -274,21 +309,37 @@ def timing(latencies: Iterable[Latency]) -> str:
     return "p50 of " + _calls(latencies)
 
 
-def spread(values: Sequence[float], write: Callable[[float], str]) -> str:
+def spread(values: Sequence[float], write: Callable[[float], str]) -> Value:
     """Write a mean, with the standard deviation (n − 1) to the same decimals where there are several values.
 
     `write` must not change the unit.
     """
-    text = write(mean(values))
+    average = mean(values)
+    text = write(average)
     if len(values) == 1:
-        return text
+        return Value(text, average)
     digits = len(text.partition(".")[2])
-    return f"{text} ± {statistics.stdev(values):,.{digits}f}"
+    return Value(f"{text} ± {statistics.stdev(values):,.{digits}f}", average)
 
 
-def spread_percent(shares: Sequence[float]) -> str:
+def spread_percent(shares: Sequence[float]) -> Value:
     """Write shares of 1 as percent: mean and standard deviation."""
-    return spread([100 * share for share in shares], _hundredths)
+    return spread([100 * share for share in shares], hundredths)
+
+
+def whole(number: int) -> Value:
+    """Write a count, a seed, an epoch."""
+    return Value(str(number), number)
+
+
+def share(of_one: float) -> Value:
+    """Write a share of 1 as percent."""
+    return Value(percent(of_one), 100 * of_one)
+
+
+def size(size_bytes: float) -> Value:
+    """Write a size in MiB."""
+    return Value(mib(size_bytes), size_bytes / MIB)
 
 
 def least_to_most(values: Sequence[float]) -> str:
@@ -304,57 +355,59 @@ def milliseconds(value: float) -> str:
 _TRAINED_IN = {"fp32": "FP32", "tf32": "TF32", "bf16": "AMP, bf16", "fp16": "AMP, fp16"}
 
 
-def _device_row(results: Results) -> Row:
+def _device_row(results: Results) -> Values:
     device = results.records[0].device
     features = f" ({', '.join(device.features)})" if device.features else ""
     threads = " or ".join(str(n) for n in sorted({record.device.threads for record in results.records}))
     systems = ", ".join(sorted({record.device.system for record in results.records}))
     versions = {(package, v) for record in results.records for package, v in record.versions.items()}
     versions |= {(record.runtime, record.runtime_version) for record in results.measurements}
-    counts = (len(results.trainings), len(results.prunings), len(results.measurements))
     return [
-        escape(device.name + features),
-        escape(systems),
+        device.name + features,
+        systems,
         threads,
-        escape(", ".join(f"{package} {version}" for package, version in sorted(versions))),
-        *map(str, counts),
+        ", ".join(f"{package} {version}" for package, version in sorted(versions)),
+        *map(whole, (len(results.trainings), len(results.prunings), len(results.measurements))),
     ]
 
 
-def _training_row(results: Results, records: Sequence[Training]) -> Row:
+def _training_row(results: Results, records: Sequence[Training]) -> Values:
     first = records[0]
     timed = [full_size(record.curve) for record in records]
-    known = all(timed)
-    seconds = spread([statistics.median(e.seconds for e in epochs) for epochs in timed], milliseconds) if known else ""
-    rate = spread([statistics.median(e.images_per_second for e in epochs) for epochs in timed], _whole) if known else ""
     return [
         first.workload,
         pretty(first.model),
         pretty(first.dataset),
-        _trained_in(results, first) if known else GIVEN_WEIGHTS,
-        str(first.epochs) if known else GIVEN_WEIGHTS,
-        str(first.batch_size) if known else GIVEN_WEIGHTS,
+        *(_recipe(results, first) if all(timed) else [GIVEN_WEIGHTS] * 3),
         spread_percent([record.top1_accuracy for record in records]),
-        _epochs_timed(seconds, records) if known else GIVEN_WEIGHTS,
-        _epochs_timed(rate, records) if known else GIVEN_WEIGHTS,
-        str(len(records)),
+        *(_epoch_times(timed, records) if all(timed) else [GIVEN_WEIGHTS] * 2),
+        whole(len(records)),
     ]
 
 
-def _trained_in(results: Results, record: Training) -> str | Cell:
-    name = _TRAINED_IN[record.precision]
-    return Cell(name, FELL_BACK) if results.fell_back(record.workload) else name
+def _recipe(results: Results, record: Training) -> list[Value]:
+    note = FELL_BACK if results.fell_back(record.workload) else ""
+    return [Value(_TRAINED_IN[record.precision], note=note), whole(record.epochs), whole(record.batch_size)]
 
 
-def _published_training(row: reference.Row) -> Row:
+def _epoch_times(timed: Sequence[Sequence[Epoch]], records: Sequence[Training]) -> list[Value]:
+    seconds = [statistics.median(epoch.seconds for epoch in epochs) for epochs in timed]
+    rates = [statistics.median(epoch.images_per_second for epoch in epochs) for epochs in timed]
     return [
-        REFERENCE, pretty(row["model"]), pretty(row["dataset"]), _italic(row["precision"].upper()),
-        _italic(row["epochs"]), NOT_PUBLISHED, _italic(row["top1_percent"]), _italic(row["epoch_seconds"]),
-        NOT_PUBLISHED, NOT_PUBLISHED,
+        _epochs_timed(spread(seconds, milliseconds), records),
+        _epochs_timed(spread(rates, _thousands), records),
+    ]
+
+
+def _published_training(row: reference.Line) -> Values:
+    return [
+        REFERENCE, pretty(row["model"]), pretty(row["dataset"]), _printed(row["precision"].upper()),
+        _printed_number(row["epochs"]), NOT_PUBLISHED, _printed_number(row["top1_percent"]),
+        _printed_number(row["epoch_seconds"]), NOT_PUBLISHED, NOT_PUBLISHED,
     ]  # fmt: skip
 
 
-def _other_epochs(record: Training, published: reference.Row) -> list[str]:
+def _other_epochs(record: Training, published: reference.Line) -> list[str]:
     """Say that the published training took another number of epochs; given weights have none of ours."""
     if record.origin != "trained" or record.epochs == int(published["epochs"]):
         return []
@@ -363,33 +416,39 @@ def _other_epochs(record: Training, published: reference.Row) -> list[str]:
     return [f"{record.workload}: {record.epochs} epochs here{sizes}, {published['epochs']} published."]
 
 
-def _pruning_row(records: Sequence[Pruning], full: float | None) -> Row:
+def _pruning_row(records: Sequence[Pruning], unpruned_params: float | None) -> Values:
     first = records[0]
     tuned = first.epochs > 0 and all(record.curve for record in records)
     params = mean([record.num_params for record in records])
     seconds = [statistics.median(e.seconds for e in full_size(record.curve)) for record in records] if tuned else []
+    removed = None if unpruned_params is None else 100 * (1 - params / unpruned_params)
     return [
         first.variant,
-        name_ratio(first.ratio, params, first.round_to),
-        millions(params),
-        UNKNOWN_FULL if full is None else _tenths(100 * (1 - params / full)),
-        mib(mean([record.size_bytes for record in records])),
+        _ratio(first.ratio, params, first.round_to),
+        Value(millions(params), params / 1e6),
+        UNKNOWN_UNPRUNED if removed is None else Value(f"{removed:.1f}", removed),
+        size(mean([record.size_bytes for record in records])),
         _timed(spread([record.eager_latency.p50_ms for record in records], milliseconds), records),
         spread_percent([record.top1_before for record in records]),
         spread_percent([record.top1_accuracy for record in records]),
-        f"{first.learning_rate:g}" if tuned else NOT_TUNED,
-        str(first.epochs),
+        Value(f"{first.learning_rate:g}", first.learning_rate) if tuned else NOT_TUNED,
+        whole(first.epochs),
         _epochs_timed(spread(seconds, milliseconds), records) if tuned else NOT_TUNED,
-        str(len(records)),
+        whole(len(records)),
     ]
 
 
-def _published_pruning(row: reference.Row) -> Row:
+def _ratio(ratio: float, num_params: float, round_to: int | None) -> Value:
+    return Value(name_ratio(ratio, num_params, round_to), 100 * ratio)
+
+
+def _published_pruning(row: reference.Line) -> Values:
     keys = ("latency_ms_per_image", "top1_before_percent", "top1_after_percent")
     return [
-        REFERENCE, _italic(row["ratio_percent"] + " %"), _italic(row["params_m"]), NOT_PUBLISHED,
-        _italic(row["size_mb"]), *(_italic(row[key]) for key in keys), _italic(f"{float(row['lr']):g}"),
-        _italic(row["epochs"]), _italic(row["epoch_seconds"]), NOT_PUBLISHED,
+        REFERENCE, _printed_ratio(row), _printed_number(row["params_m"]), NOT_PUBLISHED,
+        _printed_number(row["size_mb"]), *(_printed_number(row[key]) for key in keys),
+        _printed_number(f"{float(row['lr']):g}"), _printed_number(row["epochs"]),
+        _printed_number(row["epoch_seconds"]), NOT_PUBLISHED,
     ]  # fmt: skip
 
 
@@ -405,7 +464,7 @@ def _fine_tuning(records: Sequence[Pruning]) -> str:
     return " ".join(said)
 
 
-def _pruning_reference_note(rows: list[Row], records: Sequence[Pruning]) -> str:
+def _pruning_reference_note(rows: list[Values], records: Sequence[Pruning]) -> str:
     if not _has_reference(rows):
         return ""
     first = records[0]
@@ -416,32 +475,26 @@ def _pruning_reference_note(rows: list[Row], records: Sequence[Pruning]) -> str:
     return f"Reference latency: eager PyTorch on an unnamed GPU, batch size and warm-up not given.{other}"
 
 
-def _grid(results: Results, variants: Sequence[str], bench: Bench) -> list[tuple[str, str]]:
-    """Return what was asked for, and what a runtime computed besides."""
-    measured = {(record.variant, record.precision) for record in results.at(bench)}
-    asked = {(key, p) for key in variants for p in results.study.variants[key].precisions}
-    return [(key, p) for key in variants for p in formats.COMPUTED if (key, p) in asked | measured]
-
-
-def _deployed_row(results: Results, found: Sequence[Measurement], delta: str | Cell) -> Row:
+def _deployed_row(results: Results, found: Sequence[Measurement], delta: Value) -> Values:
     first = found[0]
+    params = mean([record.num_params for record in found])
     return [
         first.variant,
-        name_ratio(first.ratio, first.num_params, results.study.pruning_of(first.variant).round_to),
-        millions(mean([record.num_params for record in found])),
+        _ratio(first.ratio, first.num_params, results.study.pruning_of(first.variant).round_to),
+        Value(millions(params), params / 1e6),
         _precision(first),
         f"{'engine' if first.engine else 'ONNX file'}, {pretty(first.runtime)}",
-        mib(mean([record.deployed_bytes for record in found])),
+        size(mean([record.deployed_bytes for record in found])),
         spread_percent([record.top1_accuracy for record in found]),
         delta,
         _timed(spread([record.latency.p50_ms for record in found], milliseconds), found),
-        _timed(spread([record.batch_latency.images_per_second for record in found], _whole), found),
-        *speedups(results, found),
-        str(len(found)),
+        _timed(spread([record.batch_latency.images_per_second for record in found], _thousands), found),
+        *_speedups(results, found),
+        whole(len(found)),
     ]
 
 
-def speedups(results: Results, found: Sequence[Measurement]) -> Row:
+def _speedups(results: Results, found: Sequence[Measurement]) -> list[Value]:
     """Return how many times as fast as its workload's unpruned FP32 file a file is: at batch 1, at the large batch."""
     beside = [r for r in results.at(bench_of(found[0])) if r.workload == found[0].workload]
     return [
@@ -455,41 +508,41 @@ def _compared(
     beside: Sequence[Measurement],
     speedup: Callable[[Measurement], float],
     baseline: Callable[[Measurement], Latency],
-) -> str | Cell:
+) -> Value:
     """Write a speed-up; a note says where the baseline file was not as fast as in the bench's other processes."""
-    text = _timed(spread([speedup(record) for record in found], _hundredths), found)
+    value = _timed(spread([speedup(record) for record in found], hundredths), found)
     usual = statistics.median(baseline(record).p50_ms for record in beside)
     off = [baseline(record).p50_ms / usual for record in found]
     steady = all(1 / DRIFT <= ratio <= DRIFT for ratio in off)
-    return text if steady or isinstance(text, Cell) else Cell(text, DRIFTED)
+    return value if steady or value.note else value._replace(note=DRIFTED)
 
 
-def _precision(record: Measurement) -> str | Cell:
-    name = precision_name(record.precision)
+def _precision(record: Measurement) -> Value:
     calibrated = record.precision == "int8-entropy"
-    return Cell(name, "the FP32 file, which TensorRT calibrated itself") if calibrated else name
+    note = "the FP32 file, which TensorRT calibrated itself" if calibrated else ""
+    return Value(precision_name(record.precision), note=note)
 
 
-def _delta(found: Sequence[Measurement], fp32: Sequence[Measurement], against: str) -> str | Cell:
+def _delta(found: Sequence[Measurement], fp32: Sequence[Measurement], against: str) -> Value:
     """Write the points gained against an FP32 file, seed by seed: of the same weights, or of the variant `against`."""
     if found == fp32:
-        return Cell("0", f"{f'{against} in FP32' if against else 'FP32'} is what Δ is against")
+        return Value("0", 0, f"{f'{against} in FP32' if against else 'FP32'} is what Δ is against")
     pairs = [
         (a, b) for a in found for b in fp32 if a.seed == b.seed and (against or a.weights_sha256 == b.weights_sha256)
     ]
     if not pairs:
-        return Cell("—", f"no FP32 file of {against or 'the same weights'} was measured")
+        return Value("—", note=f"no FP32 file of {against or 'the same weights'} was measured")
     return spread([100 * (a.top1_accuracy - b.top1_accuracy) for a, b in pairs], signed)
 
 
-def _published_deployed(row: reference.Row) -> Row:
-    params = row.get("params_m")
+def _published_deployed(row: reference.Line) -> Values:
+    params = row["params_m"]
     return [
-        REFERENCE, _italic(row["ratio_percent"] + " %"),
-        _italic(f"{float(params):.3f}" if float(params) < 1 else params) if params else NOT_PUBLISHED,
-        _italic(row["precision"].upper()), _italic(f"{pretty(row['size_of'])}, {pretty(row['runtime'])}"),
-        _italic(row["size_mb"]), _italic(row["top1_percent"]), NOT_PUBLISHED,
-        _italic(row["latency_ms_per_image"]), NOT_PUBLISHED, NOT_PUBLISHED, NOT_PUBLISHED, NOT_PUBLISHED,
+        REFERENCE, _printed_ratio(row),
+        _printed_number(f"{float(params):.3f}" if float(params) < 1 else params),
+        _printed(row["precision"].upper()), _printed(f"{pretty(row['size_of'])}, {pretty(row['runtime'])}"),
+        _printed_number(row["size_mb"]), _printed_number(row["top1_percent"]), NOT_PUBLISHED,
+        _printed_number(row["latency_ms_per_image"]), *[NOT_PUBLISHED] * 4,
     ]  # fmt: skip
 
 
@@ -506,24 +559,7 @@ def _deployed_caption(results: Results, chosen: Sequence[Measurement], absent: S
     return " ".join(parts)
 
 
-def _measurement_row(record: Measurement) -> Row:
-    return [
-        record.variant,
-        precision_name(record.precision),
-        str(record.seed),
-        percent(record.top1_accuracy),
-        percent(record.torch_agreement),
-        mib(record.file_bytes),
-        mib(record.weight_bytes),
-        f"{record.macs / 1e6:.1f}",
-        _timed(_percentiles(record.latency), [record]),
-        _timed(_percentiles(record.batch_latency), [record]),
-        f"{record.peak_memory_bytes / MIB:.0f}",
-        f"`{record.weights_sha256[:12]}`",
-    ]
-
-
-def _loss_rows(results: Results, workload: str) -> list[Row]:
+def _loss_rows(results: Results, workload: str) -> list[Values]:
     variants = results.variants_of(workload)
     untouched = next((v for v in variants if is_untouched(results.study, v) and results.pruned(v)), None)
     if untouched is None:
@@ -532,22 +568,23 @@ def _loss_rows(results: Results, workload: str) -> list[Row]:
     return [_loss_row(records, base) for variant in variants if (records := results.pruned(variant))]
 
 
-def _loss_row(records: Sequence[Pruning], base: Sequence[Pruning]) -> Row:
+def _loss_row(records: Sequence[Pruning], base: Sequence[Pruning]) -> Values:
     first = records[0]
     lost, saved = lost_and_saved(records, base)
-    unpruned = Cell("—", "unpruned: what the others are against")
-    nothing = Cell("—", "nothing saved at ratio 0")
-    is_base = first.variant == base[0].variant
+    unpruned = Value("—", note="unpruned: what the others are against")
+    nothing = Value("—", note="nothing saved at ratio 0")
+    compared = [
+        Value(signed(lost), lost),
+        Value(mib(saved * MIB), saved) if saved > 0 else nothing,
+        Value(signed(lost / saved), lost / saved) if saved > 0 else nothing,
+    ]
     return [
         pretty(first.model),
         pretty(first.dataset),
         first.variant,
-        name_ratio(first.ratio, first.num_params, first.round_to),
-        mib(mean([record.size_bytes for record in records])),
+        _ratio(first.ratio, first.num_params, first.round_to),
         spread_percent([record.top1_accuracy for record in records]),
-        unpruned if is_base else signed(lost),
-        unpruned if is_base else (mib(saved * MIB) if saved > 0 else nothing),
-        unpruned if is_base else (signed(lost / saved) if saved > 0 else nothing),
+        *([unpruned] * 3 if first.variant == base[0].variant else compared),
     ]
 
 
@@ -557,15 +594,15 @@ def lost_and_saved(records: Sequence[Pruning], base: Sequence[Pruning]) -> tuple
     return lost, (mean([r.size_bytes for r in base]) - mean([r.size_bytes for r in records])) / MIB
 
 
-def _cited_row(row: reference.Row) -> Row:
-    absent = Cell("—", "cited top-1 alone: neither the study nor we measured it")
+def _cited_row(row: reference.Line) -> Values:
+    absent = Value("—", note="cited top-1 alone: neither the study nor we measured it")
     return [
-        pretty(row["model"]), pretty(row["dataset"]), f"*cited: {row['source']}*", absent, absent,
-        _italic(row["top1_percent"]), absent, absent, absent,
+        pretty(row["model"]), pretty(row["dataset"]), _printed(f"cited: {row['source']}"), absent,
+        _printed_number(row["top1_percent"]), absent, absent, absent,
     ]  # fmt: skip
 
 
-def _has_reference(rows: list[Row]) -> bool:
+def _has_reference(rows: list[Values]) -> bool:
     return any(row[0] == REFERENCE for row in rows)
 
 
@@ -580,29 +617,37 @@ def _calls(latencies: Iterable[Latency]) -> str:
     return f"{counts} calls at batch {batches}"
 
 
-def _timed(text: str, records: Sequence[Record]) -> str | Cell:
-    return Cell(text, CONTENDED) if any(record.contended for record in records) else text
+def _timed(value: Value, records: Sequence[Record]) -> Value:
+    return value._replace(note=CONTENDED) if any(record.contended for record in records) else value
 
 
-def _epochs_timed(text: str, records: Sequence[Training] | Sequence[Pruning]) -> str | Cell:
-    return Cell(text, RESUMED) if any(record.resumptions for record in records) else _timed(text, records)
+def _epochs_timed(value: Value, records: Sequence[Training] | Sequence[Pruning]) -> Value:
+    return value._replace(note=RESUMED) if any(r.resumptions for r in records) else _timed(value, records)
 
 
-def _percentiles(latency: Latency) -> str:
-    return " / ".join(milliseconds(value) for value in (latency.p50_ms, latency.p90_ms, latency.p99_ms))
+def percentiles(latency: Latency, write: Callable[[float], str]) -> Value:
+    """Write p50, p90 and p99."""
+    listed = (latency.p50_ms, latency.p90_ms, latency.p99_ms)
+    return Value(" / ".join(map(write, listed)), latency.p50_ms)
 
 
-def _italic(text: str) -> str:
-    return f"*{text}*"
+def _printed(text: str, number: float | None = None) -> Value:
+    """Show what the published study printed."""
+    return Value(text, number, style="published")
 
 
-def _whole(value: float) -> str:
-    return f"{value:,.0f}"
+def _printed_number(text: str) -> Value:
+    return _printed(text, float(text))
 
 
-def _hundredths(value: float) -> str:
+def _printed_ratio(row: reference.Line) -> Value:
+    return _printed(row["ratio_percent"] + " %", float(row["ratio_percent"]))
+
+
+def hundredths(value: float) -> str:
+    """Write two decimals."""
     return f"{value:.2f}"
 
 
-def _tenths(value: float) -> str:
-    return f"{value:.1f}"
+def _thousands(value: float) -> str:
+    return f"{value:,.0f}"

@@ -1,7 +1,5 @@
 """How the report writes names and numbers."""
 
-import re
-
 from trimlab import formats
 
 MIB = 2**20
@@ -20,8 +18,6 @@ _NAMES = {
     "state_dict": "state dict",
 }
 _SPLITS = {"test": "test set", "holdout": "hold-out"}
-_MARKUP = re.compile(r"[\\`*<>\[\]|~$&#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.")
-"""What markdown reads as more than text; an underscore within a word is plain text."""
 
 
 def pretty(name: str) -> str:
@@ -32,12 +28,6 @@ def pretty(name: str) -> str:
 def count(number: int, noun: str) -> str:
     """Write a number of things: "1 thread", "2 threads"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def escape(text: str, code: bool = False) -> str:
-    """Return a record's text as markdown shows it literally, in one line; as a code span with `code`."""
-    line = " ".join(text.split())
-    return f"`{line.replace('`', chr(39))}`" if code else _MARKUP.sub(r"\\\g<0>", line)
 
 
 def precision_name(precision: str) -> str:

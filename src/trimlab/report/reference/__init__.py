@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-Row = Mapping[str, str]
+Line = Mapping[str, str]
 """One line of a published table: column name to text, as printed."""
 
 _FINAL = re.compile(r"^(?P<model>\w+)( pruned (?P<ratio_percent>\d+) %)? (?P<precision>\w+)$")
@@ -38,31 +38,24 @@ class Point:
     top1_percent: float
 
 
-def baseline(model: str, dataset: str, precision: str) -> Row | None:
+def baseline(model: str, dataset: str, precision: str) -> Line | None:
     """Return the published training; bf16 and fp16 are the study's "amp"."""
     wanted = {"bf16": "amp", "fp16": "amp"}.get(precision, precision)
     return _find("baseline", model=model, dataset=dataset, precision=wanted)
 
 
-def pruning(model: str, dataset: str, ratio: float) -> Row | None:
+def pruning(model: str, dataset: str, ratio: float) -> Line | None:
     """Return the published pruning point; `ratio` in [0, 1)."""
     return _find("pruning", model=model, dataset=dataset, ratio_percent=_percent(ratio))
 
 
-def deployed(model: str, dataset: str, ratio: float, precision: str) -> Row | None:
+def deployed(model: str, dataset: str, ratio: float, precision: str) -> Line | None:
     """Return the published row of a deployed model: quantization's at ratio 0, else pruning × format."""
     where = {"model": model, "dataset": dataset, "ratio_percent": _percent(ratio), "precision": precision}
     return _find("quantization", **where) or _find("combined", **where)
 
 
-def final(model: str, dataset: str, ratio: float, precision: str) -> Row | None:
-    """Return the row of the study's closing comparison, with the parameters that its other tables give that model."""
-    row = _find("final", model=model, dataset=dataset, ratio_percent=_percent(ratio), precision=precision)
-    same = deployed(model, dataset, ratio, precision)
-    return {"params_m": same["params_m"], **row} if row and same else row
-
-
-def cited() -> list[Row]:
+def cited() -> list[Line]:
     """Return what the study cites from others for comparison."""
     return _table("cited")
 
@@ -78,7 +71,7 @@ def points(model: str, dataset: str) -> list[Point]:
     return [_point(row) for row in rows if (row["model"], row["dataset"]) == (model, dataset)]
 
 
-def _point(row: Row) -> Point:
+def _point(row: Line) -> Point:
     return Point(
         model=row["model"],
         ratio=float(row["ratio_percent"]) / 100,
@@ -93,17 +86,17 @@ def _percent(ratio: float) -> str:
     return f"{round(100 * ratio, 6):g}"
 
 
-def _find(table: str, **where: str) -> Row | None:
+def _find(table: str, **where: str) -> Line | None:
     return next((row for row in _table(table) if all(row[key] == value for key, value in where.items())), None)
 
 
 @cache
-def _table(name: str) -> list[Row]:
+def _table(name: str) -> list[Line]:
     text = resources.files(__name__).joinpath(f"{name}.csv").read_text(encoding="utf-8")
     return [_complete(name, row) for row in csv.DictReader(text.splitlines())]
 
 
-def _complete(table: str, row: dict[str, str]) -> Row:
+def _complete(table: str, row: dict[str, str]) -> Line:
     """Write out what a table leaves to its heading: model, dataset, ratio, precision."""
     implied = {"model": "resnet18", "dataset": "cifar10", "ratio_percent": "0"}
     full = implied | row | {"precision": row.get("precision") or row.get("format") or "fp32"}
