@@ -54,6 +54,7 @@ def measured(folder: Path) -> Iterator[Path]:
         write_pruned("small", trained)
         write_pruned("small-r50", onnx_examples.model("resnet20", seed=1))
         interpreters.find_runtimes(["onnxruntime", "openvino"])
+        quantize_stage.export_workload(STUDY, "small")
         for variant in MADE:
             quantize_stage.quantize_variant(STUDY, variant)
             benchmark_stage.benchmark_variant(STUDY, variant)

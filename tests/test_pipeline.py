@@ -37,7 +37,14 @@ def test_every_stage_says_where_its_output_is(reproduced):
     said = re.findall(r"^wrote (.*)$", reproduced.printed, re.MULTILINE)
     assert sorted(said) == sorted(
         [
-            *("fingerprint/", "prepare/digits/", "train/digits/", "runtimes/here.json", "report/report.md"),
+            *(
+                "fingerprint/",
+                "prepare/digits/",
+                "train/digits/",
+                "export/digits/",
+                "runtimes/here.json",
+                "report/report.md",
+            ),
             *(
                 f"{stage}/{name}/"
                 for stage in ("prune", "quantize", "benchmark")
@@ -114,7 +121,7 @@ def test_the_report_comes_out_of_imported_records_byte_for_byte(tiny):
     assert tiny.run("trimlab", "import").startswith("0 records added")
     own, committed = tiny.root / "report", tiny.root / "reports/tiny"
     before = contents(own)
-    for gone in ("train", "prune", "quantize", "benchmark", "prepare"):
+    for gone in ("train", "prune", "export", "quantize", "benchmark", "prepare"):
         shutil.rmtree(tiny.root / gone)
     tiny.run("trimlab", "report", "tiny")
     assert contents(committed) == contents(own) == before

@@ -11,7 +11,7 @@ from trimlab import fingerprint
 
 SRC = Path(__file__).parent.parent / "src"
 STAGES = Path(__file__).parent.parent / "stages"
-NAMES = ["fingerprint", "prepare", "train", "prune", "quantize", "runtimes", "benchmark", "report"]
+NAMES = ["fingerprint", "prepare", "train", "prune", "export", "quantize", "runtimes", "benchmark", "report"]
 FLOW = ["data", "train", "prune", "quantize", "benchmark", "report"]
 """The packages that are stages, in order."""
 

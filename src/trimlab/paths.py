@@ -70,6 +70,11 @@ def pruned(variant: str) -> Path:
     return Path("prune") / variant
 
 
+def exported(workload: str) -> Path:
+    """Return the output folder of `export`."""
+    return Path("export") / workload
+
+
 def quantized(variant: str) -> Path:
     """Return the output folder of `quantize`."""
     return Path("quantize") / variant

@@ -47,8 +47,7 @@ def measured(folder, variant, precision):
 
 def test_the_baseline_file_is_the_unpruned_variants_file_byte_for_byte(project):
     unpruned = (project / paths.onnx_file("small", 0, "fp32")).read_bytes()
-    for variant in ("small", "small-r50"):
-        assert (project / onnx_files.baseline_file(variant, 0)).read_bytes() == unpruned
+    assert (project / onnx_files.baseline_file("small", 0)).read_bytes() == unpruned
 
 
 def test_a_variant_has_the_files_of_its_precisions(project):
@@ -58,8 +57,6 @@ def test_a_variant_has_the_files_of_its_precisions(project):
         "seed0-int8.onnx",
         "seed0-int8-7bit.onnx",
         "seed0-int8-symmetric.onnx",
-        "seed0-baseline.onnx",
-        "calibration.npy",
         "manifest.json",
     }
     names = {file.name for file in (project / "quantize/small").iterdir()}
@@ -144,8 +141,8 @@ def test_images_are_normalised_as_the_workload_says(project, study, monkeypatch,
     runner.write_pack(workload, "test", tmp_path / "pack.npz")
     with np.load(tmp_path / "pack.npz") as pack:
         assert {key: pack[key].tolist() for key in ("mean", "std")} == given
-    quantize_stage.quantize_variant(study.model_copy(update={"workloads": {"small": workload}}), "small-r50")
-    lowest = np.load(onnx_files.calibration_file("small-r50")).min(axis=(0, 2, 3))
+    quantize_stage.export_workload(study.model_copy(update={"workloads": {"small": workload}}), "small")
+    lowest = np.load(onnx_files.calibration_file("small")).min(axis=(0, 2, 3))
     np.testing.assert_allclose(lowest, [-0.5, -2, -6], rtol=1e-6)  # black pixels
 
 
@@ -325,9 +322,9 @@ def test_onnxruntime_labels_a_file_once(wanted, project, study, monkeypatch, cap
         ("quantize/small-r50/seed0-int8.onnx", None, r"seed0-int8\.onnx is not a complete ONNX file"),
         ("quantize/small-r50/seed0-int8.onnx", 1000, r"seed0-int8\.onnx is not a complete ONNX file"),
         ("quantize/small-r50/seed0-int8-7bit.onnx", 1000, r"seed0-int8-7bit\.onnx is not a complete ONNX file"),
-        ("quantize/small-r50/seed0-baseline.onnx", None, r"seed0-baseline\.onnx cannot be read \(No such file"),
+        ("export/small/seed0-baseline.onnx", None, r"seed0-baseline\.onnx cannot be read \(No such file"),
         (
-            "quantize/small-r50/seed0-baseline.onnx",
+            "export/small/seed0-baseline.onnx",
             1000,
             r"seed0-baseline\.onnx is not a file that onnxruntime opens",
         ),
@@ -338,7 +335,7 @@ def test_onnxruntime_labels_a_file_once(wanted, project, study, monkeypatch, cap
     ],
 )
 def test_a_missing_or_broken_input_is_one_line(name, content, message, project, study, monkeypatch, tmp_path):
-    for folder in ("prepare", "prune", "quantize", "runtimes"):
+    for folder in ("prepare", "prune", "export", "quantize", "runtimes"):
         shutil.copytree(project / folder, tmp_path / folder)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))

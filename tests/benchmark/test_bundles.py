@@ -215,10 +215,10 @@ def test_a_place_where_no_bundle_can_be_is_one_line(out, project, tmp_path):
 @pytest.mark.parametrize(
     ("name", "length"),
     [("quantize/small-r50/seed0-int8.onnx", 1000), ("quantize/small-r50/seed0-fp32.onnx", 0),
-     ("quantize/small-r50/seed0-baseline.onnx", None), ("prune/small-r50/model/seed0-labels.npy", None)],
+     ("export/small/seed0-baseline.onnx", None), ("prune/small-r50/model/seed0-labels.npy", None)],
 )  # fmt: skip
 def test_a_broken_input_is_one_line_and_leaves_no_half_a_bundle(name, length, project, tmp_path, monkeypatch):
-    for folder in ("prepare", "prune", "quantize"):
+    for folder in ("prepare", "prune", "export", "quantize"):
         shutil.copytree(project / folder, tmp_path / folder)
     monkeypatch.chdir(tmp_path)
     file = tmp_path / name

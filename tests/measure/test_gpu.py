@@ -41,6 +41,7 @@ def project(tmp_path_factory):
         data_stage.prepare("digits", STUDY.datasets["digits"], STUDY.data)
         train_stage.train_workload(STUDY, "small", 0, lambda _: None)
         projects.write_pruned("small", checkpoint.load(paths.weights_file(paths.trained("small"), 0)))
+        quantize_stage.export_workload(STUDY, "small")
         quantize_stage.quantize_variant(STUDY, "small")
         yield folder
 

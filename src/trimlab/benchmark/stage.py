@@ -68,12 +68,12 @@ def request(study: config.Params, cell: Cell, pack: Path, scratch: Path) -> Requ
         pack: what `runner.write_pack` wrote.
         scratch: folder for the labels that `runner.score` writes.
     """
-    timing = study.benchmark
+    timing, workload = study.benchmark, study.variants[cell.variant].workload
     onnx_labels, exact_labels = runner.labels(cell, cell.file, scratch)
     return Request(
         model=str(cell.file),
         precision=cell.precision,
-        baseline=str(onnx_files.baseline_file(cell.variant, cell.seed)),
+        baseline=str(onnx_files.baseline_file(workload, cell.seed)),
         runtime=cell.runtime,
         pack=str(pack),
         predictions=str(paths.measurement_file(*cell).with_suffix(".npy")),
@@ -81,7 +81,7 @@ def request(study: config.Params, cell: Cell, pack: Path, scratch: Path) -> Requ
         onnx_labels=onnx_labels,
         exact_labels=exact_labels,
         seven_bit=_seven_bit(cell, scratch),
-        calibration=str(onnx_files.calibration_file(cell.variant)) if cell.precision == "int8-entropy" else None,
+        calibration=str(onnx_files.calibration_file(workload)) if cell.precision == "int8-entropy" else None,
         engines=str(paths.project_root() / paths.STATE / "engines") if cell.on_gpu else None,
         batch_size=timing.gpu_batch_size if cell.on_gpu else timing.batch_size,
         warmup=timing.warmup,

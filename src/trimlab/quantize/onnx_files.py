@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
+from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 from trimlab import paths
-from trimlab.errors import UserError
+from trimlab.errors import UserError, one_line
 
 OPSET = 17
 IR_VERSION = 8
@@ -22,14 +24,29 @@ SEVEN_BIT = "7bit"
 """Flavour of the INT8 file for processors that would saturate with 8-bit weights, see `measure.weights`."""
 
 
-def baseline_file(variant: str, seed: int) -> Path:
-    """Return the workload's unpruned FP32 file: each variant has its copy, timed in turn with its files."""
-    return paths.onnx_file(variant, seed, "baseline")
+def baseline_file(workload: str, seed: int) -> Path:
+    """Return a workload's unpruned FP32 file, with which the files of all its variants are timed in turn."""
+    return paths.exported(workload) / f"seed{seed}-baseline.onnx"
 
 
-def calibration_file(variant: str) -> Path:
+def calibration_file(workload: str) -> Path:
     """Return the `.npy` of the calibration images (N, C, H, W) float32, normalised, classes taking turns."""
-    return paths.quantized(variant) / "calibration.npy"
+    return paths.exported(workload) / "calibration.npy"
+
+
+def read_calibration(workload: str) -> NDArray[np.float32]:
+    """Return a workload's calibration images.
+
+    Raises:
+        UserError: the file is missing, or not as it was written.
+    """
+    path = calibration_file(workload)
+    try:
+        images: NDArray[np.float32] = np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        why = one_line(error)
+        raise UserError(f"{path} holds no calibration images ({why}): run `dvc repro export@{workload}`") from None
+    return images
 
 
 def write_manifest(variant: str, manifest: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""The stage `quantize`: a variant's ONNX files, one a precision."""
+"""The stages `export`, for what the variants of a workload share, and `quantize`, for a variant's own ONNX files."""
 
 import hashlib
-import shutil
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,29 @@ from trimlab.quantize.int8 import Files, quantize
 if TYPE_CHECKING:
     from trimlab.data.dataset import Dataset
 
+MANIFEST = "manifest.json"
+
+
+def export_workload(study: config.Params, workload: str) -> None:
+    """Write a workload's baseline file for each seed and its calibration images, if a variant of it is exported."""
+    folder = paths.exported(workload)
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(variant.workload == workload and variant.precisions for variant in study.variants.values()):
+        from trimlab.data.dataset import calibration_images, dataset_for
+
+        dataset = dataset_for(study.workloads[workload])
+        chosen = calibration_images(dataset, study.quantization.calibration_images)
+        np.save(onnx_files.calibration_file(workload), dataset.normalise(dataset.train_images[chosen]).numpy())
+        for seed in study.seeds:
+            progress.say(f"export {workload}: seed {seed}")
+            weights = paths.weights_file(paths.trained(workload), seed)
+            _export(weights, dataset, onnx_files.baseline_file(workload, seed))
+    files = {file.name: sha256_of(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST}
+    (folder / MANIFEST).write_text(json.dumps({"workload": workload, "files_sha256": files}, indent=1) + "\n")
+
 
 def quantize_variant(study: config.Params, variant: str) -> None:
-    """Write a variant's ONNX files for each seed and precision, its baseline file and the manifest."""
+    """Write a variant's ONNX files for each seed and precision, and the manifest."""
     manifest: dict[str, Any] = {
         "variant": variant,
         "quantization": study.quantization.model_dump(),
@@ -36,9 +56,8 @@ def _write_files(study: config.Params, variant: str, manifest: dict[str, Any]) -
 
     dataset = dataset_for(study.workload_of(variant))
     chosen = calibration_images(dataset, study.quantization.calibration_images)
-    images = dataset.normalise(dataset.train_images[chosen]).numpy()
+    images = onnx_files.read_calibration(study.variants[variant].workload)
     paths.quantized(variant).mkdir(parents=True, exist_ok=True)
-    np.save(onnx_files.calibration_file(variant), images)
     for seed in study.seeds:
         progress.say(f"quantize {variant}: seed {seed}")
         files = _write_seed(study, variant, seed, dataset, images)
@@ -54,21 +73,14 @@ def _write_seed(study: config.Params, variant: str, seed: int, dataset: "Dataset
     fp32, fp16 = (paths.onnx_file(variant, seed, precision) for precision in ("fp32", "fp16"))
     flavours = ("", onnx_files.SEVEN_BIT, onnx_files.SYMMETRIC)
     int8 = Files(*(paths.onnx_file(variant, seed, "int8", flavour) for flavour in flavours))
-    baseline = onnx_files.baseline_file(variant, seed)
-    unpruned = paths.weights_file(paths.trained(study.variants[variant].workload), seed)
-    weights = paths.weights_file(paths.pruned(variant), seed)
-    _export(weights, dataset, fp32)
-    if sha256_of(unpruned) == sha256_of(weights):
-        shutil.copyfile(fp32, baseline)
-    else:
-        _export(unpruned, dataset, baseline)
+    _export(paths.weights_file(paths.pruned(variant), seed), dataset, fp32)
     if "fp16" in precisions:
         from trimlab.quantize import export
 
         export.to_fp16(fp32, fp16)
     if "int8" in precisions:
         quantize(fp32, images, study.quantization, int8)
-    return [file for file in (baseline, fp32, fp16, *int8) if file.exists()]
+    return [file for file in (fp32, fp16, *int8) if file.exists()]
 
 
 def _export(weights: Path, dataset: "Dataset", path: Path) -> None:
