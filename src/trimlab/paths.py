@@ -44,6 +44,16 @@ def kept_measurement(variant: str, request_digest: str) -> Path:
     return project_root() / STATE / "measured" / variant / f"{request_digest}.json"
 
 
+def answers_file(variant: str) -> Path:
+    """Return the list of the requests that a variant's last `benchmark` answered."""
+    return project_root() / STATE / "answered" / variant / "benchmark.json"
+
+
+def answer(variant: str, request_digest: str) -> Path:
+    """Return the record that answered a request in a variant's last `benchmark`; labels lie beside it as `.npy`."""
+    return answers_file(variant).with_name(f"{request_digest}.json")
+
+
 def finished(resumable: Path) -> Path:
     """Return where a resumable checkpoint is kept once its training has a record."""
     return resumable.with_suffix(".done")

@@ -1,6 +1,6 @@
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -37,7 +37,7 @@ def every_table(of: Results) -> list[Table]:
         tables.devices(of),
         tables.baselines(of),
         tables.candidate(of, BENCH),
-        tables.final(of, BENCH),
+        tables.overview([of]),
         tables.losses(of, ["large", "small"]),
     ]
     made += [tables.pruning(of, workload) for workload in ("large", "small")]
@@ -320,13 +320,12 @@ def test_a_speed_up_beside_an_unusual_baseline_time_is_marked() -> None:
     assert tables.DRIFTED not in shown(tables.precisions(results(), "large", BENCH))
 
 
-@pytest.mark.parametrize("table", [tables.candidate, tables.final])
-def test_the_candidate_is_compared_with_the_baseline(table: Callable[[Results, Bench], Table]) -> None:
-    found = rows(table(results(), BENCH))
+def test_the_candidate_is_compared_with_the_baseline() -> None:
+    found = rows(tables.candidate(results(), BENCH))
     points = {(row[0], row[3]): row[7] for row in found[1:] if row[0] != REFERENCE}
     own = {("large", "FP32"): "0¹", ("candidate", "INT8"): "−1.87", ("small", "FP32"): "−2.00"}
     assert points.items() >= own.items()
-    assert "¹ large in FP32 is what Δ is against." in shown(table(results(), BENCH))
+    assert "¹ large in FP32 is what Δ is against." in shown(tables.candidate(results(), BENCH))
 
 
 def test_runtimes_of_a_device_come_as_the_study_lists_them() -> None:

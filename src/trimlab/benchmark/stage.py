@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,11 +41,8 @@ def benchmark_variant(study: config.Params, variant: str) -> list[records.Measur
             measured = list(_measure_all(study, variant, list(cells(study, variant, here)), Path(scratch)))
         if not measured:
             raise UserError(f"{variant}: {', '.join(here)} can't measure any of its precisions here: add a runtime")
-    _write_index(study, variant, measured)
-    for each in measured:
-        # Those alone: another process may be at work on the same variant with other params.
-        each.kept.unlink(missing_ok=True)
-        each.kept.with_suffix(".npy").unlink(missing_ok=True)
+    _write_index(variant, measured)
+    _put_aside(study, variant, measured)
     return [each.record for each in measured]
 
 
@@ -88,7 +85,7 @@ def request(study: config.Params, cell: Cell, pack: Path, scratch: Path) -> Requ
         repeats=timing.repeats,
         batch_repeats=timing.batch_repeats,
         threads=timing.threads,
-        builds=timing.builds,
+        builds=timing.builds if cell.on_gpu else 1,
         lineage=_lineage(study, cell),
     )
 
@@ -122,15 +119,15 @@ def _measure_all(study: config.Params, variant: str, todo: list[Cell], scratch: 
         raise UserError(f"{failed[0]}{more}; what was measured is kept for the next call")
 
 
-def _measure(
-    cell: Cell, asked: Request, digest: str, former: Mapping[str, records.Measurement], scratch: Path
-) -> _Measured:
+def _measure(cell: Cell, asked: Request, digest: str, former: set[str], scratch: Path) -> _Measured:
     path = paths.measurement_file(*cell)
     path.parent.mkdir(parents=True, exist_ok=True)
     progress.say(f"benchmark {cell.variant}: seed {cell.seed}, {cell.precision}, {cell.runtime}")
     with machine.exclusive(f"benchmark {cell.variant} {cell.precision}"):
         kept = paths.kept_measurement(cell.variant, digest)
-        record = _take(kept, path) or former.get(digest)
+        record = _take(kept, path)
+        if record is None and digest in former:
+            record = _take(paths.answer(cell.variant, digest), path)
         if record is None:
             runner.score(asked)
             measured = interpreters.run_measure(asked)
@@ -175,37 +172,37 @@ def _file(record: records.Measurement) -> Path:
     return paths.measurement_file(record.variant, record.seed, record.precision, record.runtime)
 
 
-def _answered(study: config.Params, variant: str, wanted: set[str]) -> dict[str, records.Measurement]:
-    """Return the records in the stage's former output, by the request that each answers; none if it was forced."""
-    index, found = paths.index_file(variant), {}
+def _answered(study: config.Params, variant: str, wanted: set[str]) -> set[str]:
+    """Return the requests that the variant's last run answered; none if the cell was forced."""
     try:
-        told = json.loads(index.read_text())
-        for name, digest in told["requests"].items():
-            record = records.read(index.with_name(name))
-            assert isinstance(record, records.Measurement)
-            if sha256_of(_file(record).with_suffix(".npy")) == record.predictions_sha256:
-                found[digest] = record
-        forced = told["benchmark"] == study.benchmark.model_dump() and wanted == found.keys()
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, AssertionError, UserError):
-        return {}  # there is none, or it is not as it was written
-    return {} if forced else found
+        told = json.loads(paths.answers_file(variant).read_text())
+        answered = set(told["requests"])
+        forced = told["benchmark"] == study.benchmark.model_dump() and wanted == answered
+    except (OSError, ValueError, TypeError, LookupError):
+        return set()  # there was none, or the file is not as it was written
+    return set() if forced else answered
 
 
-def _write_index(study: config.Params, variant: str, measured: list[_Measured]) -> None:
-    """Write which records are the stage's output, and delete others: DVC keeps the former output for `_answered`."""
+def _put_aside(study: config.Params, variant: str, measured: list[_Measured]) -> None:
+    """Move what was kept to where the variant's next run finds it. DVC deletes the stage's output before that."""
+    file = paths.answers_file(variant)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for each in measured:
+        for suffix in (".npy", ".json"):
+            if each.kept.with_suffix(suffix).exists():
+                each.kept.with_suffix(suffix).replace(paths.answer(variant, each.request).with_suffix(suffix))
+    requests = [each.request for each in measured]
+    file.write_text(json.dumps({"benchmark": study.benchmark.model_dump(), "requests": requests}) + "\n")
+    for path in file.parent.iterdir():
+        if path != file and path.stem not in requests:
+            path.unlink(missing_ok=True)
+
+
+def _write_index(variant: str, measured: list[_Measured]) -> None:
     index = paths.index_file(variant)
     index.parent.mkdir(parents=True, exist_ok=True)
-    requests = {_file(each.record).name: each.request for each in measured}
-    told = {
-        "variant": variant,
-        "benchmark": study.benchmark.model_dump(),
-        "records": list(requests),
-        "requests": requests,
-    }
-    index.write_text(json.dumps(told, indent=1) + "\n")
-    for path in index.parent.glob("seed*"):
-        if path.with_suffix(".json").name not in requests:
-            path.unlink()
+    names = [_file(each.record).name for each in measured]
+    index.write_text(json.dumps({"variant": variant, "records": names}, indent=1) + "\n")
 
 
 def _lineage(study: config.Params, cell: Cell) -> dict[str, Any]:
