@@ -230,9 +230,9 @@ def test_two_slices_at_once_are_refused(source, run_dir):
 @pytest.mark.parametrize(
     ("end", "code", "done", "said"),
     [
-        ("0", 0, len(CELLS), "27 of 27 cells are done\n"),
-        ("1", 1, 13, "without quantize@large, quantize@large-r50, quantize@large-r80 and 11 more: some of them failed"),
-        ("never", 75, 26, "26 of 27 cells are done, without report: call again\n"),
+        ("0", 0, len(CELLS), "28 of 28 cells are done\n"),
+        ("1", 1, 14, "without quantize@large, quantize@large-r50, quantize@large-r80 and 11 more: some of them failed"),
+        ("never", 75, 27, "27 of 28 cells are done, without report: call again\n"),
     ],
 )  # fmt: skip
 def test_the_exit_code_and_the_last_line_say_how_far_it_is(
