@@ -45,7 +45,7 @@ def kept_measurement(variant: str, request_digest: str) -> Path:
 
 
 def answers_file(variant: str) -> Path:
-    """Return the list of the requests that a variant's last `benchmark` answered."""
+    """Return the list of the requests of a variant's last `benchmark`."""
     return project_root() / STATE / "answered" / variant / "benchmark.json"
 
 

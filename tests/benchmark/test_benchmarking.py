@@ -21,7 +21,7 @@ from trimlab.config import Normalisation
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
 from trimlab.measure import device, runtimes, scoring
-from trimlab.measure.errors import NoRuntimeError
+from trimlab.measure.errors import NoRuntimeError, UnavailableError
 from trimlab.measure.session import Settings
 from trimlab.measure.weights import fitted
 from trimlab.quantize import onnx_files
@@ -374,6 +374,25 @@ def test_only_what_is_asked_otherwise_is_measured_again(project, study, monkeypa
             path.unlink()
         for path, content in before.items():
             path.write_bytes(content)
+
+
+def test_a_forced_cell_is_known_where_this_machine_lacks_a_precision(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    before = paths.index_file("small-r50").read_bytes()
+    measure, asked = interpreters.run_measure, []
+
+    def lacking(request):
+        if request.precision == "fp32":
+            raise UnavailableError("fp32 is not available on this device")
+        asked.append(request.precision)
+        return measure(request)
+
+    monkeypatch.setattr(interpreters, "run_measure", lacking)
+    once = study.model_copy(update={"benchmark": study.benchmark.model_copy(update={"warmup": 3})})
+    for _ in range(2):
+        benchmark_stage.benchmark_variant(once, "small-r50")
+    paths.index_file("small-r50").write_bytes(before)
+    assert asked == ["int8", "int8"]
 
 
 def test_a_file_that_fails_costs_no_other_its_measurement(project, study, monkeypatch):

@@ -3,7 +3,6 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,9 @@ from trimlab.measure.contract import Request, SevenBit
 from trimlab.measure.errors import NoRuntimeError, UnavailableError
 from trimlab.quantize import onnx_files
 
-_LINEAGE = records.fields_with(records.Pruning, records.OF_WEIGHTS) & set(records.Measurement.model_fields)
+_LINEAGE = (records.fields_with(records.Pruning, records.OF_WEIGHTS) & set(records.Measurement.model_fields)) - {
+    "top1_accuracy"  # of the torch model there, of the file here
+}
 """What a measurement has from its variant's weights."""
 
 
@@ -35,14 +36,15 @@ def benchmark_variant(study: config.Params, variant: str) -> list[records.Measur
         UserError: a file cannot be measured, or not by the interpreter that TRIMLAB_PYTHON names; or nothing can.
     """
     measured: list[_Measured] = []
+    asked: set[str] = set()
     if study.variants[variant].precisions:
         here = interpreters.found_runtimes(study.benchmark.runtimes)
         with tempfile.TemporaryDirectory() as scratch:
-            measured = list(_measure_all(study, variant, list(cells(study, variant, here)), Path(scratch)))
+            measured, asked = _measure_all(study, variant, list(cells(study, variant, here)), Path(scratch))
         if not measured:
             raise UserError(f"{variant}: {', '.join(here)} can't measure any of its precisions here: add a runtime")
     _write_index(variant, measured)
-    _put_aside(study, variant, measured)
+    _put_aside(study, variant, measured, asked)
     return [each.record for each in measured]
 
 
@@ -90,8 +92,11 @@ def request(study: config.Params, cell: Cell, pack: Path, scratch: Path) -> Requ
     )
 
 
-def _measure_all(study: config.Params, variant: str, todo: list[Cell], scratch: Path) -> Iterator[_Measured]:
-    pack, failed = scratch / "pack.npz", list[str]()
+def _measure_all(
+    study: config.Params, variant: str, todo: list[Cell], scratch: Path
+) -> tuple[list[_Measured], set[str]]:
+    """Return what was measured, and the digests of all requests: some may not be available here."""
+    pack, failed, measured = scratch / "pack.npz", list[str](), list[_Measured]()
     runner.write_pack(study.workload_of(variant), study.data.split, pack)
     asked: dict[Cell, tuple[Request, str]] = {}
     for cell in todo:
@@ -101,10 +106,11 @@ def _measure_all(study: config.Params, variant: str, todo: list[Cell], scratch: 
         except UserError as error:
             progress.say(f"error: {error}")
             failed.append(str(error))
-    former = _answered(study, variant, {digest for _, digest in asked.values()})
+    digests = {digest for _, digest in asked.values()}
+    former = _asked_before(study, variant, digests)
     for cell, (wanted, digest) in asked.items():
         try:
-            yield _measure(cell, wanted, digest, former, scratch)
+            measured.append(_measure(cell, wanted, digest, former, scratch))
         except NoRuntimeError as error:
             # It was there when `runtimes` looked: without it this would become the result of machines that have it.
             failed.append(f"{cell.runtime} is no longer available here ({error}): run `dvc repro -f -s runtimes`")
@@ -117,6 +123,7 @@ def _measure_all(study: config.Params, variant: str, todo: list[Cell], scratch: 
     if failed:
         more = f", and {len(failed) - 1} more failed" if len(failed) > 1 else ""
         raise UserError(f"{failed[0]}{more}; what was measured is kept for the next call")
+    return measured, digests
 
 
 def _measure(cell: Cell, asked: Request, digest: str, former: set[str], scratch: Path) -> _Measured:
@@ -172,18 +179,18 @@ def _file(record: records.Measurement) -> Path:
     return paths.measurement_file(record.variant, record.seed, record.precision, record.runtime)
 
 
-def _answered(study: config.Params, variant: str, wanted: set[str]) -> set[str]:
-    """Return the requests that the variant's last run answered; none if the cell was forced."""
+def _asked_before(study: config.Params, variant: str, asked: set[str]) -> set[str]:
+    """Return the requests of the variant's last run; none if this run asks the same: the cell was forced."""
     try:
         told = json.loads(paths.answers_file(variant).read_text())
-        answered = set(told["requests"])
-        forced = told["benchmark"] == study.benchmark.model_dump() and wanted == answered
+        before = set(told["requests"])
+        forced = told["benchmark"] == study.benchmark.model_dump() and before == asked
     except (OSError, ValueError, TypeError, LookupError):
         return set()  # there was none, or the file is not as it was written
-    return set() if forced else answered
+    return set() if forced else before
 
 
-def _put_aside(study: config.Params, variant: str, measured: list[_Measured]) -> None:
+def _put_aside(study: config.Params, variant: str, measured: list[_Measured], asked: set[str]) -> None:
     """Move what was kept to where the variant's next run finds it. DVC deletes the stage's output before that."""
     file = paths.answers_file(variant)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -191,10 +198,9 @@ def _put_aside(study: config.Params, variant: str, measured: list[_Measured]) ->
         for suffix in (".npy", ".json"):
             if each.kept.with_suffix(suffix).exists():
                 each.kept.with_suffix(suffix).replace(paths.answer(variant, each.request).with_suffix(suffix))
-    requests = [each.request for each in measured]
-    file.write_text(json.dumps({"benchmark": study.benchmark.model_dump(), "requests": requests}) + "\n")
+    file.write_text(json.dumps({"benchmark": study.benchmark.model_dump(), "requests": sorted(asked)}) + "\n")
     for path in file.parent.iterdir():
-        if path != file and path.stem not in requests:
+        if path != file and path.stem not in asked:
             path.unlink(missing_ok=True)
 
 
@@ -210,7 +216,7 @@ def _lineage(study: config.Params, cell: Cell) -> dict[str, Any]:
     calibrated = cell.precision in ("int8", "int8-entropy")
     return {
         "kind": "measurement",
-        **{key: value for key, value in outcome.items() if key in _LINEAGE and key != "top1_accuracy"},
+        **{key: value for key, value in outcome.items() if key in _LINEAGE},
         "study": study.study,
         "params_digest": study.measurement_digest(cell.variant, cell.runtime),
         "commit": records.commit(),

@@ -33,6 +33,7 @@ def export_workload(study: config.Params, workload: str) -> None:
             progress.say(f"export {workload}: seed {seed}")
             weights = paths.weights_file(paths.trained(workload), seed)
             _export(weights, dataset, onnx_files.baseline_file(workload, seed))
+    # Always there: an empty folder would be no output that DVC can pull.
     files = {file.name: sha256_of(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST}
     (folder / MANIFEST).write_text(json.dumps({"workload": workload, "files_sha256": files}, indent=1) + "\n")
 

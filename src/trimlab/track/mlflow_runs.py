@@ -200,26 +200,24 @@ class _Parent:
     children: "list[Run]"
 
     def add(self, records: Sequence[Record]) -> int:
-        missing = {record.digest: record for record in records if self._run_of(record) is None}
+        logged = self._logged(records)
+        missing = {record.digest: record for record in records if record.digest not in logged}
         for record in missing.values():
             self._write(record)
         if missing:
             self.client.set_terminated(self.run_id)
         return len(missing)
 
-    def _run_of(self, record: Record) -> str | None:
-        """Return the run of a record, under whichever parent of the study it is."""
-        own = {run.data.tags.get(RECORD_TAG): run.info.run_id for run in self.children}
-        if record.digest in own:
-            found: str = own[record.digest]
-            return found
-        others = _search(self.client, self.experiment_id, {RECORD_TAG: record.digest})
-        return others[0].info.run_id if others else None
+    def _logged(self, records: Sequence[Record]) -> dict[str, str]:
+        """Return the runs of records by digest, under whichever parent of the study they are: by one query."""
+        tags = {RECORD_TAG: records[0].digest} if len(records) == 1 else {}
+        runs = _search(self.client, self.experiment_id, tags)
+        return {run.data.tags[RECORD_TAG]: run.info.run_id for run in runs if RECORD_TAG in run.data.tags}
 
     def finish(self, records: Sequence[Record]) -> None:
         _describe(self.client, self.run_id, self.study)
-        distinct = {record.digest: record for record in records}.values()
-        cells = [{"run_name": _name(r), "record": r.digest, "run_id": self._run_of(r)} for r in distinct]
+        distinct, logged = {record.digest: record for record in records}, self._logged(records)
+        cells = [{"run_name": _name(r), "record": key, "run_id": logged[key]} for key, r in distinct.items()]
         self.client.log_text(self.run_id, json.dumps(cells, indent=1) + "\n", "cells.json")
         if records:
             newest = max(records, key=_age)
