@@ -84,8 +84,8 @@ FORMER_NAMES = {
     "baseline_latency": "yardstick_latency",
     "baseline_batch_latency": "yardstick_batch_latency",
 }
-"""What fields were once called. Records are read under either name, and digests are of the former ones, for ever: the
-records that are committed carry those digests in their file names."""
+"""The names of these fields in older records. A record can be read under either name. Digests keep using the older
+names, because committed records carry their digest in the file name."""
 
 
 def _names(field: str) -> str | AliasChoices:
