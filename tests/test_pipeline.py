@@ -251,7 +251,7 @@ def test_a_changed_image_reruns_its_datasets_cells_and_checkout_brings_the_forme
 
     Image.new("RGB", (32, 32), (200, 10, 10)).save(tiny.root / "data/shades/train/dark/00.png")
     tiny.run("dvc", "add", "data/shades")
-    assert tiny.repro() == ["prepare@shades", "train@shades", "report"]
+    assert tiny.repro() == ["prepare@shades", "train@shades", "export@shades", "report"]
     tiny.commit("another image")
     assert (tiny.root / "train/shades/model/seed0.safetensors").read_bytes() != weights
 
