@@ -16,7 +16,7 @@ import projects
 from trimlab import paths, records
 from trimlab.benchmark import interpreters, runner
 from trimlab.benchmark import stage as benchmark_stage
-from trimlab.benchmark.cells import Cell
+from trimlab.benchmark.targets import Target
 from trimlab.config import Normalisation
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
@@ -114,13 +114,13 @@ def test_an_int8_record_has_its_own_files_exact_arithmetic(runtime, flags, bits,
     monkeypatch.setattr(device, "is_arm", lambda: False)
     monkeypatch.setattr(device, "processor_flags", lambda: frozenset(flags))
     onnx_examples.no_limit_for_onednn(monkeypatch)
-    cell = Cell("small-r50", 0, "int8", runtime)
+    target = Target("small-r50", 0, "int8", runtime)
     pack = tmp_path / "pack.npz"
     runner.write_pack(projects.STUDY.workloads["small"], "test", pack)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "measured", lambda variant: tmp_path / variant)
-        asked = fitted(benchmark_stage.request(study, cell, pack, tmp_path))
-        record = benchmark_stage._measure(cell, asked, runner.digest(asked), {}, tmp_path).record
+        asked = fitted(benchmark_stage.request(study, target, pack, tmp_path))
+        record = benchmark_stage._measure(target, asked, runner.digest(asked), {}, tmp_path).record
     file = paths.onnx_file("small-r50", 0, "int8", onnx_files.SEVEN_BIT if bits == 7 else "")
     images, labels = scored_images(tmp_path)
     exact = exact_labels(file, images)
@@ -465,8 +465,8 @@ def test_a_kept_measurement_that_another_process_deletes_is_measured_anew(gone, 
 
 def test_a_kept_measurement_of_another_file_is_not_taken(project, study, monkeypatch):
     monkeypatch.chdir(project)
-    cell = Cell("small", 0, "int8", "onnxruntime")
-    asked = benchmark_stage.request(study, cell, project / "pack.npz", project)
+    target = Target("small", 0, "int8", "onnxruntime")
+    asked = benchmark_stage.request(study, target, project / "pack.npz", project)
     digest = runner.digest(asked)
     elsewhere = {"pack": "a.npz", "engines": "engines", "exact_labels": "a.npy", "predictions": "b.npy"}
     assert runner.digest(asked._replace(**elsewhere)) == digest

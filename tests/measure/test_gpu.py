@@ -12,7 +12,7 @@ import projects
 from trimlab import paths, records
 from trimlab.benchmark import interpreters, runner
 from trimlab.benchmark import stage as benchmark_stage
-from trimlab.benchmark.cells import Cell, cells
+from trimlab.benchmark.targets import Target, targets
 from trimlab.data import stage as data_stage
 from trimlab.data.dataset import load_dataset
 from trimlab.models import checkpoint
@@ -56,13 +56,14 @@ def measured(project):
     np.savez(pack, **{**np.load(project / "test.npz"), "images": images, "labels": labels})
     np.save(project / "torch.npy", labels)
     found = {}
-    for cell in cells(STUDY, "small", ["tensorrt", "onnxruntime"]):
-        request = benchmark_stage.request(STUDY, cell, pack, project)._replace(
-            predictions=str(project / f"{cell.precision}-{cell.runtime}.npy"), torch_labels=str(project / "torch.npy")
+    for target in targets(STUDY, "small", ["tensorrt", "onnxruntime"]):
+        request = benchmark_stage.request(STUDY, target, pack, project)._replace(
+            predictions=str(project / f"{target.precision}-{target.runtime}.npy"),
+            torch_labels=str(project / "torch.npy"),
         )
         runner.score(request)
         record = records.Measurement.model_validate(interpreters.run_measure(request))
-        found[cell.runtime, cell.precision] = record
+        found[target.runtime, target.precision] = record
     return found
 
 
@@ -99,9 +100,9 @@ def test_a_gpu_knows_more_clocks_and_they_are_in_order(measured):
 def test_a_kept_engine_predicts_the_same(project, measured):
     engines = project / ".dvc/tmp/trimlab/engines"
     before = {path.name: path.stat().st_mtime_ns for path in engines.glob("*.engine")}
-    cell = Cell("small", 0, "int8", "tensorrt")
+    target = Target("small", 0, "int8", "tensorrt")
     again = project / "again.npy"
-    request = benchmark_stage.request(STUDY, cell, project / "all.npz", project)
+    request = benchmark_stage.request(STUDY, target, project / "all.npz", project)
     changes = {"predictions": str(again), "torch_labels": str(project / "torch.npy"), "builds": 1}
     interpreters.run_measure(request._replace(**changes))
     np.testing.assert_array_equal(np.load(again), np.load(project / "int8-tensorrt.npy"))

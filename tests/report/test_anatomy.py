@@ -59,7 +59,7 @@ def test_widths_that_the_hardware_fills_up_are_named(widths, said):
 def test_a_cpus_batch_1_is_bound_by_overhead_where_a_batch_saves_most_of_it(batch_ms, share, bound):
     batch = factories.latency(batch_ms, n=20, batch_size=64)
     text = explained(latency=factories.latency(4.0), batch_latency=batch)
-    assert f"{share} % of the 4.00 ms at batch 1 are saved for each image of a batch of 64." in text
+    assert f"n image takes {share} % less time in a batch of 64 than alone (4.00 ms)." in text
     assert ("Batch 1 is bound by overhead: " in text) is bound
 
 

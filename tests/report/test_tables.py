@@ -303,7 +303,7 @@ def test_how_far_the_baseline_file_moves_is_said() -> None:
         factories.measurement(study, "large", precision, baseline_latency=factories.latency(p50))
         for precision, p50 in zip(("fp32", "fp16", "int8"), times, strict=True)
     ]
-    said = "anew in each of these 3 processes: p50 4.00 – 6.00 ms at batch 1, 240.00 – 240.00 ms at batch 64"
+    said = "again in each of these 3 processes: p50 4.00 – 6.00 ms at batch 1, 240.00 – 240.00 ms at batch 64"
     assert said in plain(findings.baseline_times(measured))
     assert findings.baseline_times(measured[:1]) is None
 
@@ -325,7 +325,7 @@ def test_the_candidate_is_compared_with_the_baseline() -> None:
     points = {(row[0], row[3]): row[7] for row in found[1:] if row[0] != REFERENCE}
     own = {("large", "FP32"): "0¹", ("candidate", "INT8"): "−1.87", ("small", "FP32"): "−2.00"}
     assert points.items() >= own.items()
-    assert "¹ large in FP32 is what Δ is against." in shown(tables.candidate(results(), BENCH))
+    assert "¹ Δ is measured against large in FP32." in shown(tables.candidate(results(), BENCH))
 
 
 def test_runtimes_of_a_device_come_as_the_study_lists_them() -> None:

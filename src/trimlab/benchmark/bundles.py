@@ -9,8 +9,8 @@ from pathlib import Path
 
 from trimlab import config, paths, progress
 from trimlab.benchmark import interpreters, runner
-from trimlab.benchmark.cells import cells
 from trimlab.benchmark.stage import request
+from trimlab.benchmark.targets import targets
 from trimlab.errors import UserError
 from trimlab.measure import contract
 from trimlab.measure.bundle import INDEX
@@ -93,9 +93,9 @@ def _requests(
             runner.write_pack(study.workload_of(variant), study.data.split, pack)
         labels = folder / variant
         labels.mkdir()
-        for cell in cells(study, variant, wanted):
-            progress.say(f"bundle {variant}: seed {cell.seed}, {cell.precision}, {cell.runtime}")
-            found.append(request(study, cell, pack, labels))
+        for target in targets(study, variant, wanted):
+            progress.say(f"bundle {variant}: seed {target.seed}, {target.precision}, {target.runtime}")
+            found.append(request(study, target, pack, labels))
             runner.score(found[-1])
     return found
 

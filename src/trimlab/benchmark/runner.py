@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from trimlab import config, fingerprint, progress
-from trimlab.benchmark.cells import Cell
+from trimlab.benchmark.targets import Target
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
 from trimlab.measure import contract, device, runtimes, scoring
@@ -93,10 +93,10 @@ def sha256_of_input(path: Path) -> str:
         raise UserError(f"{path} cannot be read ({error.strerror}): run `dvc repro`, which makes it again") from None
 
 
-def labels(cell: Cell, file: Path, scratch: Path) -> tuple[str | None, str | None]:
+def labels(target: Target, file: Path, scratch: Path) -> tuple[str | None, str | None]:
     """Return a request's `onnx_labels` and `exact_labels` for a file; see `score`."""
     labels = str(labels_file(file, scratch))
-    return None if cell.runtime == "onnxruntime" else labels, labels if cell.precision == "int8" else None
+    return None if target.runtime == "onnxruntime" else labels, labels if target.precision == "int8" else None
 
 
 def labels_file(file: Path, scratch: Path) -> Path:

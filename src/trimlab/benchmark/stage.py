@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from trimlab import config, machine, paths, progress, records
 from trimlab.benchmark import interpreters, runner
-from trimlab.benchmark.cells import Cell, cells
+from trimlab.benchmark.targets import Target, targets
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
 from trimlab.measure import weights
@@ -40,7 +40,7 @@ def benchmark_variant(study: config.Params, variant: str) -> list[records.Measur
     if study.variants[variant].precisions:
         here = interpreters.found_runtimes(study.benchmark.runtimes)
         with tempfile.TemporaryDirectory() as scratch:
-            measured, asked = _measure_all(study, variant, list(cells(study, variant, here)), Path(scratch))
+            measured, asked = _measure_all(study, variant, list(targets(study, variant, here)), Path(scratch))
         if not measured:
             raise UserError(f"{variant}: {', '.join(here)} can't measure any of its precisions here: add a runtime")
     _write_index(variant, measured)
@@ -58,96 +58,96 @@ class _Measured(NamedTuple):
     """Where the record is kept for the next call, until all of the variant's are there."""
 
 
-def request(study: config.Params, cell: Cell, pack: Path, scratch: Path) -> Request:
-    """Return what `trimlab.measure` is asked of a cell; the predicted labels go beside its record.
+def request(study: config.Params, target: Target, pack: Path, scratch: Path) -> Request:
+    """Return what `trimlab.measure` is asked of a target; the predicted labels go beside its record.
 
     Args:
         study: the whole params.
-        cell: what to measure.
+        target: what to measure.
         pack: what `runner.write_pack` wrote.
         scratch: folder for the labels that `runner.score` writes.
     """
-    timing, workload = study.benchmark, study.variants[cell.variant].workload
-    onnx_labels, exact_labels = runner.labels(cell, cell.file, scratch)
+    timing, workload = study.benchmark, study.variants[target.variant].workload
+    onnx_labels, exact_labels = runner.labels(target, target.file, scratch)
     return Request(
-        model=str(cell.file),
-        precision=cell.precision,
-        baseline=str(onnx_files.baseline_file(workload, cell.seed)),
-        runtime=cell.runtime,
+        model=str(target.file),
+        precision=target.precision,
+        baseline=str(onnx_files.baseline_file(workload, target.seed)),
+        runtime=target.runtime,
         pack=str(pack),
-        predictions=str(paths.measurement_file(*cell).with_suffix(".npy")),
-        torch_labels=str(paths.torch_labels_file(cell.variant, cell.seed)),
+        predictions=str(paths.measurement_file(*target).with_suffix(".npy")),
+        torch_labels=str(paths.torch_labels_file(target.variant, target.seed)),
         onnx_labels=onnx_labels,
         exact_labels=exact_labels,
-        seven_bit=_seven_bit(cell, scratch),
-        calibration=str(onnx_files.calibration_file(workload)) if cell.precision == "int8-entropy" else None,
-        engines=str(paths.project_root() / paths.STATE / "engines") if cell.on_gpu else None,
-        batch_size=timing.gpu_batch_size if cell.on_gpu else timing.batch_size,
+        seven_bit=_seven_bit(target, scratch),
+        calibration=str(onnx_files.calibration_file(workload)) if target.precision == "int8-entropy" else None,
+        engines=str(paths.project_root() / paths.STATE / "engines") if target.on_gpu else None,
+        batch_size=timing.gpu_batch_size if target.on_gpu else timing.batch_size,
         warmup=timing.warmup,
         repeats=timing.repeats,
         batch_repeats=timing.batch_repeats,
         threads=timing.threads,
-        builds=timing.builds if cell.on_gpu else 1,
-        lineage=_lineage(study, cell),
+        builds=timing.builds if target.on_gpu else 1,
+        lineage=_lineage(study, target),
     )
 
 
 def _measure_all(
-    study: config.Params, variant: str, todo: list[Cell], scratch: Path
+    study: config.Params, variant: str, todo: list[Target], scratch: Path
 ) -> tuple[list[_Measured], set[str]]:
     """Return what was measured, and the digests of all requests: some may not be available here."""
     pack, failed, measured = scratch / "pack.npz", list[str](), list[_Measured]()
     runner.write_pack(study.workload_of(variant), study.data.split, pack)
-    asked: dict[Cell, tuple[Request, str]] = {}
-    for cell in todo:
+    asked: dict[Target, tuple[Request, str]] = {}
+    for target in todo:
         try:
-            wanted = weights.fitted(request(study, cell, pack, scratch))
-            asked[cell] = wanted, runner.digest(wanted)
+            wanted = weights.fitted(request(study, target, pack, scratch))
+            asked[target] = wanted, runner.digest(wanted)
         except UserError as error:
             progress.say(f"error: {error}")
             failed.append(str(error))
     digests = {digest for _, digest in asked.values()}
     former = _asked_before(study, variant, digests)
-    for cell, (wanted, digest) in asked.items():
+    for target, (wanted, digest) in asked.items():
         try:
-            measured.append(_measure(cell, wanted, digest, former, scratch))
+            measured.append(_measure(target, wanted, digest, former, scratch))
         except NoRuntimeError as error:
             # It was there when `runtimes` looked: without it this would become the result of machines that have it.
-            failed.append(f"{cell.runtime} is no longer available here ({error}): run `dvc repro -f -s runtimes`")
+            failed.append(f"{target.runtime} is no longer available here ({error}): run `dvc repro -f -s runtimes`")
             progress.say(f"error: {failed[-1]}")
         except UserError as error:
             progress.say(f"error: {error}")
             failed.append(str(error))
         except UnavailableError as error:
-            progress.say(f"{cell.runtime} {cell.precision} is not measured here: {error}")
+            progress.say(f"{target.runtime} {target.precision} is not measured here: {error}")
     if failed:
         more = f", and {len(failed) - 1} more failed" if len(failed) > 1 else ""
         raise UserError(f"{failed[0]}{more}; what was measured is kept for the next call")
     return measured, digests
 
 
-def _measure(cell: Cell, asked: Request, digest: str, former: set[str], scratch: Path) -> _Measured:
-    path = paths.measurement_file(*cell)
+def _measure(target: Target, asked: Request, digest: str, former: set[str], scratch: Path) -> _Measured:
+    path = paths.measurement_file(*target)
     path.parent.mkdir(parents=True, exist_ok=True)
-    progress.say(f"benchmark {cell.variant}: seed {cell.seed}, {cell.precision}, {cell.runtime}")
-    with machine.exclusive(f"benchmark {cell.variant} {cell.precision}"):
-        kept = paths.kept_measurement(cell.variant, digest)
+    progress.say(f"benchmark {target.variant}: seed {target.seed}, {target.precision}, {target.runtime}")
+    with machine.exclusive(f"benchmark {target.variant} {target.precision}"):
+        kept = paths.kept_measurement(target.variant, digest)
         record = _take(kept, path)
         if record is None and digest in former:
-            record = _take(paths.answer(cell.variant, digest), path)
+            record = _take(paths.answer(target.variant, digest), path)
         if record is None:
             runner.score(asked)
             measured = interpreters.run_measure(asked)
-            record = _checked(measured, cell)
+            record = _checked(measured, target)
             records.write(record, path)
             _keep(path, kept)
-    if cell.runtime == "onnxruntime" and not asked.exact_labels:
-        shutil.copyfile(path.with_suffix(".npy"), runner.labels_file(cell.file, scratch))
+    if target.runtime == "onnxruntime" and not asked.exact_labels:
+        shutil.copyfile(path.with_suffix(".npy"), runner.labels_file(target.file, scratch))
     return _Measured(record, digest, kept)
 
 
-def _checked(measured: dict[str, Any], cell: Cell) -> records.Measurement:
-    record = records.parse(json.dumps(measured), f"what {cell.runtime} gave for {cell.file}")
+def _checked(measured: dict[str, Any], target: Target) -> records.Measurement:
+    record = records.parse(json.dumps(measured), f"what {target.runtime} gave for {target.file}")
     assert isinstance(record, records.Measurement)
     return record
 
@@ -182,9 +182,9 @@ def _file(record: records.Measurement) -> Path:
 def _asked_before(study: config.Params, variant: str, asked: set[str]) -> set[str]:
     """Return the requests of the variant's last run; none if this run asks the same: the cell was forced."""
     try:
-        told = json.loads(paths.answers_file(variant).read_text())
-        before = set(told["requests"])
-        forced = told["benchmark"] == study.benchmark.model_dump() and before == asked
+        answered = json.loads(paths.answers_file(variant).read_text())
+        before = set(answered["requests"])
+        forced = answered["benchmark"] == study.benchmark.model_dump() and before == asked
     except (OSError, ValueError, TypeError, LookupError):
         return set()  # there was none, or the file is not as it was written
     return set() if forced else before
@@ -211,27 +211,27 @@ def _write_index(variant: str, measured: list[_Measured]) -> None:
     index.write_text(json.dumps({"variant": variant, "records": names}, indent=1) + "\n")
 
 
-def _lineage(study: config.Params, cell: Cell) -> dict[str, Any]:
-    outcome = records.read_outcome(paths.outcome_file(paths.pruned(cell.variant), cell.seed))
-    calibrated = cell.precision in ("int8", "int8-entropy")
+def _lineage(study: config.Params, target: Target) -> dict[str, Any]:
+    outcome = records.read_outcome(paths.outcome_file(paths.pruned(target.variant), target.seed))
+    calibrated = target.precision in ("int8", "int8-entropy")
     return {
         "kind": "measurement",
         **{key: value for key, value in outcome.items() if key in _LINEAGE},
         "study": study.study,
-        "params_digest": study.measurement_digest(cell.variant, cell.runtime),
+        "params_digest": study.measurement_digest(target.variant, target.runtime),
         "commit": records.commit(),
         "versions": machine.versions("torch", "onnx"),
-        "weight_bytes": onnx_files.weight_bytes(cell.file),
-        "weight_bits": 8 if cell.precision == "int8" else None,
+        "weight_bytes": onnx_files.weight_bytes(target.file),
+        "weight_bits": 8 if target.precision == "int8" else None,
         "torch_top1_accuracy": outcome["top1_accuracy"],
-        "calibration_sha256": onnx_files.read_manifest(cell.variant)["calibration_sha256"] if calibrated else None,
+        "calibration_sha256": onnx_files.read_manifest(target.variant)["calibration_sha256"] if calibrated else None,
     }
 
 
-def _seven_bit(cell: Cell, scratch: Path) -> SevenBit | None:
-    """Return the file that is run where 8-bit weights would saturate; None where a cell has none."""
-    file = cell.seven_bit_file
+def _seven_bit(target: Target, scratch: Path) -> SevenBit | None:
+    """Return the file that is run where 8-bit weights would saturate; None where it has none."""
+    file = target.seven_bit_file
     if file is None:
         return None
     lineage = {"weight_bytes": onnx_files.weight_bytes(file), "weight_bits": 7}
-    return SevenBit(str(file), *runner.labels(cell, file, scratch), lineage)
+    return SevenBit(str(file), *runner.labels(target, file, scratch), lineage)

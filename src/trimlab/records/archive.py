@@ -104,7 +104,7 @@ def present(study: Params) -> list[Path]:
 def _unedited(path: Path) -> Record:
     record = read(path)
     if not path.stem.endswith(record.digest[:12]):
-        raise UserError(f"{path} was edited (its digest is {record.digest[:12]}): `git checkout` it, or import it anew")
+        raise UserError(f"{path} was edited (its digest is {record.digest[:12]}): `git checkout` it, or import it")
     return record
 
 

@@ -59,7 +59,7 @@ def agreement(results: Results, measured: Sequence[Measurement]) -> Table | None
     runtime = pretty(compared[0].runtime)
     columns = [
         *FILE, Column("torch %", "%"), Column("ONNX Runtime %", "%"), Column(f"{runtime} %", "%"),
-        Column("Labels unlike torch %", "%"), Column("Labels unlike ONNX Runtime %", "%"),
+        Column("Labels that differ from torch %", "%"), Column("Labels that differ from ONNX Runtime %", "%"),
     ]  # fmt: skip
     rows = [
         [
@@ -83,7 +83,7 @@ def exactness(results: Results, measured: Sequence[Measurement]) -> Table | None
     columns = [
         words("Variant"), Column("Seed"), Column("Weight bits"), Column(f"{pretty(files[0].runtime)} %", "%"),
         Column("Exact arithmetic %", "%"), Column("Difference", "points"), Column("Noise", "points"),
-        Column("Labels unlike exact %", "%"),
+        Column("Labels that differ from exact %", "%"),
     ]  # fmt: skip
     caption = (
         f"{where(results, files)}. Exact arithmetic: the same INT8 file without fused kernels. Difference: points of "
@@ -347,10 +347,10 @@ def _batch_one(record: Measurement) -> Finding:
     batch_size = record.batch_latency.batch_size
     alone, shared = record.latency.p50_ms, record.batch_latency.p50_ms / batch_size
     overhead = max(0.0, 1 - shared / alone)
-    bound = "Batch 1 is bound by overhead: " if overhead > OVERHEAD else ""
+    start = "Batch 1 is bound by overhead: an" if overhead > OVERHEAD else "An"
     return Finding.of(
-        f"{bound}{100 * overhead:.0f} % of the {milliseconds(alone)} ms at batch 1 are saved for each image of a batch "
-        f"of {batch_size}.",
+        f"{start} image takes {100 * overhead:.0f} % less time in a batch of {batch_size} than alone "
+        f"({milliseconds(alone)} ms).",
         overhead_percent=100 * overhead,
         latency_ms=alone,
     )

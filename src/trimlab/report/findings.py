@@ -144,7 +144,7 @@ def fine_tuning(results: Results, workload: str) -> Finding | None:
     if most <= 0:
         return None
     return Finding.of(
-        f"Fine-tuning gives back up to {most:.2f} points (at {ratio_percent(records[0].ratio)}).",
+        f"Fine-tuning recovers up to {most:.2f} points (at {ratio_percent(records[0].ratio)}).",
         about=_pruning_key(results, [records]),
         points_gained=most,
     )
@@ -247,7 +247,7 @@ def baseline_times(measured: Sequence[Measurement]) -> Finding | None:
     single = [record.baseline_latency.p50_ms for record in measured]
     batch = [record.baseline_batch_latency.p50_ms for record in measured]
     return Finding.of(
-        f"The unpruned FP32 file, timed anew in each of these {len(measured)} processes: p50 {least_to_most(single)} "
+        f"The unpruned FP32 file, timed again in each of these {len(measured)} processes: p50 {least_to_most(single)} "
         f"ms at batch 1, {least_to_most(batch)} ms at batch {measured[0].batch_latency.batch_size}. That is the "
         "machine's own variation.",
         least_ms=min(single),

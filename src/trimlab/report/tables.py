@@ -526,7 +526,7 @@ def _precision(record: Measurement) -> Value:
 def _delta(found: Sequence[Measurement], fp32: Sequence[Measurement], against: str) -> Value:
     """Write the points gained against an FP32 file, seed by seed: of the same weights, or of the variant `against`."""
     if found == fp32:
-        return Value("0", 0, f"{f'{against} in FP32' if against else 'FP32'} is what Δ is against")
+        return Value("0", 0, f"Δ is measured against {f'{against} in FP32' if against else 'FP32'}")
     pairs = [
         (a, b) for a in found for b in fp32 if a.seed == b.seed and (against or a.weights_sha256 == b.weights_sha256)
     ]

@@ -10,7 +10,7 @@ from trimlab.formats import Computed
 from trimlab.quantize import onnx_files
 
 
-class Cell(NamedTuple):
+class Target(NamedTuple):
     """One file in one runtime."""
 
     variant: str
@@ -38,10 +38,10 @@ class Cell(NamedTuple):
         return self.runtime == "tensorrt"
 
 
-def cells(study: config.Params, variant: str, wanted: Sequence[config.Runtime]) -> Iterator[Cell]:
+def targets(study: config.Params, variant: str, wanted: Sequence[config.Runtime]) -> Iterator[Target]:
     """Yield what is measured of a variant: its seeds, in its precisions as each wanted runtime computes them."""
     precisions = study.variants[variant].precisions
     for seed, runtime in product(study.seeds, wanted):
         for known in formats.of_runtime(runtime):
             if known.asked_as in precisions:
-                yield Cell(variant, seed, known.name, runtime)
+                yield Target(variant, seed, known.name, runtime)
