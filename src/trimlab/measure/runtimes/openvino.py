@@ -18,7 +18,8 @@ class OpenVino:
     def __init__(self, path: str, settings: Settings) -> None:
         openvino = imported("openvino")
         if settings.precision == "bf16" and not device.has_native_bf16():
-            raise UnavailableError(f"bf16: {device.processor_name()} does not multiply it: measure it on one that does")
+            name = device.processor_name()
+            raise UnavailableError(f"{name} has no bf16 arithmetic: use a processor with AMX or AVX-512 BF16")
         self._path = path
         self._core = openvino.Core()
         self._options = {
