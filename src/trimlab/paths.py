@@ -70,6 +70,11 @@ def dataset_file(dataset: str) -> Path:
     return Path("prepare") / dataset / "dataset.safetensors"
 
 
+def verification(dataset: str) -> Path:
+    """Return the file that remembers the digest of a dataset's file."""
+    return project_root() / STATE / "verified" / f"{dataset}.json"
+
+
 def trained(workload: str) -> Path:
     """Return the output folder of `train`."""
     return Path("train") / workload

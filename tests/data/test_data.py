@@ -17,9 +17,11 @@ from PIL import Image
 
 from trimlab import config, paths
 from trimlab.data import stage as data_stage
+from trimlab.data import verified
 from trimlab.data.dataset import calibration_images, load_dataset
 from trimlab.data.folder import _read_image
 from trimlab.data.splits import drawn
+from trimlab.digests import sha256_of
 from trimlab.errors import UserError
 
 DATA = config.Data(split="test", holdout_fraction=0.1, seed=0)
@@ -92,6 +94,50 @@ def test_a_changed_file_is_refused(digits):
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     with pytest.raises(UserError, match="sha256"):
         load_dataset("digits")
+
+
+def settled(path):
+    """Make a file look as if it was written a minute ago."""
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - 60 * 10**9))
+
+
+def test_a_file_is_hashed_once_and_again_after_a_change(digits, monkeypatch):
+    hashed, path = [], paths.dataset_file("digits")
+    monkeypatch.setattr(verified, "sha256_of", lambda file: hashed.append(file) or sha256_of(file))
+    settled(path)
+    for _ in range(3):
+        load_dataset("digits")
+    assert len(hashed) == 1
+    os.utime(path, ns=(0, 0))
+    load_dataset("digits")
+    assert len(hashed) == 2
+
+
+def test_a_file_that_changed_after_its_digest_was_remembered_is_refused(digits):
+    path = paths.dataset_file("digits")
+    settled(path)
+    load_dataset("digits")
+    changed = path.read_bytes()[:-1] + b"\x01"
+    path.unlink()  # tensors read from it are mapped, not copied
+    path.write_bytes(changed)
+    settled(path)
+    assert "run `dvc checkout prepare@digits`" in refusal(lambda: load_dataset("digits"))
+
+
+def test_the_digest_of_a_file_written_just_now_is_not_remembered(digits):
+    load_dataset("digits")
+    assert not paths.verification("digits").exists()
+
+
+@pytest.mark.parametrize("known", ["", "[]", '{"identity": 1}', "\xff"])
+def test_a_damaged_memory_of_digests_is_replaced(known, digits):
+    settled(paths.dataset_file("digits"))
+    memory = paths.verification("digits")
+    memory.parent.mkdir(parents=True)
+    memory.write_bytes(known.encode("latin-1"))
+    assert load_dataset("digits").sha256 == digits.sha256
+    assert json.loads(memory.read_text())["sha256"] == digits.sha256
 
 
 def in_turn(labels, among, seed):

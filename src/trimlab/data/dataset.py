@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trimlab import paths
 from trimlab.config import Normalisation, Workload
-from trimlab.digests import sha256_of
+from trimlab.data.verified import remembered_sha256
 from trimlab.errors import UserError
 
 IMAGENET = Normalisation(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
@@ -101,7 +101,7 @@ def load_dataset(name: str) -> Dataset:
     try:
         facts = json.loads(told.read_text())
         expected, classes = str(facts["sha256"]), [str(label) for label in facts["classes"]]
-        actual = sha256_of(path)
+        actual = remembered_sha256(path, paths.verification(name))
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} does not exist: run `dvc repro prepare@{name}`") from None
     except (OSError, ValueError, KeyError, TypeError):
