@@ -75,6 +75,11 @@ def verification(dataset: str) -> Path:
     return project_root() / STATE / "verified" / f"{dataset}.json"
 
 
+def damaged_images(dataset: str) -> Path:
+    """Return the list of a dataset's images that could not be read, if there were many."""
+    return project_root() / STATE / "damaged" / f"{dataset}.txt"
+
+
 def trained(workload: str) -> Path:
     """Return the output folder of `train`."""
     return Path("train") / workload

@@ -4,22 +4,19 @@ import hashlib
 import io
 import json
 import os
-import struct
 import zipfile
-import zlib
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
+from photographs import refusal
 from trimlab import config, paths
 from trimlab.data import stage as data_stage
 from trimlab.data import verified
 from trimlab.data.dataset import calibration_images, load_dataset
-from trimlab.data.folder import _read_image
 from trimlab.data.splits import drawn
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
@@ -34,27 +31,10 @@ def digits(in_tmp):
     return load_dataset("digits")
 
 
-def write_folder(root, size=8, train=30, test=6):
-    for part, count in (("train", train), ("test", test)):
-        for label in ("cat", "dog"):
-            (root / part / label).mkdir(parents=True)
-            for index in range(count):
-                pixels = np.full((size, size, 3), index * 7 % 255, np.uint8)
-                Image.fromarray(pixels).save(root / part / label / f"{index:02}.png")
-
-
 def test_preparing_twice_gives_the_same_file(digits):
     first = digits.sha256
     data_stage.prepare("digits", DIGITS, DATA)
     assert load_dataset("digits").sha256 == first
-
-
-def refusal(prepare):
-    """The one line with which something is refused."""
-    with pytest.raises(UserError) as error:
-        prepare()
-    assert len(str(error.value).splitlines()) == 1
-    return str(error.value)
 
 
 def test_calibration_images_are_stratified_and_outside_the_hold_out(digits):
@@ -256,147 +236,6 @@ def test_a_prepared_file_without_its_tensors_is_refused(digits):
     facts = {"sha256": hashlib.sha256(b"no tensors").hexdigest(), "classes": ["a"]}
     path.with_suffix(".json").write_text(json.dumps(facts))
     assert "is not what prepare writes" in refusal(lambda: load_dataset("digits"))
-
-
-def test_a_folder_of_images_is_read(in_tmp):
-    write_folder(in_tmp / "pets")
-    data_stage.prepare("pets", config.DatasetSource(source="folder", path="pets"), DATA)
-    pets = load_dataset("pets")
-    assert pets.classes == ["cat", "dog"]
-    assert pets.train_images.shape == (60, 3, 8, 8)
-    assert pets.test_labels.tolist() == [0] * 6 + [1] * 6
-
-
-def test_a_class_in_one_part_alone_is_refused(in_tmp):
-    write_folder(in_tmp / "pets")
-    (in_tmp / "pets/test/zebra").mkdir()
-    Image.new("RGB", (8, 8)).save(in_tmp / "pets/test/zebra/1.png")
-    with pytest.raises(UserError, match="pets/test/zebra: train and test must hold images of the same classes"):
-        data_stage.prepare("pets", config.DatasetSource(source="folder", path="pets"), DATA)
-
-
-def test_images_of_two_sizes_are_refused(in_tmp):
-    write_folder(in_tmp / "pets")
-    Image.new("RGB", (9, 9)).save(in_tmp / "pets/train/cat/odd.png")
-    with pytest.raises(UserError, match=r"odd.png is 9×9 pixels \(height × width\), .*00.png 8×8: make them one size"):
-        data_stage.prepare("pets", config.DatasetSource(source="folder", path="pets"), DATA)
-
-
-def test_a_damaged_image_is_named(in_tmp):
-    write_folder(in_tmp / "pets")
-    (in_tmp / "pets/train/cat/bad.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"bad\.png is not a readable image"):
-        data_stage.prepare("pets", config.DatasetSource(source="folder", path="pets"), DATA)
-
-
-PETS = config.DatasetSource(source="folder", path="pets")
-
-
-def pets():
-    data_stage.prepare("pets", PETS, DATA)
-    return load_dataset("pets")
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("train/cat.png", r"train/cat\.png is not a class folder"),
-        ("train/cat/more/1.png", r"train/cat/more is a folder: put images directly into pets/train/cat"),
-        ("test/dog/notes.txt", r"notes\.txt is not a readable image"),
-        ("train/cat/README", r"README is not a readable image"),
-    ],
-)
-def test_what_is_no_image_in_a_class_folder_is_named(name, message, in_tmp):
-    write_folder(in_tmp / "pets")
-    (in_tmp / "pets" / name).parent.mkdir(exist_ok=True)
-    (in_tmp / "pets" / name).write_text("no image")
-    with pytest.raises(UserError, match=message):
-        pets()
-
-
-def test_an_image_without_a_suffix_is_read(in_tmp):
-    write_folder(in_tmp / "pets")
-    (in_tmp / "pets/train/cat/00.png").rename(in_tmp / "pets/train/cat/00")
-    assert len(pets().train_labels) == 60
-
-
-def test_what_desktops_leave_behind_is_no_image_and_no_class(in_tmp):
-    write_folder(in_tmp / "pets")
-    before = pets().sha256
-    for name in (".DS_Store", "train/.DS_Store", "train/cat/.DS_Store", "train/cat/Thumbs.db", "test/dog/desktop.ini"):
-        (in_tmp / "pets" / name).write_bytes(b"\0")
-    for part in ("train", "test"):
-        (in_tmp / "pets" / part / ".cache").mkdir()
-        (in_tmp / "pets" / part / ".cache/1.png").write_bytes(b"\0")
-    assert pets().sha256 == before
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_is_refused_and_not_waited_for(in_tmp):
-    write_folder(in_tmp / "pets")
-    os.mkfifo(in_tmp / "pets/train/cat/a.png")
-    assert "a.png is not a regular file" in refusal(pets)
-
-
-def test_a_decompression_bomb_is_refused(in_tmp):
-    write_folder(in_tmp / "pets")
-    (in_tmp / "pets/train/cat/huge.png").write_bytes(png(struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0), b""))
-    assert "huge.png has more than 89478485 pixels: make it smaller" in refusal(pets)
-
-
-def png(header, rows):
-    """A PNG of an IHDR and of raw rows, each with its filter byte."""
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    body = b"".join(
-        struct.pack(">I", len(said)) + kind + said + struct.pack(">I", zlib.crc32(kind + said)) for kind, said in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
-def read_back(tmp_path, image, suffix="png"):
-    image.save(tmp_path / f"image.{suffix}")
-    return _read_image(tmp_path / f"image.{suffix}")
-
-
-@pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_16_bit_greys_are_scaled_to_8_bits_and_rounded(suffix, tmp_path):
-    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-    found = read_back(tmp_path, Image.fromarray(values), suffix)
-    expected = np.array([round(int(value) / 257) for value in values.flat], np.uint8).reshape(256, 256)
-    assert found.shape == (256, 256, 3)
-    assert all((found[..., channel] == expected).all() for channel in range(3))
-
-
-def test_16_bit_greys_of_a_pgm_are_scaled(tmp_path):
-    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 65535 " + struct.pack(">HH", 257, 65535))
-    assert _read_image(tmp_path / "a.pgm")[0, :, 0].tolist() == [1, 255]
-
-
-def test_16_bit_colours_keep_their_upper_bits(tmp_path):
-    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
-    rows = b"\0" + struct.pack(">6H", 0, 257 * 8, 65535, 0x0100, 0x8000, 0xFF00)
-    (tmp_path / "a.png").write_bytes(png(header, rows))
-    assert _read_image(tmp_path / "a.png").tolist() == [[[0, 8, 255], [1, 128, 255]]]
-
-
-def test_transparency_is_dropped(tmp_path):
-    image = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
-    assert (read_back(tmp_path, image) == (10, 20, 30)).all()
-
-
-def test_palettes_greys_and_two_tones_are_read(tmp_path):
-    colours = Image.new("RGB", (4, 4), (255, 0, 0))
-    palette = colours.convert("P")
-    palette.info["transparency"] = bytes([0] * 256)
-    assert (read_back(tmp_path, palette) == (255, 0, 0)).all()
-    assert (read_back(tmp_path, Image.new("L", (4, 4), 77)) == 77).all()
-    assert (read_back(tmp_path, Image.new("1", (4, 4), 1)) == 255).all()
-
-
-@pytest.mark.parametrize(("mode", "value"), [("F", 0.5), ("I", 70000)])
-def test_pixels_without_a_known_range_are_refused(mode, value, tmp_path):
-    said = refusal(lambda: read_back(tmp_path, Image.new(mode, (4, 4), value), "tiff"))
-    assert f"has pixels of mode {mode}, whose range is unknown: convert it to 8-bit RGB or grey" in said
 
 
 def npz(**changed):

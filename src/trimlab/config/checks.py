@@ -12,17 +12,28 @@ CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python
 """The folders' names in torchvision, without importing it."""
 
 
+INDEX_FILES = ("index.csv", "index.parquet")
+"""One of them lies in the folder of a dataset with an index."""
+
+
 def missing_files(study: Params) -> list[str]:
     """Return one line, with the remedy, for each file or folder of the study that does not exist."""
     files = [(f"workloads.{key}.weights", workload.weights, "file") for key, workload in study.workloads.items()]
     files += [
-        (f"datasets.{key}.path", dataset.path, "folder" if dataset.source == "folder" else "file")
+        (f"datasets.{key}.path", dataset.path, "folder" if dataset.source in ("folder", "index") else "file")
         for key, dataset in study.datasets.items()
     ]
     lines = [
         f"{key} {short(name)} {_complaint(Path(name), kind)}"
         for key, name, kind in files
         if Path(name) != paths.NO_FILE and not (Path(name).is_dir() if kind == "folder" else Path(name).is_file())
+    ]
+    lines += [
+        f"datasets.{key}.path {short(dataset.path)} holds {found or 'none'} of {' and '.join(INDEX_FILES)}: "
+        "put one of them there"
+        for key, dataset in study.datasets.items()
+        if dataset.source == "index" and Path(dataset.path).is_dir()
+        if (found := sum((Path(dataset.path) / name).is_file() for name in INDEX_FILES)) != 1
     ]
     if not paths.NO_FILE.is_file():
         lines.append(f"{paths.NO_FILE} does not exist: run in the project's root, or `git checkout {paths.NO_FILE}`")

@@ -17,7 +17,8 @@ numbers as numbers, and names are parts of file names."""
 Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 TrainingPrecision = Literal["auto", "amp", "tf32", "fp32"]
 BuiltinSource = Literal["cifar10", "cifar100", "digits"]
-Source = Literal["cifar10", "cifar100", "digits", "folder", "npz"]
+Source = Literal["cifar10", "cifar100", "digits", "folder", "index", "npz"]
+Resize = Literal["shorter-side", "stretch", "pad"]
 
 
 class Section(BaseModel):
@@ -45,9 +46,17 @@ class DatasetSource(Section):
     """Where a dataset comes from."""
 
     source: Source
-    """A built-in dataset, or a `folder` (train/CLASS/*.png, test/CLASS/*.png) or `npz` file that DVC tracks."""
+    """A built-in dataset, or what DVC tracks: a `folder` of class folders, a folder with an `index` of its images
+    (index.csv or index.parquet), or an `npz` file."""
     path: str
     """The tracked folder or file; `data/none` for a built-in source."""
+    image_size: Annotated[int, Field(ge=8, le=2048)] | None = None
+    """Height and width in pixels that images are resized to; without it, they must be of one size."""
+    resize: Resize = "shorter-side"
+    """How images become square: the shorter side is scaled and the longer one is cropped at both ends, the image is
+    stretched, or the longer side is scaled and the rest is padded with black."""
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of each class that becomes the test set, where a folder or an index does not say which images are."""
 
     @model_validator(mode="after")
     def _path_fits_source(self) -> "DatasetSource":
@@ -55,6 +64,14 @@ class DatasetSource(Section):
         if not self.path or builtin != (self.path == str(paths.NO_FILE)):
             need = f"`{paths.NO_FILE}`" if builtin else "the folder or file, tracked by DVC"
             raise ValueError(f"path {short(self.path)} does not fit source {self.source!r}: give {need}")
+        return self
+
+    @model_validator(mode="after")
+    def _options_fit_source(self) -> "DatasetSource":
+        if "resize" in self.model_fields_set and not self.image_size:
+            raise ValueError(f"resize {self.resize!r} has no size to resize to: add image_size")
+        if "test_fraction" in self.model_fields_set and self.source not in ("folder", "index"):
+            raise ValueError(f"test_fraction {self.test_fraction} does not fit source {self.source!r}: remove it")
         return self
 
 

@@ -8,22 +8,23 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from trimlab.config import Data
-from trimlab.data.dataset import Split
+from trimlab.config import Data, DatasetSource
+from trimlab.data.parts import Part, part_of_array
 from trimlab.data.splits import drawn
 from trimlab.errors import UserError, one_line
 
 
-def read_cifar(kind: str) -> Callable[[Path, Data], tuple[Split, Split, list[str]]]:
+def read_cifar(kind: str) -> Callable[[DatasetSource, Data], tuple[Part, Part, list[str]]]:
     """Return the reader of `cifar10` or `cifar100`: files found, or downloaded, by torchvision."""
 
-    def read(_: Path, data: Data) -> tuple[Split, Split, list[str]]:
+    def read(source: DatasetSource, data: Data) -> tuple[Part, Part, list[str]]:
         from torchvision import datasets
 
         root = os.environ.get("DATA_ROOT") or data.root
         cifar = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[kind]
         train, test = (_open_cifar(cifar, root, part) for part in (True, False))
-        return _split(train), _split(test), list(train.classes)
+        parts = [part_of_array(each.data, torch.tensor(each.targets), source) for each in (train, test)]
+        return parts[0], parts[1], list(train.classes)
 
     return read
 
@@ -43,21 +44,17 @@ def _open_cifar(cifar: Any, root: str, train: bool) -> Any:
         ) from None
 
 
-def _split(cifar: Any) -> Split:
-    images = torch.from_numpy(cifar.data).permute(0, 3, 1, 2).contiguous()
-    return images, torch.as_tensor(cifar.targets, dtype=torch.int64)
-
-
-def read_digits(_: Path, __: Data) -> tuple[Split, Split, list[str]]:
+def read_digits(source: DatasetSource, _: Data) -> tuple[Part, Part, list[str]]:
     """Read scikit-learn's digits, enlarged to 32×32, a fifth of each class as the test set."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     small = torch.from_numpy(digits.images).float().unsqueeze(1) * (255 / 16)
     large = F.interpolate(small, size=(32, 32), mode="bilinear", align_corners=False)
-    images = large.round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+    images = large.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
     labels = torch.from_numpy(digits.target).long()
     test = torch.zeros(len(labels), dtype=torch.bool)
     equally = torch.ones(10, dtype=torch.int64)
     test[drawn(labels, torch.arange(len(labels)), equally, seed=0)[: len(labels) // 5]] = True
-    return (images[~test], labels[~test]), (images[test], labels[test]), [str(digit) for digit in range(10)]
+    parts = [part_of_array(images[which.numpy()], labels[which], source) for which in (~test, test)]
+    return parts[0], parts[1], [str(digit) for digit in range(10)]

@@ -1,39 +1,94 @@
-"""A dataset in folders of image files, one a class."""
+"""A dataset in folders of image files, one folder a class."""
 
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from trimlab.config import Data
-from trimlab.data.dataset import Split
+from trimlab import progress
+from trimlab.config import Data, DatasetSource
+from trimlab.data.decode import SUFFIXES
+from trimlab.data.files import Labelled, and_more, parts_of_files
+from trimlab.data.parts import Part
 from trimlab.errors import UserError
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+LAYOUT = "lay images out as {0}/train/CLASS and {0}/test/CLASS, or as {0}/CLASS"
 
 
-def read_folder(path: Path, _: Data) -> tuple[Split, Split, list[str]]:
-    """Read train/CLASS/* and test/CLASS/*.
+def read_folder(source: DatasetSource, data: Data) -> tuple[Part, Part, list[str]]:
+    """Read train/CLASS and test/CLASS, or CLASS alone with a test set that is drawn; subfolders belong to a class.
 
     Raises:
-        UserError: the folders are laid out otherwise, or an image cannot be read.
+        UserError: the folders are laid out otherwise, or a class lacks training or test images.
     """
-    parts = {part: _class_folders(path / part) for part in ("train", "test")}
-    classes = list(parts["train"])
-    if not classes:
-        raise UserError(f"{path}/train holds no class folders: lay images out as train/CLASS/*.png, test/CLASS/*.png")
-    for part, folders in parts.items():
-        odd = sorted({name for name, files in folders.items() if files} ^ set(classes))
-        if odd:
-            raise UserError(
-                f"{path / part / odd[0]}: train and test must hold images of the same classes: "
-                "add the missing images, or remove the class"
-            )
-    return _read_images(parts["train"]), _read_images(parts["test"]), classes
+    path, passed_over = Path(source.path), list[Path]()
+    if _has_parts(path):
+        train, test = (_labelled(path / part, path, passed_over) for part in ("train", "test"))
+        passed_over += [entry for entry in _entries(path) if entry.name not in ("train", "test")]
+    else:
+        train, test = _labelled(path, path, passed_over), None
+    if passed_over:
+        progress.say(
+            f"{passed_over[0]} is left out{and_more(len(passed_over) - 1, 'entr', 'ies')}: images lie in class "
+            f"folders, and their names end in one of {', '.join(sorted(SUFFIXES))}"
+        )
+    return parts_of_files(train, test, source, data)
+
+
+def _has_parts(path: Path) -> bool:
+    """Return whether a folder holds train/ and test/, rather than class folders.
+
+    Raises:
+        UserError: it holds one of them, and that holds class folders.
+    """
+    parts = [part for part in ("train", "test") if (path / part).is_dir()]
+    if len(parts) == 1 and not any(_is_image(entry) for entry in _entries(path / parts[0])):
+        other = "test" if parts == ["train"] else "train"
+        raise UserError(f"{path} holds {parts[0]} and no {other}: {LAYOUT.format(path)}")
+    return len(parts) == 2
+
+
+def _labelled(folder: Path, root: Path, passed_over: list[Path]) -> list[Labelled]:
+    """Return the images in each class folder, in order; what is no image is added to `passed_over`.
+
+    Raises:
+        UserError: an image is in no class folder, or a class folder holds none.
+    """
+    images: list[Labelled] = []
+    for entry in _entries(folder):
+        if not entry.is_dir():
+            if _is_image(entry):
+                raise UserError(f"{entry} is in no class folder: {LAYOUT.format(root)}")
+            passed_over.append(entry)
+            continue
+        files = list(_files(entry))
+        chosen = [(file, entry.name) for file in files if _is_image(file)]
+        if not chosen:
+            raise UserError(f"{entry} holds no images: add images, or remove the folder")
+        images += chosen
+        passed_over += [file for file in files if not _is_image(file)]
+    if not images:
+        raise UserError(f"{folder} holds no class folders: {LAYOUT.format(root)}")
+    return images
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix[1:].lower() in SUFFIXES and not file.is_dir()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and its subfolders, in order.
+
+    Raises:
+        UserError: something is neither a file nor a folder, or a link leads back to where it lies.
+    """
+    for entry in _entries(folder):
+        if entry.is_dir():
+            if entry.is_symlink() and folder.resolve().is_relative_to(entry.resolve()):
+                raise UserError(f"{entry} links to a folder that it lies in: remove it")
+            yield from _files(entry)
+        elif entry.is_file():
+            yield entry
+        else:
+            raise UserError(f"{entry} is not a regular file: remove it")
 
 
 _LEFT_BEHIND = {"thumbs.db", "desktop.ini", "__macosx"}
@@ -47,77 +102,3 @@ def _entries(folder: Path) -> list[Path]:
     except OSError as error:
         raise UserError(f"{folder} cannot be read ({error.strerror}): change its permissions") from None
     return [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in _LEFT_BEHIND]
-
-
-def _class_folders(folder: Path) -> dict[str, list[Path]]:
-    """Return the image files of each class in order, by the class's name.
-
-    Raises:
-        UserError: something is neither: an image beside the class folders, a folder within one, a pipe.
-    """
-    classes = {}
-    for entry in _entries(folder):
-        if not entry.is_dir():
-            raise UserError(f"{entry} is not a class folder: lay images out as {folder}/CLASS/*.png, remove all else")
-        classes[entry.name] = _entries(entry)
-        for file in classes[entry.name]:
-            if not file.is_file():
-                what = "a folder" if file.is_dir() else "not a regular file"
-                raise UserError(f"{file} is {what}: put images directly into {entry}, remove all else")
-    return classes
-
-
-def _read_images(classes: dict[str, list[Path]]) -> Split:
-    files = [(file, label) for label, name in enumerate(classes) for file in classes[name]]
-    arrays: list[NDArray[np.uint8]] = []
-    for file, _ in files:
-        arrays.append(_read_image(file))
-        height, width = arrays[-1].shape[:2]
-        if arrays[-1].shape != arrays[0].shape:
-            first = "{}×{}".format(*arrays[0].shape[:2])
-            raise UserError(
-                f"{file} is {height}×{width} pixels (height × width), {files[0][0]} {first}: make them one size"
-            )
-    images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-    return images, torch.tensor([label for _, label in files])
-
-
-def _read_image(file: Path) -> NDArray[np.uint8]:
-    """Read an image file as (H, W, 3) uint8.
-
-    Grey is repeated, and transparency dropped, as torchvision's ImageFolder does. 16-bit grey is scaled and
-    rounded; of 16-bit colours Pillow gives only the upper 8 bits, at most one level lower.
-
-    Raises:
-        UserError: it is damaged, huge, or has values without a known range (32 bits, floating-point).
-    """
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                mode, pixels = image.mode, _rgb(image)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UserError(f"{file} has more than {Image.MAX_IMAGE_PIXELS} pixels: make it smaller") from None
-    except Exception:  # Pillow raises whatever the bytes provoke
-        raise UserError(f"{file} is not a readable image: replace or remove it") from None
-    if pixels is None:
-        raise UserError(f"{file} has pixels of mode {mode}, whose range is unknown: convert it to 8-bit RGB or grey")
-    return pixels
-
-
-_EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
-"""Pillow's modes that it converts to RGB without a guess."""
-
-
-def _rgb(image: "Image") -> NDArray[np.uint8] | None:
-    """Return an opened image's pixels, (H, W, 3); None where their range is unknown."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        wide = np.asarray(image).astype(np.uint32)
-        grey = ((wide + 128) // 257).astype(np.uint8)  # 65535 = 257 · 255
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode not in _EIGHT_BIT:
-        return None
-    # By way of RGBA, because Pillow warns of palettes with transparency otherwise.
-    return np.asarray((image.convert("RGBA") if image.mode == "P" else image).convert("RGB"))

@@ -9,17 +9,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trimlab.config import Data
-from trimlab.data.dataset import Split
+from trimlab.config import Data, DatasetSource
+from trimlab.data.parts import Part, part_of_array
 from trimlab.errors import UserError, one_line
 
 
-def read_npz(path: Path, _: Data) -> tuple[Split, Split, list[str]]:
+def read_npz(source: DatasetSource, _: Data) -> tuple[Part, Part, list[str]]:
     """Read `train_images`, `train_labels`, `test_images`, `test_labels`, and `classes` if there.
 
     Raises:
         UserError: it is no such file, or an array has the wrong type, shape or values.
     """
+    path = Path(source.path)
     if not path.is_file():
         raise UserError(f"{path} is not a file: name an .npz that numpy.savez wrote")
     try:
@@ -28,8 +29,11 @@ def read_npz(path: Path, _: Data) -> tuple[Split, Split, list[str]]:
         raise UserError(
             f"{path} is not an .npz with {', '.join(_NPZ_KEYS)} ({one_line(error)}): save it with numpy.savez"
         ) from None
-    train, test = ((_npz_images(path, arrays, part), _npz_labels(path, arrays, part)) for part in ("train", "test"))
-    return train, test, _npz_classes(path, arrays, train[1])
+    train, test = (
+        part_of_array(_npz_images(path, arrays, part), _npz_labels(path, arrays, part), source)
+        for part in ("train", "test")
+    )
+    return train, test, _npz_classes(path, arrays, train.labels)
 
 
 _NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -46,11 +50,11 @@ def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _npz_images(path: Path, arrays: dict[str, NDArray[Any]], part: str) -> Tensor:
+def _npz_images(path: Path, arrays: dict[str, NDArray[Any]], part: str) -> NDArray[np.uint8]:
     images = arrays[f"{part}_images"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape[1:]:
         raise UserError(f"{path}: {part}_images is {images.dtype} {images.shape}: give uint8 (N, height, width, 3)")
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    return images
 
 
 def _npz_labels(path: Path, arrays: dict[str, NDArray[Any]], part: str) -> Tensor:

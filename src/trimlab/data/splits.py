@@ -24,6 +24,26 @@ def held_out(name: str, count: int, data: Data) -> int:
     return held
 
 
+def drawn_test(labels: Tensor, fraction: float, seed: int) -> Tensor:
+    """Draw the test images of a source that has none: about `fraction` of each class, at least one, and not all.
+
+    Args:
+        labels: of all images, (N,) int64; no class has exactly one image.
+        fraction: in (0, 1).
+        seed: decides which images.
+
+    Returns:
+        Which images are for the test set, (N,) bool.
+    """
+    sizes = labels.bincount()
+    counts = torch.minimum((fraction * sizes).round().long().clamp(min=1), sizes - 1)
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    test = torch.zeros(len(labels), dtype=torch.bool)
+    for label, count in enumerate(counts.tolist()):
+        test[shuffled[labels[shuffled] == label][:count]] = True
+    return test
+
+
 def drawn(labels: Tensor, among: Tensor, shares: Tensor, seed: int) -> Tensor:
     """Shuffle indices so that any first n of them hold the classes in proportion to `shares`, as far as they last.
 

@@ -1,15 +1,19 @@
 """The stage `prepare`: read a source, check it, draw hold-out and calibration images, write one file."""
 
+import itertools
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trimlab import paths, progress
 from trimlab.config import Data, DatasetSource
-from trimlab.data.dataset import Split
+from trimlab.data.packed import Reading, Sums, Tensors, replacing
+from trimlab.data.parts import Part
 from trimlab.data.registry import READERS
 from trimlab.data.splits import drawn, held_out
 from trimlab.digests import sha256_of
@@ -20,62 +24,123 @@ def prepare(name: str, source: DatasetSource, data: Data) -> None:
     """Read a dataset, check it, and write its one file and that file's digest.
 
     Raises:
-        UserError: files are missing or do not fit together, or there are too few images for a hold-out.
+        UserError: files are missing, damaged or do not fit together, or there are too few images for a hold-out.
     """
-    train, test, classes = READERS[source.source](Path(source.path), data)
+    train, test, classes = READERS[source.source](source, data)
     _check(name, train, test, classes)
-    everything, sizes = torch.arange(len(train[1])), train[1].bincount()
-    holdout = drawn(train[1], everything, sizes, data.seed)[: held_out(name, len(everything), data)].sort().values
-    rest = everything[~torch.isin(everything, holdout)]
-    calibration = drawn(train[1], rest, sizes, data.seed + 1)
-    scaled = train[0].double() / 255
-    tensors = {
-        "train_images": train[0].contiguous(),
-        "train_labels": train[1],
-        "test_images": test[0].contiguous(),
-        "test_labels": test[1],
+    holdout, calibration = _drawn(name, train.labels, data)
+    path = paths.dataset_file(name)
+    indices = {
+        "train_labels": train.labels,
+        "test_labels": test.labels,
         "holdout": holdout,
         "calibration": calibration,
-        "mean": scaled.mean((0, 2, 3)).float(),
-        "std": torch.where(_constant(name, train[0]), 1, scaled.std((0, 2, 3))).float(),
     }
-    path = paths.dataset_file(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata={"classes": json.dumps(classes)})
+    _write(name, path, train, test, {key: value.numpy() for key, value in indices.items()}, classes)
     facts = {
         "source": source.source,
         "sha256": sha256_of(path),
-        "train_images": len(train[1]),
-        "test_images": len(test[1]),
+        "train_images": train.count,
+        "test_images": test.count,
         "holdout_images": len(holdout),
-        "image_shape": list(train[0].shape[1:]),
+        "image_shape": list(train.image_shape),
         "classes": classes,
     }
     path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def _check(name: str, train: Split, test: Split, classes: list[str]) -> None:
-    for part, (images, labels) in (("training", train), ("test", test)):
-        if len(images) != len(labels) or not len(labels):
-            raise UserError(f"dataset {name}: {len(images)} {part} images, {len(labels)} labels: give as many of both")
-        if images.shape[1:] != train[0].shape[1:]:
+def _check(name: str, train: Part, test: Part, classes: list[str]) -> None:
+    for which, part in (("training", train), ("test", test)):
+        if part.count != len(part.labels) or not part.count:
             raise UserError(
-                f"dataset {name}: {part} images are {tuple(images.shape[1:])}, training images "
-                f"{tuple(train[0].shape[1:])}: make them one size"
+                f"dataset {name}: {part.count} {which} images, {len(part.labels)} labels: give as many of both"
             )
-        if int(labels.min()) < 0 or int(labels.max()) >= len(classes):
+        if part.image_shape != train.image_shape:
             raise UserError(
-                f"dataset {name}: {part} labels reach from {int(labels.min())} to {int(labels.max())}, there are "
-                f"{len(classes)} classes: number them from 0"
+                f"dataset {name}: {which} images are {part.image_shape}, training images {train.image_shape} "
+                "(channels, height, width): give the dataset an image_size to resize them to, or make them one size"
+            )
+        if int(part.labels.min()) < 0 or int(part.labels.max()) >= len(classes):
+            raise UserError(
+                f"dataset {name}: {which} labels reach from {int(part.labels.min())} to {int(part.labels.max())}, "
+                f"there are {len(classes)} classes: number them from 0"
             )
 
 
-def _constant(name: str, images: Tensor) -> Tensor:
-    """Return which channels have the same value in all images, (C,) bool."""
-    constant = images.amin((0, 2, 3)) == images.amax((0, 2, 3))
-    if constant.all():
+def _drawn(name: str, labels: Tensor, data: Data) -> tuple[Tensor, Tensor]:
+    """Draw the hold-out and the calibration images, indices into the training set."""
+    everything, sizes = torch.arange(len(labels)), labels.bincount()
+    holdout = drawn(labels, everything, sizes, data.seed)[: held_out(name, len(everything), data)].sort().values
+    rest = everything[~torch.isin(everything, holdout)]
+    return holdout, drawn(labels, rest, sizes, data.seed + 1)
+
+
+def _write(
+    name: str, path: Path, train: Part, test: Part, indices: dict[str, NDArray[Any]], classes: list[str]
+) -> None:
+    """Write the dataset's file, whole or not at all.
+
+    Raises:
+        UserError: an image cannot be read, all have one colour, or the disk has no room.
+    """
+    shapes = {key: (array.dtype.name, array.shape) for key, array in indices.items()}
+    shapes |= dict.fromkeys(("mean", "std"), ("float32", (train.image_shape[0],)))
+    shapes |= {f"{key}_images": ("uint8", (p.count, *p.image_shape)) for key, p in (("train", train), ("test", test))}
+    readings = [Reading(test), Reading(train)]
+    with replacing(path) as file:
+        tensors = Tensors(file, shapes, {"classes": json.dumps(classes)})
+        _refuse_full_disk(path.parent, tensors.size_bytes)
+        images = iter(progress.bar(itertools.chain(*readings), f"prepare {name}", total=train.count + test.count))
+        tensors.write("test_images", itertools.islice(images, test.count))
+        tensors.write("train_images", images)
+        _refuse_damaged(name, readings)
+        sums = readings[1].sums
+        _say_constant(name, sums)
+        for key, array in (indices | {"mean": sums.mean(), "std": sums.std()}).items():
+            tensors.write(key, [array])
+    _say_animated(name, readings)
+
+
+def _refuse_full_disk(folder: Path, size_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if size_bytes > free:
+        raise UserError(f"{folder} needs {size_bytes / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free: make room")
+
+
+MOST_DAMAGED = 10
+"""How many damaged images a message names; a file lists them all."""
+
+
+def _refuse_damaged(name: str, readings: list[Reading]) -> None:
+    damaged = [line for reading in readings for line in reading.damaged]
+    if len(damaged) > MOST_DAMAGED:
+        listed = paths.damaged_images(name)
+        listed.parent.mkdir(parents=True, exist_ok=True)
+        listed.write_text("\n".join(damaged) + "\n")
+        more = f"{len(damaged) - MOST_DAMAGED} more images cannot be read: {listed} lists them all"
+        damaged = [*damaged[:MOST_DAMAGED], more]
+    if damaged:
+        raise UserError("\n".join(damaged))
+
+
+def _say_animated(name: str, readings: list[Reading]) -> None:
+    animated = [file for reading in readings for file in reading.animated]
+    if animated:
+        progress.say(
+            f"dataset {name}: of several frames or pages, the first is taken: {animated[0]}"
+            f"{f' and {len(animated) - 1} more' if animated[1:] else ''}"
+        )
+
+
+def _say_constant(name: str, sums: Sums) -> None:
+    """Say which channels have the same value in all training images.
+
+    Raises:
+        UserError: all of them have.
+    """
+    constant = sums.constant()
+    if len(constant) == len(sums.total):
         raise UserError(f"dataset {name}: all training images have the same colour: give other images")
-    if constant.any():
-        which = ", ".join(str(channel) for channel in constant.nonzero().flatten().tolist())
+    if constant:
+        which = ", ".join(str(channel) for channel in constant)
         progress.say(f"dataset {name}: channel {which} has the same value in all training images and is not scaled")
-    return constant
