@@ -32,10 +32,10 @@ def write_folder(root, size=8, train=30, test=6):
                 write_image(root / part / label / f"{index:02}.png", (size, size), index * 7)
 
 
-def write_mixed(root, sizes={"cat": 12, "dog": 7, "fox": 3}):  # noqa: B006
+def write_mixed(root, sizes=None):
     """Write class folders alone: photographs of mixed sizes, grey and RGB, of several formats, some in subfolders."""
     endings, rng = ("jpg", "PNG", "jpeg", "bmp", "webp", "TIF", "gif", "pgm"), np.random.default_rng(0)
-    for label, count in sizes.items():
+    for label, count in (sizes or {"cat": 12, "dog": 7, "fox": 3}).items():
         for index in range(count):
             suffix = endings[index % len(endings)]
             file = root / label / ("more" if index % 3 == 2 else "") / f"{index:02}.{suffix}"

@@ -213,7 +213,7 @@ def test_params_in_a_page_are_valid_in_the_study_to_start_from(project, page, bl
 
 def test_values_that_comments_of_the_study_to_start_from_offer_are_valid(project):
     text = (project / "studies/own.yaml").read_text()
-    for source in ("folder, path: data/mine", "npz, path: data/mine.npz"):
+    for source in ("folder, path: data/mine, image_size: 64", "npz, path: data/mine.npz"):
         assert f"{{source: {source}}}" in text
         validated(text.replace("{source: digits, path: data/none}", f"{{source: {source}}}"))
     for normalisation in ("imagenet", "{mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}"):

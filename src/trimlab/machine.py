@@ -96,6 +96,11 @@ def cpu(threads: int) -> Device:
     return Device.model_validate(device.cpu(threads, onednn=True))
 
 
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return device.cores()
+
+
 def versions(*packages: str) -> dict[str, str]:
     """Return the installed versions of packages."""
     return {package: version(package) for package in packages}

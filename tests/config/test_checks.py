@@ -64,6 +64,21 @@ def test_a_folder_is_no_file_and_a_file_no_folder(study):
     ]
 
 
+@pytest.mark.parametrize(("files", "count"), [([], "none"), (["index.csv", "index.parquet"], "2")])
+def test_a_folder_without_its_one_index_is_named(files, count, study):
+    put(study)
+    indexed = study.datasets["mine"].model_copy(update={"source": "index"})
+    study = study.model_copy(update={"datasets": study.datasets | {"mine": indexed}})
+    for name in files:
+        (paths.Path("data/mine") / name).touch()
+    assert checks.missing_files(study) == [
+        f"datasets.mine.path 'data/mine' holds {count} of index.csv and index.parquet: put one of them there"
+    ]
+    (paths.Path("data/mine/index.csv")).touch()
+    (paths.Path("data/mine/index.parquet")).unlink(missing_ok=True)
+    assert checks.missing_files(study) == []
+
+
 def test_a_missing_placeholder_is_said(study):
     put(study)
     paths.NO_FILE.unlink()

@@ -72,6 +72,21 @@ def test_a_bad_value_is_named_with_its_bound_and_remedy(good, text, tmp_path):
     assert all(len(line.removeprefix(str(tmp_path))) <= 300 for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("image_size: 4", "datasets.digits.image_size 4 is not in [8, 2048]: set it in that range"),
+        ("image_size: 32, resize: crop", "datasets.digits.resize 'crop' is not allowed: use one of shorter-side"),
+        ("resize: pad", "datasets.digits.resize 'pad' has no size to resize to: add image_size"),
+        ("test_fraction: 0.3", "datasets.digits.test_fraction 0.3 does not fit source 'digits': remove it"),
+        ("test_fraction: 1", "datasets.digits.test_fraction 1 is not in (0, 1): set it in that range"),
+    ],
+)
+def test_an_option_of_a_dataset_that_does_not_fit_is_named(options, expected, text, tmp_path):
+    text = text.replace("source: digits, path: data/none", f"source: digits, path: data/none, {options}")
+    assert any(expected in line for line in problems(text, tmp_path))
+
+
 def test_a_candidate_on_another_dataset_than_the_baseline_is_refused(text, tmp_path):
     text = text.replace("datasets:\n", "datasets:\n  other: {source: digits, path: data/none}\n")
     text = text.replace(

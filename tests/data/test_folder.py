@@ -48,6 +48,12 @@ def test_a_drawn_test_set_has_a_share_of_each_class_and_is_said_in_a_line(in_tmp
     assert pets(image_size=16, test_fraction=0.5).test_labels.bincount().tolist() == [15, 5, 1]
 
 
+def test_a_test_fraction_without_effect_is_said(in_tmp, capsys):
+    write_folder(in_tmp / "pets")
+    pets(test_fraction=0.3)
+    assert "12 test images (as given: test_fraction is not used) of 2 classes" in capsys.readouterr().err
+
+
 def test_drawn_test_images_are_no_training_images(in_tmp):
     for index in range(60):
         write_image(in_tmp / f"pets/{'cat' if index % 3 else 'dog'}/{index:02}.png", shade=index)
@@ -161,16 +167,15 @@ def test_linked_images_and_folders_are_read(in_tmp):
     assert len(pets().train_labels) == 60
 
 
-def damage(count):
+def damage(folder, count):
     for index in range(count):
-        (in_part := paths.Path("pets/train/cat")).mkdir(exist_ok=True)
-        (in_part / f"bad{index:02}.jpg").write_bytes(b"no image")
+        (folder / f"bad{index:02}.jpg").write_bytes(b"no image")
 
 
 def test_all_damaged_images_are_named_at_once_and_the_old_file_stays(in_tmp):
     write_folder(in_tmp / "pets")
     before = pets().sha256
-    damage(3)
+    damage(in_tmp / "pets/train/cat", 3)
     lines = refusal(pets, lines=3).splitlines()
     assert lines[2] == "pets/train/cat/bad02.jpg is not a readable image: replace or remove it"
     assert load_dataset("pets").sha256 == before
@@ -179,7 +184,7 @@ def test_all_damaged_images_are_named_at_once_and_the_old_file_stays(in_tmp):
 
 def test_many_damaged_images_are_listed_in_a_file(in_tmp):
     write_folder(in_tmp / "pets")
-    damage(40)
+    damage(in_tmp / "pets/train/cat", 40)
     lines = refusal(pets, lines=11).splitlines()
     listed = paths.damaged_images("pets")
     assert lines[10] == f"30 more images cannot be read: {listed} lists them all"

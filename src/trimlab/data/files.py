@@ -42,7 +42,9 @@ def parts_of_files(
     if test is None:
         files, labels = _with_test_drawn(files[0], labels[0], classes, source, data)
     _refuse_missing(classes, labels, source)
-    how = "as given" if test is not None else f"drawn with test_fraction {source.test_fraction:g}, seed {data.seed}"
+    how = f"drawn with test_fraction {source.test_fraction:g}, seed {data.seed}"
+    if test is not None:
+        how = "as given" + (": test_fraction is not used" if "test_fraction" in source.model_fields_set else "")
     progress.say(
         f"{source.path}: {len(files[0])} training and {len(files[1])} test images ({how}) of {len(classes)} classes"
     )

@@ -30,6 +30,8 @@ def read_index(source: DatasetSource, data: Data) -> tuple[Part, Part, list[str]
     if len(found) != 1:
         raise UserError(f"{folder} holds {len(found) or 'none'} of {' and '.join(INDEX_FILES)}: put one of them there")
     table = _table(found[0])
+    if table.empty:
+        raise UserError(f"{found[0]} names no images: add rows")
     problems = list(_problems(table, folder))
     if problems:
         lines = [f"{found[0]}: row {row}: {problem}" for row, problem in sorted(problems)[:MOST_PROBLEMS]]
@@ -62,6 +64,7 @@ def _table(file: Path) -> "pd.DataFrame":
         raise UserError(f"{file} has no column {missing[0]} (its columns: {short(columns)}): add it")
     table = table[[name for name in ("path", "label", "split") if name in table]]
     table = table.astype(object).where(table.notna(), "").astype(str).reset_index(drop=True)
+    table = table.apply(lambda column: column.str.strip())
     table.index += 1
     return table
 
@@ -79,7 +82,7 @@ def _problems(table: "pd.DataFrame", folder: Path) -> Iterator[tuple[int, str]]:
             yield row.Index, f"path {short(row.path)} is that of row {first[path]} too: remove one of them"
         elif not (folder / path).is_file():
             yield row.Index, f"path {short(row.path)} is no file in {folder}: put the image there, or remove the row"
-        elif not row.label.strip():
+        elif not row.label:
             yield row.Index, f"label of {short(row.path)} is empty: name a class, or remove the row"
         elif getattr(row, "split", "train") not in ("train", "test"):
             yield row.Index, f"split {short(row.split)} is unknown: use train or test"

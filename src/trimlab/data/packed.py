@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimlab.data.parts import Batch, Part
-from trimlab.measure.device import cores
+from trimlab.machine import cores
 
 T = TypeVar("T")
 R = TypeVar("R")
