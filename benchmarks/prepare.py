@@ -1,6 +1,6 @@
 """Time `prepare` on photographs: `python benchmarks/prepare.py FOLDER`, on a quiet machine, about ten minutes.
 
-FOLDER gets 100,000 JPEGs of 224×224 in ten class folders, made from CIFAR-10 by enlarging and cropping (2 GB, once),
+FOLDER gets 100,000 JPEGs of 224×224 in ten class folders, made from CIFAR-10 by enlarging and cropping (1 GB, once),
 and the prepared file (15 GB). CIFAR-10 is read from the folder that DATA_ROOT names, or from data/raw.
 """
 

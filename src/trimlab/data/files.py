@@ -64,7 +64,7 @@ def _with_test_drawn(
     if single:
         raise UserError(
             f"{source.path}: class {single[0]} has one image, so none is left for the test set: add images, or remove "
-            f"the class{and_more(len(single) - 1, 'class', 'es')}"
+            f"the class{and_more(len(single) - 1, 'class', 'classes')}"
         )
     test = drawn_test(labels, source.test_fraction, data.seed)
     chosen = (~test, test)
@@ -74,9 +74,9 @@ def _with_test_drawn(
     )
 
 
-def and_more(count: int, noun: str, plural: str = "s") -> str:
+def and_more(count: int, singular: str, plural: str) -> str:
     """Return how many more there are, as the end of a message about the first."""
-    return f" (and {count} more such {noun}{plural if count > 1 else ''})" if count else ""
+    return f" (and {count} more such {plural if count > 1 else singular})" if count else ""
 
 
 def _refuse_missing(classes: list[str], labels: list[Tensor], source: DatasetSource) -> None:
@@ -86,7 +86,7 @@ def _refuse_missing(classes: list[str], labels: list[Tensor], source: DatasetSou
         raise UserError(
             f"{source.path}: class {classes[lacking[0]]} has {train[lacking[0]]} training and {test[lacking[0]]} test "
             "images, and needs at least one of each: add images, or remove the class"
-            f"{and_more(len(lacking) - 1, 'class', 'es')}"
+            f"{and_more(len(lacking) - 1, 'class', 'classes')}"
         )
 
 
@@ -106,7 +106,7 @@ def _first(files: list[Path], source: DatasetSource) -> _Sample:
             return _Sample(file, (channels, height, width))
         except decode.DamagedImage as error:
             problem = problem or str(error)
-    raise UserError(f"{problem}{and_more(len(files) - 1, 'file')}")
+    raise UserError(f"{problem}{and_more(len(files) - 1, 'file', 'files')}")
 
 
 def _read(files: list[Path], sample: _Sample, source: DatasetSource, start: int, stop: int) -> Batch:

@@ -27,7 +27,7 @@ def read_folder(source: DatasetSource, data: Data) -> tuple[Part, Part, list[str
         train, test = _labelled(path, path, passed_over), None
     if passed_over:
         progress.say(
-            f"{passed_over[0]} is left out{and_more(len(passed_over) - 1, 'entr', 'ies')}: images lie in class "
+            f"{passed_over[0]} is left out{and_more(len(passed_over) - 1, 'entry', 'entries')}: images lie in class "
             f"folders, and their names end in one of {', '.join(sorted(SUFFIXES))}"
         )
     return parts_of_files(train, test, source, data)

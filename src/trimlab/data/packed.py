@@ -108,38 +108,51 @@ def _in_order(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         pool.shutdown(cancel_futures=True)
 
 
+Shapes = Mapping[str, tuple[str, Sequence[int]]]
+"""Tensors' numpy types and shapes, by name."""
+
 _TYPES = {"int64": ("I64", "<i8"), "float32": ("F32", "<f4"), "uint8": ("U8", "u1")}
 
 
 class Tensors:
     """A safetensors file that is written one tensor at a time, with the same bytes as safetensors writes at once."""
 
-    def __init__(self, file: BinaryIO, shapes: Mapping[str, tuple[str, Sequence[int]]], metadata: dict[str, str]):
+    def __init__(self, file: BinaryIO, shapes: Shapes, metadata: dict[str, str]):
         """Write the header.
 
         Args:
             file: empty, opened for writing.
-            shapes: each tensor's numpy type and shape, by name.
+            shapes: of all tensors.
             metadata: what safetensors calls so.
         """
-        self._file, self._offsets, header, at = file, dict[str, int](), dict[str, Any](__metadata__=metadata), 0
+        layout, at = dict[str, tuple[int, int]](), 0
         # safetensors orders tensors by their type, the widest first, and then by name.
         for name in sorted(shapes, key=lambda name: (-np.dtype(shapes[name][0]).itemsize, name)):
-            dtype, shape = shapes[name]
-            start, at = at, at + math.prod(shape) * np.dtype(dtype).itemsize
-            header[name] = {"dtype": _TYPES[dtype][0], "shape": list(shape), "data_offsets": [start, at]}
-            self._offsets[name] = start
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 8)
-        file.write(len(text).to_bytes(8, "little") + text)
-        self._start = file.tell()
-        self.size_bytes = self._start + at
+            layout[name] = at, at + math.prod(shapes[name][1]) * np.dtype(shapes[name][0]).itemsize
+            at = layout[name][1]
+        header = _header(shapes, layout, metadata)
+        file.write(header)
+        self._file, self.size_bytes = file, len(header) + at
+        self._bounds = {name: (len(header) + start, len(header) + end) for name, (start, end) in layout.items()}
 
     def write(self, name: str, arrays: Iterable[NDArray[Any]]) -> None:
         """Write a tensor, given as pieces along its first dimension."""
-        self._file.seek(self._start + self._offsets[name])
+        start, end = self._bounds[name]
+        self._file.seek(start)
         for array in arrays:
             self._file.write(np.ascontiguousarray(array, _TYPES[array.dtype.name][1]).data)
+        assert self._file.tell() == end
+
+
+def _header(shapes: Shapes, layout: Mapping[str, tuple[int, int]], metadata: dict[str, str]) -> bytes:
+    """Return a safetensors header, with each tensor's first and last offset after it."""
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    for name, offsets in layout.items():
+        dtype, shape = shapes[name]
+        entries[name] = {"dtype": _TYPES[dtype][0], "shape": list(shape), "data_offsets": offsets}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 @contextmanager

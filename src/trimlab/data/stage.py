@@ -112,7 +112,7 @@ MOST_DAMAGED = 10
 
 
 def _refuse_damaged(name: str, readings: list[Reading]) -> None:
-    damaged = [line for reading in readings for line in reading.damaged]
+    damaged = sorted(line for reading in readings for line in reading.damaged)
     if len(damaged) > MOST_DAMAGED:
         listed = paths.damaged_images(name)
         listed.parent.mkdir(parents=True, exist_ok=True)
