@@ -173,9 +173,10 @@ def test_a_tiny_image_is_enlarged(width, tmp_path):
 def test_the_frames_of_an_image_are_noticed(tmp_path):
     decode.set_up_pillow()
     frames = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (50, 200)]
-    for suffix in ("gif", "png", "webp", "tif"):
-        frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
+    kinds = {"gif": "GIF", "png": "PNG", "webp": "WEBP", "tif": "TIFF", "jpg": "MPO"}
+    for suffix, kind in kinds.items():
+        frames[0].save(tmp_path / f"a.{suffix}", kind, save_all=True, append_images=frames[1:])
         pixels, animated = decode.read_image(tmp_path / f"a.{suffix}", source())
         assert animated
-        assert np.abs(pixels[..., 0].astype(int) - 50).max() <= 1
+        assert np.abs(pixels[..., 0].astype(int) - 50).max() <= 3
         assert not decode.read_image(saved(tmp_path, frames[0], suffix), source())[1]

@@ -38,9 +38,9 @@ def drawn_test(labels: Tensor, fraction: float, seed: int) -> Tensor:
     sizes = labels.bincount()
     counts = torch.minimum((fraction * sizes).round().long().clamp(min=1), sizes - 1)
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    test = torch.zeros(len(labels), dtype=torch.bool)
+    classes, test = labels[shuffled], torch.zeros(len(labels), dtype=torch.bool)
     for label, count in enumerate(counts.tolist()):
-        test[shuffled[labels[shuffled] == label][:count]] = True
+        test[shuffled[classes == label][:count]] = True
     return test
 
 
