@@ -28,16 +28,20 @@ def missing_files(study: Params) -> list[str]:
         for key, name, kind in files
         if Path(name) != paths.NO_FILE and not (Path(name).is_dir() if kind == "folder" else Path(name).is_file())
     ]
-    lines += [
-        f"datasets.{key}.path {short(dataset.path)} holds {found or 'none'} of {' and '.join(INDEX_FILES)}: "
-        "put one of them there"
-        for key, dataset in study.datasets.items()
-        if dataset.source == "index" and Path(dataset.path).is_dir()
-        if (found := sum((Path(dataset.path) / name).is_file() for name in INDEX_FILES)) != 1
-    ]
+    lines += _missing_indexes(study)
     if not paths.NO_FILE.is_file():
         lines.append(f"{paths.NO_FILE} does not exist: run in the project's root, or `git checkout {paths.NO_FILE}`")
     return lines
+
+
+def _missing_indexes(study: Params) -> Iterator[str]:
+    """Yield a line for each folder that should hold one index."""
+    for key, dataset in study.datasets.items():
+        if dataset.source == "index" and Path(dataset.path).is_dir():
+            found = sum((Path(dataset.path) / name).is_file() for name in INDEX_FILES)
+            what = f"holds {found or 'none'} of {' and '.join(INDEX_FILES)}: put one of them there"
+            if found != 1:
+                yield f"datasets.{key}.path {short(dataset.path)} {what}"
 
 
 def _complaint(path: Path, kind: str) -> str:
