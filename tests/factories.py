@@ -25,7 +25,8 @@ BYTES_SHARE = {"fp32": 4.0, "tf32": 4.0, "bf16": 4.0, "fp16": 2.0, "int8": 1.0, 
 
 def study(**changes: Any) -> Params:
     """Return a study of ResNet-18 and ResNet-20 on CIFAR-10; `changes` replace whole sections."""
-    workload = {"dataset": "cifar10", "training": "training.short", "weights": "data/none"}
+    files = dict.fromkeys(("code", "initial", "weights"), "data/none")
+    workload = {"dataset": "cifar10", "training": "training.short", **files}
     sections: dict[str, Any] = {
         "study": "synthetic",
         "seeds": [0],

@@ -22,7 +22,9 @@ datasets:
 training:
   short: {epochs: 3, batch_size: 64, learning_rate: 0.05, flip: false, crop_padding: 0}
 workloads:
-  digits: {model: resnet20, dataset: digits, training: training.short, precision: fp32, weights: data/none}
+  digits:
+    {model: resnet20, code: data/none, dataset: digits, training: training.short, precision: fp32,
+     initial: data/none, weights: data/none}
 sweep:
   none: {ratio: 0.0, epochs: 0}
   half: {ratio: 0.5, epochs: 1}

@@ -22,7 +22,7 @@ from trimlab.quantize import stage as quantize_stage
 WORKLOAD = {"model": "resnet20", "dataset": "digits", "training": "training.short", "precision": "fp32"}
 SECTIONS = {
     "datasets": {"digits": {"source": "digits", "path": "data/none"}},
-    "workloads": {"small": {**WORKLOAD, "weights": "data/none"}},
+    "workloads": {"small": {**WORKLOAD, **dict.fromkeys(("code", "initial", "weights"), "data/none")}},
     "variants": {
         "small": {"workload": "small", "pruning": "sweep.none"},
         "small-r50": {"workload": "small", "pruning": "sweep.r50", "precisions": ["int8"]},

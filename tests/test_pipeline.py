@@ -241,7 +241,8 @@ def test_a_changed_image_reruns_its_datasets_cells_and_checkout_brings_the_forme
     tiny.edit("datasets:\n", "datasets:\n  shades: {source: folder, path: data/shades}\n")
     tiny.edit(
         "sweep:\n",
-        "  shades: {model: resnet20, dataset: shades, training: training.short, precision: fp32, weights: data/none}\n"
+        "  shades: {model: resnet20, code: data/none, dataset: shades, training: training.short, precision: fp32, "
+        "initial: data/none, weights: data/none}\n"
         "sweep:\n",
     )
     tiny.repro()

@@ -9,6 +9,7 @@ import typer
 
 from trimlab import __version__, config, errors, paths
 from trimlab.config import checks
+from trimlab.models import checks as model_checks
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,15 +52,17 @@ def _app(
 
 @app.command()
 def check(file: Annotated[Path, typer.Argument(help="A params file.")] = paths.PARAMS) -> None:
-    """Check a params file and the files that it names. Each problem is one line: value, bounds and remedy."""
+    """Check a params file and the files that it names. Each problem is one line: value, bounds and remedy.
+
+    Models are built, and tried with an image where the dataset is prepared: your own model's code runs.
+    """
     study = config.load(file)
     for line in checks.warnings(study):
         print(f"warning: {file}: {line}")
     for line in checks.notes(study):
         print(f"note: {line}")
-    missing = checks.missing_files(study)
-    if missing:
-        raise errors.UserError("\n".join(f"{file}: {line}" for line in missing))
+    if found := checks.missing_files(study) or list(model_checks.problems(study)):
+        raise errors.UserError("\n".join(f"{file}: {line}" for line in found))
     counts = f"{len(study.workloads)} workloads, {len(study.variants)} variants"
     print(f"{file}: study {study.study}, {counts}: all values are valid")
 

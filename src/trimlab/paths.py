@@ -22,6 +22,8 @@ times and dates, is another one: equal weights re-run nothing."""
 
 NO_FILE = Path("data/none")
 """The committed file that stands for "none" (DVC has no optional dependency)."""
+PRETRAINED = Path("data/pretrained")
+"""The committed file that stands for a model's published weights."""
 
 
 def project_root() -> Path:

@@ -9,7 +9,8 @@ from trimlab.config import checks
 from trimlab.errors import UserError
 
 MINE = {"mine": {"source": "folder", "path": "data/mine"}, "pack": {"source": "npz", "path": "data/pack.npz"}}
-WORKLOAD = {"model": "resnet20", "dataset": "mine", "training": "training.short", "weights": "data/mine.pt"}
+FILES = {"code": "data/none", "initial": "data/none", "weights": "data/mine.pt"}
+WORKLOAD = {"model": "resnet20", "dataset": "mine", "training": "training.short", **FILES}
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from trimlab.errors import UserError
 from trimlab.models import checkpoint, registry
+from trimlab.models.architecture import Architecture
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path):
@@ -33,7 +34,7 @@ def test_the_models_have_the_published_parameters(name, count):
 
 
 def test_an_unknown_torchvision_model_is_refused():
-    with pytest.raises(UserError, match="torchvision/resnet19' is unknown: torchvision offers"):
+    with pytest.raises(UserError, match=r"torchvision/resnet19 is unknown: .*\(did you mean resnet18\?\)"):
         registry.build("torchvision/resnet19", 10)
 
 
@@ -41,7 +42,7 @@ def test_another_kernel_size_is_refused():
     weights = registry.build("resnet20", 10).state_dict()
     weights["conv1.weight"] = torch.zeros(16, 3, 5, 5)
     with pytest.raises(UserError, match=r"kernel \(16, 3, 5, 5\)"):
-        checkpoint.rebuild("resnet20", 10, weights)
+        checkpoint.rebuild(Architecture("resnet20", 10), weights)
 
 
 def state():
@@ -127,7 +128,7 @@ def test_the_prefix_of_a_wrapped_model_is_taken_off(prefix, tmp_path):
 
 def test_weights_of_another_model_name_a_tensor_of_each(tmp_path):
     given = {f"model.{key}": tensor for key, tensor in state().items()}
-    said = refusal(lambda: checkpoint.rebuild("resnet20", 10, read(given, tmp_path)))
+    said = refusal(lambda: checkpoint.rebuild(Architecture("resnet20", 10), read(given, tmp_path)))
     assert "(the file lacks bn1.bias and has 'model.bn1.bias')" in said
 
 

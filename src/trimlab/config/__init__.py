@@ -5,8 +5,6 @@ It imports pydantic and YAML alone, because every stage reads its params before 
 
 from trimlab.config.reading import cell, load, schema, whole
 from trimlab.config.sections import (
-    MODELS,
-    OWN_MODELS,
     RUNTIMES,
     Benchmark,
     Data,
@@ -22,13 +20,13 @@ from trimlab.config.sections import (
     Section,
     TrainingPrecision,
     Variant,
-    Workload,
     runtimes,
 )
 from trimlab.config.study import Params
+from trimlab.config.workload import LIBRARIES, OWN_MODELS, Workload
 
 __all__ = [
-    "MODELS",
+    "LIBRARIES",
     "OWN_MODELS",
     "RUNTIMES",
     "Benchmark",

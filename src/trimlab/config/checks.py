@@ -18,20 +18,41 @@ INDEX_FILES = ("index.csv", "index.parquet")
 
 def missing_files(study: Params) -> list[str]:
     """Return one line, with the remedy, for each file or folder of the study that does not exist."""
-    files = [(f"workloads.{key}.weights", workload.weights, "file") for key, workload in study.workloads.items()]
-    files += [
+    data = [
         (f"datasets.{key}.path", dataset.path, "folder" if dataset.source in ("folder", "index") else "file")
         for key, dataset in study.datasets.items()
     ]
+    files = [*_model_files(study), *data]
     lines = [
         f"{key} {short(name)} {_complaint(Path(name), kind)}"
         for key, name, kind in files
-        if Path(name) != paths.NO_FILE and not (Path(name).is_dir() if kind == "folder" else Path(name).is_file())
+        if Path(name) not in _PLACEHOLDERS and not _is_there(Path(name), kind)
     ]
-    lines += _missing_indexes(study)
-    if not paths.NO_FILE.is_file():
-        lines.append(f"{paths.NO_FILE} does not exist: run in the project's root, or `git checkout {paths.NO_FILE}`")
-    return lines
+    used = {paths.NO_FILE, *(Path(name) for _, name, _ in files)}
+    lines += [
+        f"{name} does not exist: run in the project's root, or `git checkout {name}`"
+        for name in _PLACEHOLDERS
+        if name in used and not name.is_file()
+    ]
+    return [*lines, *_missing_indexes(study)]
+
+
+_PLACEHOLDERS = (paths.NO_FILE, paths.PRETRAINED)
+_CODE = "file or package folder"
+
+
+def _model_files(study: Params) -> Iterator[tuple[str, str, str]]:
+    """Yield key, path and kind of the files that workloads name."""
+    for key, workload in study.workloads.items():
+        yield f"workloads.{key}.code", workload.code, _CODE
+        yield f"workloads.{key}.initial", workload.initial, "file"
+        yield f"workloads.{key}.weights", workload.weights, "file"
+
+
+def _is_there(path: Path, kind: str) -> bool:
+    if kind == _CODE:
+        return path.is_file() if path.suffix == ".py" else path.is_dir()
+    return path.is_dir() if kind == "folder" else path.is_file()
 
 
 def _missing_indexes(study: Params) -> Iterator[str]:
@@ -50,6 +71,8 @@ def _complaint(path: Path, kind: str) -> str:
     tracked = next((f"{each}.dvc" for each in (path, *path.parents) if Path(f"{each}.dvc").is_file()), None)
     if tracked:
         return f"does not exist, though DVC tracks it: run `dvc checkout {tracked}`, or `dvc pull {tracked}`"
+    if kind == _CODE:
+        return f"does not exist: put the {kind} there"
     return f"does not exist: put the {kind} there and run `dvc add {path}`"
 
 
@@ -88,6 +111,12 @@ def _unused(study: Params) -> Iterator[str]:
 def _odd(study: Params) -> Iterator[str]:
     if study.report.candidate == study.report.baseline:
         yield f"report.candidate {study.report.candidate!r} is the baseline: it is compared with its own FP32 file"
+    for key, workload in study.workloads.items():
+        if Path(workload.initial) not in _PLACEHOLDERS and workload.normalisation == "dataset":
+            yield (
+                f"workloads.{key}.normalisation is `dataset`: if the weights in {short(workload.initial)} were trained "
+                "with other values, set those"
+            )
     for key, recipe in study.training.items():
         if recipe.evaluate_every > recipe.epochs:
             yield (

@@ -145,26 +145,6 @@ NormalisedBy = Annotated[
 ]
 
 
-class Workload(Section):
-    """One model on one dataset, with its training recipe or with existing weights."""
-
-    model: str
-    """`resnet18`, `resnet20` (for 32×32 images), or a torchvision model as `torchvision/NAME`."""
-    dataset: str
-    """A key of `datasets`."""
-    training: str
-    """A recipe, as `training.KEY`. Fine-tuning uses its batch size, augmentation and so on, even with `weights`."""
-    precision: TrainingPrecision = "auto"
-    """`fp32` is strict FP32. `tf32` uses TF32 if the GPU has it. `amp` is torch.amp in bf16, in fp16 on a GPU without
-    bf16, and is FP32 on a CPU that would only emulate bf16. `auto` is `amp` if the device computes bf16 natively, else
-    `tf32`."""
-    weights: Annotated[str, Field(min_length=1)]
-    """A weights file (safetensors or a state dict) that replaces training; `data/none` to train."""
-    normalisation: NormalisedBy = "dataset"
-    """How images are normalised for the model: by the mean and standard deviation of the training set (`dataset`) or of
-    ImageNet (`imagenet`), or by `{mean: […], std: […]}`. Existing weights need the values of their training."""
-
-
 class PruningPoint(Section):
     """How much is pruned, and how the pruned model is fine-tuned."""
 
@@ -252,22 +232,6 @@ class Report(Section):
     """The variant that the study proposes."""
     notes: list[str] = []
     """Assumptions, printed under the heading."""
-
-
-OWN_MODELS = ("resnet18", "resnet20")
-
-# fmt: off
-TORCHVISION_MODELS = (
-    "alexnet", "densenet121", "densenet161", "densenet169", "densenet201", "efficientnet_b0", "efficientnet_b1",
-    "efficientnet_b2", "efficientnet_b3", "efficientnet_b4", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3",
-    "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "regnet_x_400mf", "regnet_x_800mf", "regnet_y_400mf",
-    "regnet_y_800mf", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "vgg11",
-    "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "wide_resnet50_2",
-)
-# fmt: on
-"""The torchvision models that end in a linear classifier and have one output."""
-
-MODELS = (*OWN_MODELS, *(f"torchvision/{name}" for name in TORCHVISION_MODELS))
 
 
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)

@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 
 from trimlab.config.choices import unresolved
 from trimlab.config.sections import (
-    MODELS,
     Benchmark,
     Data,
     DatasetSource,
@@ -19,8 +18,8 @@ from trimlab.config.sections import (
     Report,
     Section,
     Variant,
-    Workload,
 )
+from trimlab.config.workload import Workload
 from trimlab.digests import digest_of
 from trimlab.errors import short
 
@@ -72,7 +71,6 @@ class Params(Section):
             for problem in (
                 unresolved(f"workloads.{key}.dataset", workload.dataset, self.datasets),
                 unresolved(f"workloads.{key}.training", workload.training, recipes),
-                unresolved(f"workloads.{key}.model", workload.model, MODELS),
             )
             if problem
         ]

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trimlab.errors import UserError, one_line, short
-from trimlab.models import registry
+from trimlab.models import code, registry
+from trimlab.models.architecture import Architecture
 
 LARGEST = 1e8
 """Magnitude that no weight of a trained model has; products of larger ones soon exceed float32."""
@@ -29,7 +30,7 @@ def save(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
     Args:
         model: any module.
         path: where to.
-        metadata: strings kept in the file's header; `model` and `num_classes` let `load` rebuild it.
+        metadata: strings kept in the file's header; `Architecture.metadata` lets `load` rebuild the model.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
@@ -43,6 +44,19 @@ def load(path: Path) -> nn.Module:
     """Return the model that `save` wrote, in eval mode, with its pruned shapes.
 
     Raises:
+        UserError: the file is missing, damaged, or not written by trimlab; or the user's code has changed since.
+    """
+    built_from = architecture(path)
+    changed = built_from.code and code.sha256(built_from.code) != built_from.code_sha256
+    if changed:
+        raise UserError(f"{built_from.code} has changed since {path} was written: run `dvc repro`, which trains again")
+    return rebuild(built_from, load_file(path)).eval()
+
+
+def architecture(path: Path) -> Architecture:
+    """Return what the model in a file is built from.
+
+    Raises:
         UserError: the file is missing, damaged, or not written by trimlab.
     """
     try:
@@ -50,7 +64,7 @@ def load(path: Path) -> nn.Module:
             metadata = json.loads((file.metadata() or {}).get("trimlab", "null"))
             if metadata is None:
                 raise ValueError("its metadata does not say what it is")
-        name, num_classes, weights = str(metadata["model"]), int(metadata["num_classes"]), load_file(path)
+        return Architecture.read(metadata)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run `dvc repro`") from None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -58,22 +72,21 @@ def load(path: Path) -> nn.Module:
             f"{path} is damaged, or was not written by trimlab ({one_line(error, 100)}): run `dvc checkout "
             f"{path.parent}`, or remove it and run `dvc repro`"
         ) from None
-    return rebuild(name, num_classes, weights).eval()
 
 
-def rebuild(name: str, num_classes: int, weights: Mapping[str, Tensor]) -> nn.Module:
+def rebuild(architecture: Architecture, weights: Mapping[str, Tensor]) -> nn.Module:
     """Return a factory's model with the shapes and values of `weights`.
 
     Raises:
         UserError: names or shapes do not fit the model.
     """
-    model = registry.build(name, num_classes)
-    _check_names(name, model.state_dict(), weights)
+    model = registry.build_from(architecture)
+    check_names(architecture.model, model.state_dict(), weights)
     for prefix, module in model.named_modules():
         _reshape(module, {key: weights[_join(prefix, key)] for key in _own_tensors(module)})
-    outputs = registry.classifier(model).out_features
-    if outputs != num_classes:
-        raise UserError(f"the weights have {outputs} classes, the dataset {num_classes}: give weights of this dataset")
+    outputs, classes = registry.classifier(model).weight.shape[0], architecture.num_classes
+    if outputs != classes:
+        raise UserError(f"the weights have {outputs} classes, the dataset {classes}: give weights of this dataset")
     model.load_state_dict(dict(weights))
     return model
 
@@ -157,7 +170,12 @@ def _sane(path: Path, key: str, tensor: Tensor) -> Tensor:
     return tensor.float()
 
 
-def _check_names(name: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+def check_names(name: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Refuse a state dict that has other names than a model's, or tensors of other ranks.
+
+    Raises:
+        UserError: in one line, with an example of each.
+    """
     missing, extra = expected.keys() - given.keys(), given.keys() - expected.keys()
     if missing or extra:
         examples = [f"lacks {min(missing)}"] * bool(missing) + [f"has {short(min(extra))}"] * bool(extra)

@@ -55,8 +55,10 @@ class CifarResNet(nn.Module):
         return logits
 
 
-def initialise(model: nn.Module) -> None:
-    """Draw a model's convolutions anew (He et al. 2015), in place."""
+def cifar_resnet(widths: Sequence[int], blocks: int, num_classes: int) -> CifarResNet:
+    """Return a ResNet whose convolutions are drawn as in He et al. 2015."""
+    model = CifarResNet(widths, blocks, num_classes)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return model

@@ -45,10 +45,12 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     with machine.exclusive(f"prune {variant}") as watch:
         tuned = _fine_tuned(model, study, variant, dataset, seed, on_epoch)
     path = paths.weights_file(paths.pruned(variant), seed)
-    checkpoint.save(model, path, {"model": trained["model"], "num_classes": str(dataset.num_classes)})
+    architecture = checkpoint.architecture(baseline)
+    checkpoint.save(model, path, architecture.metadata())
     np.save(paths.torch_labels_file(variant, seed), tuned.labels.numpy().astype(np.uint16))
     record = records.Pruning(
         **train_stage.lineage(study, workload, dataset, seed, path),
+        code_sha256=architecture.code_sha256,
         params_digest=study.pruning_digest(variant),
         contended=watch.contended,
         variant=variant,

@@ -228,6 +228,12 @@ class Training(Record):
     kind: Literal["training"] = "training"
     origin: Literal["trained", "file"]
     """`file` where the weights were given."""
+    code_sha256: Annotated[Sha256 | None, OF_WEIGHTS] = None
+    """Of the user's code that the model is built from; None for a model of a package."""
+    initial: Text | None = None
+    """The file or published weights from which training started; None where it started from random ones."""
+    initial_sha256: Sha256 | None = None
+    """Of that file, or of the tensors of published weights."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"]
     """What was really computed in, after `auto` and `amp` were resolved."""
     epochs: WholeNumber
@@ -258,6 +264,8 @@ class Pruning(Record):
     """Key in the study's params."""
     baseline_sha256: Annotated[Sha256, OF_WEIGHTS]
     """Of the unpruned weights it was made from."""
+    code_sha256: Annotated[Sha256 | None, OF_WEIGHTS] = None
+    """Of the user's code that the model is built from; None for a model of a package."""
     ratio: Annotated[Ratio, OF_WEIGHTS]
     """Share of each layer's channels asked for, in [0, 1)."""
     importance: Text

@@ -6,13 +6,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from trimlab import machine, paths
-from trimlab.config import Params, Workload
+from trimlab import machine, paths, progress
+from trimlab.config import Normalisation, Params
 from trimlab.data.dataset import Dataset, calibration_images, dataset_for
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
 from trimlab.models import checkpoint, registry
+from trimlab.models.architecture import Architecture
 from trimlab.models.facts import count_macs, count_params, size_bytes
+from trimlab.models.probe import probe
+from trimlab.models.start import Initial, starting_model
 from trimlab.records import Training, commit, now, write, write_outcome
 from trimlab.train import evaluate, hardware, loop, resume
 from trimlab.train.loop import OnEpoch
@@ -37,14 +40,15 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
     dataset = dataset_for(spec)
     if any(variant.workload == workload and variant.precisions for variant in study.variants.values()):
         calibration_images(dataset, study.quantization.calibration_images)  # refuse too many now, not after hours
-    given = Path(spec.weights) != paths.NO_FILE
-    if given:
-        model = checkpoint.rebuild(spec.model, dataset.num_classes, checkpoint.read_weights(Path(spec.weights)))
-    else:
-        model = registry.build(spec.model, dataset.num_classes, seed)
-    _probe(model, spec, dataset)
-    recipe, precision = study.recipe(workload), resolve(spec.precision)
-    resumable = resume.resumable_file(__name__, precision, study.training_digest(workload), dataset.sha256, str(seed))
+    architecture = Architecture.of(spec, dataset.num_classes)
+    model, initial = starting_model(spec, architecture, seed)
+    probe(model, spec, dataset.image_shape, dataset.num_classes)
+    _state(workload, model, initial, dataset)
+    given, recipe, precision = Path(spec.weights) != paths.NO_FILE, study.recipe(workload), resolve(spec.precision)
+    files = [digest for digest in (architecture.code_sha256, initial and initial.sha256) if digest]
+    resumable = resume.resumable_file(
+        __name__, precision, study.training_digest(workload), dataset.sha256, str(seed), *files
+    )
     with machine.exclusive(f"train {workload}") as watch:
         done = Position() if given else loop.fit(
             model, dataset, study.data.split, recipe, precision, seed,
@@ -52,9 +56,12 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
         )  # fmt: skip
         labels = evaluate.predict(model, dataset, study.data.split)
     path = paths.weights_file(paths.trained(workload), seed)
-    checkpoint.save(model, path, {"model": spec.model, "num_classes": str(dataset.num_classes)})
+    checkpoint.save(model, path, architecture.metadata())
     record = Training(
         **lineage(study, workload, dataset, seed, path),
+        code_sha256=architecture.code_sha256,
+        initial=initial.name if initial else None,
+        initial_sha256=initial.sha256 if initial else None,
         params_digest=study.training_digest(workload),
         contended=watch.contended,
         origin="file" if given else "trained",
@@ -78,25 +85,29 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
     return record
 
 
-def _probe(model: nn.Module, spec: Workload, dataset: Dataset) -> None:
-    """Refuse what does not go through the model: weights that fit nowhere, images too small for it."""
-    shape = dataset.image_shape
-    try:
-        with torch.no_grad():
-            logits = model.eval()(torch.zeros(1, *shape))
-        if not logits.isfinite().all():
-            raise ValueError("its outputs are not finite")
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:120]
-        given = f" with weights {spec.weights}" if Path(spec.weights) != paths.NO_FILE else ""
+def _state(workload: str, model: nn.Module, initial: Initial | None, dataset: Dataset) -> None:
+    """Say what is taken for the classifier and what became of the initial weights; refuse another normalisation."""
+    progress.say(f"train {workload}: {registry.describe_classifier(model)}")
+    if initial is None:
+        return
+    progress.say(f"train {workload}: {initial.redrawn or f'every weight starts from {initial.name}'}")
+    own = initial.normalisation
+    if own and not _equal(own, dataset):
         raise UserError(
-            f"{spec.model}{given} does not take {shape[1]}×{shape[2]} images of {shape[0]} channels ({reason}): "
-            "give weights of this model, or another model"
-        ) from None
+            f"{initial.name} was trained with images normalised by mean {own.mean} and std {own.std}: set the "
+            f"normalisation of workloads.{workload} to these values"
+        )
+
+
+def _equal(normalisation: Normalisation, dataset: Dataset) -> bool:
+    values = torch.tensor([normalisation.mean, normalisation.std])
+    return values.shape[1] == len(dataset.mean) and torch.allclose(values, torch.stack([dataset.mean, dataset.std]))
 
 
 def lineage(study: Params, workload: str, dataset: Dataset, seed: int, weights: Path) -> dict[str, Any]:
     """Return the fields that a Training and a Pruning record share."""
+    packages = ["torch", "torchvision", "torch-pruning"]
+    packages += ["timm"] * study.workloads[workload].model.startswith("timm/")
     return {
         "study": study.study,
         "workload": workload,
@@ -111,6 +122,6 @@ def lineage(study: Params, workload: str, dataset: Dataset, seed: int, weights: 
         "commit": commit(),
         "created": now(),
         "device": hardware.device_record(),
-        "versions": machine.versions("torch", "torchvision", "torch-pruning") | hardware.gpu_versions(),
+        "versions": machine.versions(*packages) | hardware.gpu_versions(),
         "normalisation": {"mean": dataset.mean.tolist(), "std": dataset.std.tolist()},
     }
