@@ -178,7 +178,7 @@ def check_names(name: str, expected: Mapping[str, Tensor], given: Mapping[str, T
     """
     missing, extra = expected.keys() - given.keys(), given.keys() - expected.keys()
     if missing or extra:
-        examples = [f"lacks {min(missing)}"] * bool(missing) + [f"has {short(min(extra))}"] * bool(extra)
+        examples = [f"lacks {key}" for key in sorted(missing)[:1]] + [f"has {short(key)}" for key in sorted(extra)[:1]]
         raise UserError(
             f"the weights do not fit {name}: {len(missing)} of {len(expected)} tensors missing, {len(extra)} unknown "
             f"(the file {' and '.join(examples)}): give weights of this model"

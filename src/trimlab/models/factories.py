@@ -13,7 +13,7 @@ from torch import nn
 
 from trimlab.config import LIBRARIES, OWN_MODELS, Normalisation
 from trimlab.config.choices import choice, guess
-from trimlab.errors import UserError, one_line
+from trimlab.errors import UserError, one_line, short
 from trimlab.models import code as user_code
 from trimlab.models.cifar_resnet import cifar_resnet
 
@@ -59,7 +59,7 @@ def call(name: str, factory: Factory, arguments: dict[str, Any]) -> nn.Module:
             "its code"
         ) from None
     if not isinstance(model, nn.Module):
-        raise UserError(f"model {name} is a {type(model).__name__}: its factory has to return a torch.nn.Module")
+        raise UserError(f"model {name}: its factory returns {short(model)}: return a torch.nn.Module")
     return model
 
 
@@ -120,8 +120,8 @@ def _torchvision_weights(name: str, arguments: dict[str, Any]) -> Published:
     from torchvision import models
 
     weights = models.get_model_weights(name).DEFAULT
-    single = {"aux_logits": False} if name in _WITH_AUXILIARY_HEADS else {}
-    model = models.get_model(name, weights=weights, progress=False, **single | arguments)
+    rest = {key: value for key, value in arguments.items() if key != "aux_logits"}  # the published ones have such heads
+    model = models.get_model(name, weights=weights, progress=False, **rest)
     preset = weights.transforms()
     return Published(model, str(weights), Normalisation(mean=list(preset.mean), std=list(preset.std)))
 
@@ -155,7 +155,7 @@ def _of_module(name: str, code: Path | None) -> Factory:
             f"model {name}: module {module_name} has no {attribute}{listed}{guess(attribute, offered)}"
         ) from None
     if not callable(factory):
-        raise UserError(f"model {name} is a {type(factory).__name__}: name a function or class that returns a module")
+        raise UserError(f"model {name} is no function or class: name one that returns a torch.nn.Module")
     return factory
 
 

@@ -50,7 +50,7 @@ def _outputs(
 def _check(outputs: object, name: str, num_classes: int, training: bool) -> None:
     when = " in training" if training else ""
     if not isinstance(outputs, torch.Tensor):
-        raise UserError(f"{name} returns a {type(outputs).__name__}{when}: it has to return the logits alone")
+        raise UserError(f"{name} returns {_kind(outputs)}{when}: it has to return the logits alone")
     if outputs.shape != (2, num_classes):
         raise UserError(
             f"{name} returns {tuple(outputs.shape)} for 2 images and {num_classes} classes{when}: it has to return "
@@ -58,6 +58,11 @@ def _check(outputs: object, name: str, num_classes: int, training: bool) -> None
         )
     if not training and not outputs.isfinite().all():
         raise UserError(f"{name}: its outputs are not finite: give weights of this model, or another model")
+
+
+def _kind(outputs: object) -> str:
+    several = f" of {len(outputs)}" if isinstance(outputs, tuple | list | dict) else ""
+    return f"{type(outputs).__name__}{several}"
 
 
 _FIXED = re.compile(r"Expected (\d+) but got|doesn't match model \((\d+)\)")
