@@ -29,7 +29,7 @@ NAMED = re.compile(r"^(?:src|stages|studies|tests|docs|data|benchmarks|records|r
 """A path of the repository in backticks, without a placeholder."""
 UsageError = typer.BadParameter.__base__
 """Of the click that typer uses, which may be a copy of its own."""
-OF_THE_USER = re.compile(r"^(?:data/(?!none)|studies/(?:NAME|parts)\b|\S*\b[A-Z]{4,}\b)")
+OF_THE_USER = re.compile(r"^(?:data/(?!none|pretrained)|studies/(?:NAME|parts)\b|\S*\b[A-Z]{4,}\b)")
 """Files that a page tells its reader to make, and placeholders."""
 
 
@@ -221,8 +221,12 @@ def test_values_that_comments_of_the_study_to_start_from_offer_are_valid(project
         given = f"weights: data/mine.safetensors, normalisation: {normalisation}}}"
         study = validated(text.replace("weights: data/none}", given))
         assert study.workloads["mine"].weights == "data/mine.safetensors"
-    assert "torchvision/mobilenet_v2" in text
+    assert "torchvision/mobilenet_v2" in text and "my_models:net with code: my_models.py" in text
     validated(text.replace("model: resnet20", "model: torchvision/mobilenet_v2"))
+    validated(text.replace("model: resnet20, code: data/none", "model: my_models:net, code: my_models.py"))
+    published = text.replace("initial: data/none, weights: data/none", "initial: data/pretrained, weights: data/none")
+    published = published.replace("weights: data/none}", "weights: data/none, normalisation: imagenet}")
+    validated(published.replace("model: resnet20", "model: torchvision/mobilenet_v2"))
 
 
 def validated(text):

@@ -144,6 +144,38 @@ def test_check_fails_on_a_missing_file_and_not_on_a_warning(project, in_tmp):
     ]
 
 
+def test_code_and_initial_weights_that_are_missing_are_named_with_their_remedy(study):
+    put(study)
+    workload = study.workloads["large"].model_copy(
+        update={"code": "my_models.py", "initial": "data/first.pt", "weights": "data/none"}
+    )
+    own = study.model_copy(update={"workloads": {"large": workload}})
+    assert checks.missing_files(own) == [
+        "workloads.large.code 'my_models.py' does not exist: put the file or package folder there",
+        "workloads.large.initial 'data/first.pt' does not exist: put the file there and run `dvc add data/first.pt`",
+    ]
+    assert (
+        "workloads.large.normalisation is `dataset`: if the weights in 'data/first.pt' were trained with other values, "
+        "set those"
+    ) in checks.warnings(own)
+    paths.Path("my_models.py").mkdir()
+    assert "is not a file or package folder: name a file or package folder" in checks.missing_files(own)[0]
+
+
+def test_published_weights_are_a_download_and_have_a_placeholder(study):
+    put(study)
+    workload = study.workloads["large"].model_copy(update={"initial": "data/pretrained", "weights": "data/none"})
+    own = study.model_copy(update={"workloads": {"large": workload}})
+    assert checks.missing_files(own) == [
+        "data/pretrained does not exist: run in the project's root, or `git checkout data/pretrained`"
+    ]
+    paths.PRETRAINED.touch()
+    assert checks.missing_files(own) == []
+    assert checks.notes(own) == [
+        "workloads.large: `dvc repro` downloads the published weights of resnet20, unless it has them"
+    ]
+
+
 def test_the_schema_is_written_in_a_projects_root_alone(in_tmp):
     with pytest.raises(UserError, match=r"has no dvc\.yaml: run `trimlab schema` in the project's root"):
         cli.schema()

@@ -17,6 +17,8 @@ from pipelines import TINY
 from trimlab import config
 from trimlab.config import reading
 from trimlab.errors import UserError
+from trimlab.records import archive
+from trimlab.records.select import fits
 
 BAD = {
     "ratio: 0.5": ("ratio: 1.4", "prune.ratio 1.4 is not in [0, 0.95]: set it in that range"),
@@ -328,6 +330,15 @@ def test_committed_studies_are_good_and_named_as_their_files(project):
         assert config.load(file).study == file.stem
 
 
+@pytest.mark.parametrize("name", ["cifar10-cpu", "cifar10-gpu", "quick"])
+def test_every_committed_record_fits_the_params_of_its_study(name, project, monkeypatch):
+    """New fields of params leave the digests of older studies alone."""
+    monkeypatch.chdir(project)
+    study, found = archive.load_study(name), archive.committed_records(name)
+    assert found
+    assert [record for record in found if not fits(study, record)] == []
+
+
 def test_digests_tell_apart_what_decides_a_cell(project):
     study = config.load(project / "studies/quick.yaml")
     changed = study.model_copy(update={"prune": study.prune.model_copy(update={"ratio": 0.6})})
@@ -413,3 +424,71 @@ def test_check_exits_nonzero_and_says_one_line(project, tmp_path):
     assert done.returncode == 1
     assert "did you mean ratio?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_code_and_initial_weights_are_required_and_decide_a_training_where_they_are_given(text, tmp_path):
+    for key in ("code", "initial"):
+        lines = problems(text.replace(f"{key}: data/none, ", "", 1), tmp_path)
+        assert lines == [f"{tmp_path / 'params.yaml'}: workloads.resnet20-digits.{key} is missing: add it"]
+    (tmp_path / "params.yaml").write_text(text.replace("initial: data/none", "initial: data/mine.pt", 1))
+    changed, study = config.load(tmp_path / "params.yaml"), config.load(Path(__file__).parents[2] / "params.yaml")
+    assert changed.training_digest("resnet20-digits") != study.training_digest("resnet20-digits")
+    assert changed.training_digest("resnet20-digits-amp") == study.training_digest("resnet20-digits-amp")
+    assert changed.digest() != study.digest()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ("model: my_models:net, code: my_models.py", None),
+        ("model: mine.nets:net, code: folder/mine", None),
+        ("model: timm.models:resnet18, code: data/none, arguments: {a: [1, {b: null}]}", None),
+        ("model: my_models.net, code: my_models.py", "'my_models.net' is not a factory in code 'my_models.py': name"),
+        ("model: other:net, code: my_models.py", "is not in code 'my_models.py': name it my_models:FACTORY"),
+        ("model: my_models.a:net, code: my_models.py", "is not in code 'my_models.py': name it my_models:FACTORY"),
+        ("model: my:net, code: my-models.py", "rename the file as a Python module, my_models.py"),
+        ("model: resnet20, code: my_models.py", "model 'resnet20' is not a factory in code 'my_models.py': name it"),
+        ("model: torchvision/, code: data/none", "'torchvision/' is unknown: use resnet18, resnet20, torchvision/NAME"),
+        ("model: resnet20, code: data/none, arguments: {num_classes: 3}", "arguments.num_classes is the number of the"),
+        ("model: timm/x, code: data/none, arguments: {pretrained: true}", "set initial to data/pretrained"),
+        ("model: resnet20, code: data/none, arguments: {a: 2024-01-01}", "is invalid"),
+    ],
+)  # fmt: skip
+def test_a_model_is_named_in_one_of_four_ways(fields, said, text, tmp_path):
+    changed = text.replace("model: resnet20, code: data/none", fields, 1)
+    if said is None:
+        (tmp_path / "params.yaml").write_text(changed)
+        config.load(tmp_path / "params.yaml")
+    else:
+        (line,) = problems(changed, tmp_path)
+        assert "workloads.resnet20-digits." in line
+        assert said in line
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            "initial: a.pt, weights: b.pt",
+            "initial 'a.pt' starts a training, which weights replace: set one to data/none",
+        ),
+        (
+            "initial: data/pretrained, weights: data/none",
+            "initial data/pretrained is for models of torchvision and timm",
+        ),
+    ],
+)
+def test_initial_weights_fit_the_workload(fields, said, text, tmp_path):
+    (line,) = problems(text.replace("initial: data/none, weights: data/none", fields, 1), tmp_path)
+    assert said in line
+
+
+def test_published_weights_need_a_normalisation_that_is_stated(text, tmp_path):
+    changed = text.replace("model: resnet20, ", "model: torchvision/resnet18, ", 1)
+    changed = changed.replace("initial: data/none", "initial: data/pretrained", 1)
+    (line,) = problems(changed, tmp_path)
+    assert "workloads.resnet20-digits.normalisation dataset does not fit initial data/pretrained: set how" in line
+    (tmp_path / "params.yaml").write_text(
+        changed.replace("weights: data/none", "weights: data/none, normalisation: imagenet")
+    )
+    config.load(tmp_path / "params.yaml")

@@ -80,10 +80,15 @@ def notes(study: Params) -> list[str]:
     """Return one line for each download that `dvc repro` will start."""
     root = Path(os.environ.get("DATA_ROOT") or study.data.root)
     sources = {data.source for key, data in study.datasets.items() if not paths.dataset_file(key).is_file()}
-    return [
+    missing = [
         f"{root} holds no {folder}: `dvc repro` downloads it there (170 MB)"
         for source, folder in CIFAR_FOLDERS.items()
         if source in sources and not (root / folder).is_dir()
+    ]
+    return missing + [
+        f"workloads.{key}: `dvc repro` downloads the published weights of {workload.model}, unless it has them"
+        for key, workload in study.workloads.items()
+        if workload.initial == str(paths.PRETRAINED)
     ]
 
 
