@@ -1,14 +1,18 @@
 """Models that a user brings, and those of libraries: built from their names, or refused in one line."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from trimlab import config
 from trimlab.models import checkpoint, factories, registry
 from trimlab.models.architecture import Architecture
+from trimlab.models.facts import count_params
 from trimlab.models.probe import probe
+from trimlab.prune import pruner
 from user_models import NET, refusal, workload, write
 
 
@@ -291,3 +295,22 @@ def test_timm_is_an_extra(monkeypatch):
     assert refusal(lambda: factories.find("timm/resnet18")) == (
         "model timm/resnet18 needs timm: run `pip install --editable '.[timm]'`"
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "classifier", "shape"),
+    [("torchvision/squeezenet1_1", None, (3, 64, 64)), ("my_models:Net", "out", (3, 8, 8))],
+)
+def test_pruning_keeps_the_outputs_of_the_classifier_that_was_found_or_named(
+    model, classifier, shape, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    code = write(Path(), TWO_HEADS) if classifier else "data/none"
+    built_from = Architecture.of(workload(model, code=str(code), classifier=classifier), 7)
+    pruned = registry.build_from(built_from).eval()
+    pruner.prune(pruned, 0.3, config.PruningSettings(), shape)
+    checkpoint.save(pruned, tmp_path / "m.safetensors", built_from.metadata())
+    images = torch.rand(2, *shape)
+    assert pruned(images).shape == (2, 7)
+    assert count_params(pruned) < count_params(registry.build_from(built_from))
+    assert torch.equal(checkpoint.load(tmp_path / "m.safetensors")(images), pruned(images))

@@ -99,6 +99,8 @@ class Workload(Section):
         return None
 
     def _initial_problem(self) -> str | None:
+        if self.weights == str(paths.PRETRAINED):
+            return f"weights {self.weights} would never be trained on this dataset: set initial to it instead"
         if str(paths.NO_FILE) not in (self.initial, self.weights):
             return f"initial {short(self.initial)} starts a training, which weights replace: set one to {paths.NO_FILE}"
         if self.initial != str(paths.PRETRAINED):
