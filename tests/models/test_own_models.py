@@ -63,7 +63,7 @@ TWO_HEADS = """
 
 def test_a_classifier_is_named_where_it_is_not_the_last_linear_layer(tmp_path):
     code = write(tmp_path, TWO_HEADS)
-    assert "its last linear layer, inner, has 3 outputs, and the dataset 7 classes: name the right layer" in refusal(
+    assert "its last layer, inner, has 3 outputs, and the dataset 7 classes: name the right layer" in refusal(
         lambda: registry.build("my_models:Net", 7, code=code)
     )
     model = registry.build("my_models:Net", 7, code=code, classifier="out")
@@ -87,7 +87,7 @@ def test_a_classifier_is_named_where_it_is_not_the_last_linear_layer(tmp_path):
         ("nett", {}, "module my_models has no nett: it offers Net, net, hard_coded, ignores"),
         ("net", {"widht": 3}, "(got an unexpected keyword argument 'widht'): it takes width"),
         ("hard_coded", {"width": 3}, "(got an unexpected keyword argument 'width'): it takes none besides"),
-        ("ignores", {}, "its last linear layer, head.1, has 1000 outputs, and the dataset 7 classes"),
+        ("ignores", {}, "its last layer, head.1, has 1000 outputs, and the dataset 7 classes"),
         ("net", {"width": "wide"}, "cannot be built (TypeError: "),
     ],
 )
@@ -159,38 +159,59 @@ def test_a_package_folder_is_imported_by_its_path(tmp_path):
     )
 
 
-def architecture(code, model="my_models:net", **changes):
-    return Architecture.of(workload(model, code=str(code), **changes), 7)
+def saved(spec):
+    """Build and save a workload's model for 7 classes."""
+    built_from = Architecture.of(spec, 7)
+    model = registry.build_from(built_from, seed=3)
+    checkpoint.save(model, Path("m.safetensors"), built_from.metadata())
+    assert checkpoint.architecture(Path("m.safetensors")) == built_from
+    return model.eval()
 
 
-def test_a_checkpoint_rebuilds_a_users_model_without_params(tmp_path, monkeypatch):
+def test_a_checkpoint_rebuilds_a_users_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    write(tmp_path)
     write(tmp_path, TWO_HEADS, "heads.py")
-    for built_from in (
-        architecture(write(tmp_path).relative_to(tmp_path), arguments={"width": 12}),
-        architecture("heads.py", "heads:Net", classifier="out"),
-        Architecture("my_models:hard_coded", 7, *architecture("my_models.py")[2:4]),
+    for spec in (
+        workload("my_models:net", code="my_models.py", arguments={"width": 12}),
+        workload("my_models:hard_coded", code="my_models.py"),
+        workload("heads:Net", code="heads.py", classifier="out"),
+        workload("torchvision.models:mobilenet_v3_small", arguments={"dropout": 0.1}),
     ):
-        model = registry.build_from(built_from)
-        checkpoint.save(model, tmp_path / "m.safetensors", built_from.metadata())
-        assert checkpoint.architecture(tmp_path / "m.safetensors") == built_from
-        rebuilt = checkpoint.load(tmp_path / "m.safetensors")
+        model = saved(spec)
+        rebuilt = checkpoint.load(Path("m.safetensors"), spec)
         assert registry.classifier_name(rebuilt) == registry.classifier_name(model)
-        images = torch.rand(2, 3, 8, 8)
-        assert torch.equal(rebuilt(images), model.eval()(images))
+        images = torch.rand(2, 3, 32, 32)
+        assert torch.equal(rebuilt(images), model(images))
 
 
-def test_a_checkpoint_of_other_code_is_refused(tmp_path, monkeypatch):
+def test_a_checkpoint_of_edited_code_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for code, model in ((write(tmp_path).name, "my_models:net"), (package(tmp_path).name, "mine.nets.small:net")):
-        built_from = architecture(code, model)
-        checkpoint.save(registry.build_from(built_from), tmp_path / "m.safetensors", built_from.metadata())
-        checkpoint.load(tmp_path / "m.safetensors")
-        edited = tmp_path / ("my_models.py" if model == "my_models:net" else "mine/blocks.py")
-        edited.write_text(edited.read_text() + "\n# edited\n")
-        assert refusal(lambda: checkpoint.load(tmp_path / "m.safetensors")) == (
-            f"{code} has changed since {tmp_path / 'm.safetensors'} was written: run `dvc repro`, which trains again"
+    write(tmp_path)
+    package(tmp_path)
+    for model, code, edited in (
+        ("my_models:net", "my_models.py", "my_models.py"),
+        ("mine.nets.small:net", "mine", "mine/blocks.py"),
+    ):
+        spec = workload(model, code=code)
+        saved(spec)
+        checkpoint.load(Path("m.safetensors"), spec)
+        Path(edited).write_text(Path(edited).read_text() + "\n# edited\n")
+        assert refusal(lambda spec=spec: checkpoint.load(Path("m.safetensors"), spec)) == (
+            f"{code} has changed since m.safetensors was written: run `dvc repro`, which trains again"
         )
+
+
+def test_a_file_of_weights_runs_no_code_that_the_params_do_not_name(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    metadata = {"model": "os:system", "num_classes": "7", "arguments": '{"command": "echo code ran"}'}
+    checkpoint.save(nn.Linear(2, 7), Path("m.safetensors"), metadata)
+    write(tmp_path)
+    for named in (None, workload("resnet20"), workload("my_models:net", code="my_models.py"), workload("os:system")):
+        assert refusal(lambda named=named: checkpoint.load(Path("m.safetensors"), named)) == (
+            "m.safetensors holds os:system, which the params do not name like that: run `dvc repro`"
+        )
+    assert "code ran" not in capfd.readouterr().out
 
 
 def test_older_checkpoints_name_the_model_and_its_classes_alone(tmp_path):
@@ -306,11 +327,12 @@ def test_pruning_keeps_the_outputs_of_the_classifier_that_was_found_or_named(
 ):
     monkeypatch.chdir(tmp_path)
     code = write(Path(), TWO_HEADS) if classifier else "data/none"
-    built_from = Architecture.of(workload(model, code=str(code), classifier=classifier), 7)
+    spec = workload(model, code=str(code), classifier=classifier)
+    built_from = Architecture.of(spec, 7)
     pruned = registry.build_from(built_from).eval()
     pruner.prune(pruned, 0.3, config.PruningSettings(), shape)
     checkpoint.save(pruned, tmp_path / "m.safetensors", built_from.metadata())
     images = torch.rand(2, *shape)
     assert pruned(images).shape == (2, 7)
     assert count_params(pruned) < count_params(registry.build_from(built_from))
-    assert torch.equal(checkpoint.load(tmp_path / "m.safetensors")(images), pruned(images))
+    assert torch.equal(checkpoint.load(tmp_path / "m.safetensors", spec)(images), pruned(images))

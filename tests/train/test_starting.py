@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 from torch import nn
 from typer.testing import CliRunner
 
@@ -154,6 +155,11 @@ def test_published_weights_behind_a_normalisation_of_their_own_ask_for_it(hub):
     assert start.starting_model(spec, Architecture.of(spec, 10), 0).model.transform_input
 
 
+def test_published_weights_do_not_take_every_argument():
+    said = refusal(lambda: factories.pretrained("torchvision/vit_b_16", {"image_size": 64}))
+    assert "do not fit its arguments (The parameter 'image_size' expected value 224 but got 64 instead.)" in said
+
+
 @pytest.mark.parametrize("name", ["torchvision/mobilenet_v2", "timm/resnet18"])
 def test_a_hub_that_is_not_reached_is_one_line_with_the_remedy(name, tmp_path, monkeypatch):
     def unreachable(*_, **__):
@@ -193,12 +199,20 @@ def test_a_users_model_is_trained_pruned_and_on_record(quick):
     assert pruned.code_sha256 == record.code_sha256
     assert pruned.widths == {"stem": 8, "head.1": 10}
     assert records.read(paths.record_file(paths.pruned("resnet20-digits-r30"), 0)) == pruned
-    rebuilt = checkpoint.load(paths.weights_file(paths.pruned("resnet20-digits-r30"), 0))
+    spec = study.workloads["resnet20-digits"]
+    rebuilt = checkpoint.load(paths.weights_file(paths.pruned("resnet20-digits-r30"), 0), spec)
     assert rebuilt.stem.out_channels == 8
     code.write_text(code.read_text() + "\n")
     assert "my_models.py has changed since train/" in refusal(
         lambda: prune_stage.prune_variant(study, "resnet20-digits-r30", 0, on_epoch=lambda _: None)
     )
+
+
+def test_code_and_initial_weights_are_dependencies_of_the_training(project):
+    deps = YAML(typ="safe").load(project / "dvc.yaml")["stages"]["train"]["do"]["deps"]
+    assert {"${item.code}", "${item.initial}"} <= set(deps)
+    for name in (paths.NO_FILE, paths.PRETRAINED):
+        assert (project / name).is_file()
 
 
 @pytest.mark.parametrize(

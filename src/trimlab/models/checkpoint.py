@@ -16,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from trimlab.config import Workload
 from trimlab.errors import UserError, one_line, short
-from trimlab.models import code, registry
+from trimlab.models import registry
 from trimlab.models.architecture import Architecture
 
 LARGEST = 1e8
@@ -40,17 +41,30 @@ def save(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
     temporary.replace(path)
 
 
-def load(path: Path) -> nn.Module:
+def load(path: Path, workload: Workload | None = None) -> nn.Module:
     """Return the model that `save` wrote, in eval mode, with its pruned shapes.
 
+    Args:
+        path: where from.
+        workload: what the params say of the model. A model by import path needs it: its code runs only because the
+            params name it, not because a file of weights does.
+
     Raises:
-        UserError: the file is missing, damaged, or not written by trimlab; or the user's code has changed since.
+        UserError: the file is missing, damaged, or not written by trimlab; or it is of other code than the params name.
     """
     built_from = architecture(path)
-    changed = built_from.code and code.sha256(built_from.code) != built_from.code_sha256
-    if changed:
-        raise UserError(f"{built_from.code} has changed since {path} was written: run `dvc repro`, which trains again")
+    if ":" in built_from.model:
+        _check_is_named(path, built_from, workload)
     return rebuild(built_from, load_file(path)).eval()
+
+
+def _check_is_named(path: Path, built_from: Architecture, workload: Workload | None) -> None:
+    named = workload and Architecture.of(workload, built_from.num_classes)
+    if named == built_from:
+        return
+    if named and named._replace(code_sha256=built_from.code_sha256) == built_from:
+        raise UserError(f"{named.code} has changed since {path} was written: run `dvc repro`, which trains again")
+    raise UserError(f"{path} holds {built_from.model}, which the params do not name like that: run `dvc repro`")
 
 
 def architecture(path: Path) -> Architecture:

@@ -90,6 +90,10 @@ def pretrained(name: str, arguments: dict[str, Any]) -> Published:
     try:
         return _torchvision_weights(inner, arguments) if library == "torchvision" else _timm_weights(factory, arguments)
     except Exception as error:  # of urllib, of a hub's client, of the model itself
+        if isinstance(error, ValueError | TypeError) and not isinstance(error, OSError):
+            raise UserError(
+                f"the published weights of {name} do not fit its arguments ({one_line(error, 120)}): leave those out"
+            ) from None
         raise UserError(
             f"the published weights of {name} cannot be loaded ({one_line(error, 100)}): save the pretrained model's "
             "state dict on a machine with a network, and name that file as `initial`"
@@ -121,7 +125,7 @@ def _torchvision_weights(name: str, arguments: dict[str, Any]) -> Published:
 
     weights = models.get_model_weights(name).DEFAULT
     rest = {key: value for key, value in arguments.items() if key != "aux_logits"}  # the published ones have such heads
-    model = models.get_model(name, weights=weights, progress=False, **rest)
+    model = models.get_model(name, weights=weights, **rest)
     preset = weights.transforms()
     return Published(model, str(weights), Normalisation(mean=list(preset.mean), std=list(preset.std)))
 

@@ -103,8 +103,8 @@ def _choose_classifier(name: str, model: nn.Module, named: str | None, num_class
     outputs = _outputs(layer)
     if outputs != num_classes and takes_classes and not named:
         raise UserError(
-            f"model {name}: its last linear layer, {chosen}, has {outputs} outputs, and the dataset {num_classes} "
-            "classes: name the right layer as `classifier`, or let the factory use its num_classes"
+            f"model {name}: its last layer, {chosen}, has {outputs} outputs, and the dataset {num_classes} classes: "
+            "name the right layer as `classifier`, or let the factory use its num_classes"
         )
     if outputs != num_classes:
         model.set_submodule(chosen, _resized(layer, num_classes))

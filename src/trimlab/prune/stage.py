@@ -39,7 +39,7 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     dataset = dataset_for(study.workloads[workload])
     baseline = paths.weights_file(paths.trained(workload), seed)
     trained = records.read_outcome(paths.outcome_file(paths.trained(workload), seed))
-    model = checkpoint.load(baseline)
+    model = checkpoint.load(baseline, study.workloads[workload])
     section = study.pruning_of(variant)
     pruner.prune(model, point.ratio, section, dataset.image_shape, seed, keys_of(study, variant))
     with machine.exclusive(f"prune {variant}") as watch:
@@ -127,7 +127,7 @@ def _fine_tuned(
             resumable=resumable,
             label=f"prune {variant}",
             on_epoch=on_epoch,
-            teacher=_teacher(baseline, point),
+            teacher=_teacher(baseline, point, study.workloads[workload]),
         )
     labels = evaluate.predict(model, dataset, split) if point.epochs else before
     return _Tuned(
@@ -139,7 +139,7 @@ def _fine_tuned(
     )
 
 
-def _teacher(baseline: Path, point: config.PruningPoint) -> Teacher | None:
+def _teacher(baseline: Path, point: config.PruningPoint, workload: config.Workload) -> Teacher | None:
     if point.distillation == 0:
         return None
-    return Teacher(checkpoint.load(baseline), point.distillation, point.temperature)
+    return Teacher(checkpoint.load(baseline, workload), point.distillation, point.temperature)

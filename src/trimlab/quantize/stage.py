@@ -32,7 +32,7 @@ def export_workload(study: config.Params, workload: str) -> None:
         for seed in study.seeds:
             progress.say(f"export {workload}: seed {seed}")
             weights = paths.weights_file(paths.trained(workload), seed)
-            _export(weights, dataset, onnx_files.baseline_file(workload, seed))
+            _export(weights, study.workloads[workload], dataset, onnx_files.baseline_file(workload, seed))
     # Always there: an empty folder would be no output that DVC can pull.
     files = {file.name: sha256_of(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST}
     (folder / MANIFEST).write_text(json.dumps({"workload": workload, "files_sha256": files}, indent=1) + "\n")
@@ -74,7 +74,7 @@ def _write_seed(study: config.Params, variant: str, seed: int, dataset: "Dataset
     fp32, fp16 = (paths.onnx_file(variant, seed, precision) for precision in ("fp32", "fp16"))
     flavours = ("", onnx_files.SEVEN_BIT, onnx_files.SYMMETRIC)
     int8 = Files(*(paths.onnx_file(variant, seed, "int8", flavour) for flavour in flavours))
-    _export(paths.weights_file(paths.pruned(variant), seed), dataset, fp32)
+    _export(paths.weights_file(paths.pruned(variant), seed), study.workload_of(variant), dataset, fp32)
     if "fp16" in precisions:
         from trimlab.quantize import export
 
@@ -84,8 +84,8 @@ def _write_seed(study: config.Params, variant: str, seed: int, dataset: "Dataset
     return [file for file in (fp32, fp16, *int8) if file.exists()]
 
 
-def _export(weights: Path, dataset: "Dataset", path: Path) -> None:
+def _export(weights: Path, workload: config.Workload, dataset: "Dataset", path: Path) -> None:
     from trimlab.models import checkpoint
     from trimlab.quantize import export
 
-    export.export(checkpoint.load(weights), dataset.image_shape, path, export.metadata(dataset))
+    export.export(checkpoint.load(weights, workload), dataset.image_shape, path, export.metadata(dataset))

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from trimlab import machine, paths, progress
 from trimlab.config import Normalisation, Params
@@ -43,7 +42,10 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
     architecture = Architecture.of(spec, dataset.num_classes)
     model, initial = starting_model(spec, architecture, seed)
     probe(model, spec, dataset.image_shape, dataset.num_classes)
-    _state(workload, model, initial, dataset)
+    progress.say(f"train {workload}: {registry.describe_classifier(model)}")
+    if initial:
+        _check_normalisation(workload, initial, dataset)
+        progress.say(f"train {workload}: {initial.redrawn or f'every weight starts from {initial.name}'}")
     given, recipe, precision = Path(spec.weights) != paths.NO_FILE, study.recipe(workload), resolve(spec.precision)
     files = [digest for digest in (architecture.code_sha256, initial and initial.sha256) if digest]
     resumable = resume.resumable_file(
@@ -85,12 +87,8 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
     return record
 
 
-def _state(workload: str, model: nn.Module, initial: Initial | None, dataset: Dataset) -> None:
-    """Say what is taken for the classifier and what became of the initial weights; refuse another normalisation."""
-    progress.say(f"train {workload}: {registry.describe_classifier(model)}")
-    if initial is None:
-        return
-    progress.say(f"train {workload}: {initial.redrawn or f'every weight starts from {initial.name}'}")
+def _check_normalisation(workload: str, initial: Initial, dataset: Dataset) -> None:
+    """Refuse images that are normalised in another way than those of published weights."""
     own = initial.normalisation
     if own and not _equal(own, dataset):
         raise UserError(
