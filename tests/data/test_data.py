@@ -57,10 +57,15 @@ def test_too_many_calibration_images_are_refused(digits):
 
 
 def test_a_hold_out_is_scored_on_and_not_trained_on(digits):
-    images, labels = digits.trained_on("holdout")
-    assert len(labels) + len(digits.holdout) == len(digits.train_labels)
-    assert len(digits.scored("holdout")[1]) == len(digits.holdout)
-    assert len(images) == len(labels)
+    trained = digits.trained_on("holdout")
+    assert len(trained) + len(digits.holdout) == len(digits.train_labels)
+    assert not set(trained.indices.tolist()) & set(digits.holdout.tolist())
+    scored = digits.scored("holdout")
+    assert torch.equal(scored.indices, digits.holdout)
+    everything = torch.arange(len(scored))
+    assert torch.equal(scored.read(everything), digits.train_images[digits.holdout])
+    assert torch.equal(torch.cat(list(scored.chunks(7))), digits.train_images[digits.holdout])
+    assert torch.equal(scored.labels, digits.train_labels[digits.holdout])
 
 
 def test_normalised_training_images_have_mean_0_and_deviation_1(digits):

@@ -16,7 +16,7 @@ from trimlab.models import checkpoint, registry
 from trimlab.models.facts import count_params
 from trimlab.train import hardware, loop, precision, resume
 from trimlab.train import stage as train_stage
-from trimlab.train.augment import augment
+from trimlab.train.augment import shift
 from trimlab.train.distill import Teacher
 from trimlab.train.precision import computing_in, resolve
 from trimlab.train.schedule import learning_rate_at
@@ -71,11 +71,11 @@ def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(steps, 
     monkeypatch.setattr(resume, "SAVE_EVERY_SECONDS", 0.0)
     step, taken = loop._Loop._step, []
 
-    def dying(self, images, batch):
+    def dying(self, batch):
         if len(taken) == steps:
             raise Killed
         taken.append(None)
-        step(self, images, batch)
+        step(self, batch)
 
     resumable = tmp_path / "b" / "resume.safetensors"
     with monkeypatch.context() as patched, pytest.raises(Killed):
@@ -143,7 +143,7 @@ def test_the_learning_rate_peaks_after_warm_up_and_ends_at_0(schedule):
 @settings(max_examples=40)
 def test_augmented_images_are_shifted_and_mirrored_copies(padding, flip, size, seed):
     images = torch.arange(1, 1 + 4 * 3 * size * size).reshape(4, 3, size, size)
-    out = augment(images, padding, flip, torch.Generator().manual_seed(seed))
+    out = shift(images, padding, flip, torch.Generator().manual_seed(seed))
     assert out.shape == images.shape
     for image, moved in zip(images, out, strict=True):
         wide = torch.nn.functional.pad(image, (padding,) * 4)
@@ -359,7 +359,8 @@ def test_given_weights_are_scored_as_they_were_normalised(quick):
         return train_stage.train_workload(own, "resnet20-digits", 0, on_epoch=lambda _: None)
 
     own, imagenet = record("dataset"), record("imagenet")
-    images, labels = load_dataset("digits").scored("test")
+    digits = load_dataset("digits")
+    images, labels = digits.test_images, digits.test_labels
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET.mean, IMAGENET.std))
     with torch.no_grad():
         expected = model.eval()((images.float() / 255 - mean) / std).argmax(1)

@@ -1,11 +1,28 @@
 """Augmentation of training images, a whole batch at a time."""
 
+import math
+from fractions import Fraction
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trimlab.config import Recipe
 
-def augment(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+
+def augment(images: Tensor, recipe: Recipe, scale: Fraction, generator: torch.Generator) -> Tensor:
+    """Change a batch at random, as a recipe says.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        recipe: what is changed.
+        scale: the images' size as a share of the dataset's; lengths in pixels shrink with it.
+        generator: on the CPU, so that every device draws the same numbers.
+    """
+    return shift(images, math.ceil(recipe.crop_padding * scale), recipe.flip, generator)
+
+
+def shift(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
     """Translate and mirror a batch; every image has its own random draw.
 
     Args:

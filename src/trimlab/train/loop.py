@@ -7,7 +7,7 @@ resumable checkpoint is weights, momentum and a position, and a killed run ends 
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -18,11 +18,10 @@ from torch.nn import functional as F
 from trimlab import progress
 from trimlab.config import Recipe
 from trimlab.data.dataset import Dataset
-from trimlab.digests import digest_of
 from trimlab.errors import UserError
 from trimlab.records import Epoch
 from trimlab.train import evaluate, hardware, onednn, resume
-from trimlab.train.augment import augment, resize
+from trimlab.train.batches import Batch, Batches, seed_of
 from trimlab.train.distill import Teacher, soft_loss
 from trimlab.train.precision import UsedPrecision, computing_in, fp32_products
 from trimlab.train.resume import Position
@@ -93,37 +92,27 @@ class _Loop:
         self.seed, self.resumable, self.label = seed, resumable, label
         self.optimizer = _optimizer(model, recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        images, labels = dataset.trained_on(split)
-        self.native = images.shape[-1]
-        self.images, self.labels = {self.native: images.to(self.device)}, labels.to(self.device)
+        self.batches = Batches(dataset, split, recipe, seed, self.device)
         self.position = Position()
         self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         self.saved_at = time.monotonic()
         self.started = time.perf_counter()
 
-    @property
-    def steps(self) -> int:
-        """Steps an epoch; a last batch of one image is left out (BatchNorm cannot take it)."""
-        count, size = len(self.labels), self.recipe.batch_size
-        return count // size + (count % size > 1)
-
     def run_epoch(self) -> Epoch:
         """Finish the current epoch."""
         at = self.position
-        size = self._image_size(at.epoch)
-        images, order = self._images_at(size), self._order(at.epoch)
         name = f"{self.label} epoch {at.epoch + 1}/{self.recipe.epochs}"
-        batches = torch.split(order, self.recipe.batch_size)[at.step : self.steps]
         self.started = time.perf_counter()
-        for batch in progress.bar(batches, name, start=at.step, total=self.steps):
-            self._step(images, batch.to(self.device))
-            at.step += 1
-            if time.monotonic() - self.saved_at > resume.SAVE_EVERY_SECONDS:
-                self._collect()
-                self.save()
-                self.started = time.perf_counter()
+        with closing(self.batches.of_epoch(at.epoch, at.step)) as batches:
+            for batch in progress.bar(batches, name, start=at.step, total=self.batches.steps):
+                self._step(batch)
+                at.step += 1
+                if time.monotonic() - self.saved_at > resume.SAVE_EVERY_SECONDS:
+                    self._collect()
+                    self.save()
+                    self.started = time.perf_counter()
         self._collect()
-        return self._end_epoch(size)
+        return self._end_epoch()
 
     def _collect(self) -> None:
         """Stop the clock and fetch the sums. It waits for a GPU's queue, so it is called once in a while only."""
@@ -137,16 +126,15 @@ class _Loop:
                 f"lower the learning rate (its peak is {self.recipe.learning_rate})"
             )
 
-    def _end_epoch(self, size: int) -> Epoch:
-        at = self.position
-        trained = min(len(self.labels), self.steps * self.recipe.batch_size)
+    def _end_epoch(self) -> Epoch:
+        at, trained = self.position, self.batches.images_per_epoch
         last = at.epoch + 1 == self.recipe.epochs
         scored = last or (at.epoch + 1) % self.recipe.evaluate_every == 0
         epoch = Epoch(
             epoch=at.epoch + 1,
-            image_size=size,
+            image_size=self.batches.image_size(at.epoch),
             learning_rate=self.optimizer.param_groups[0]["lr"],
-            train_loss=at.loss_sum / self.steps,
+            train_loss=at.loss_sum / self.batches.steps,
             train_accuracy=at.correct / trained,
             top1_accuracy=self._score() if scored else None,
             seconds=at.seconds,
@@ -163,27 +151,23 @@ class _Loop:
         return epoch
 
     def _score(self) -> float:
-        images, labels = self.dataset.scored(self.split)
-        found = evaluate.predict_images(self.model, self.dataset, images, self.precision)
-        return float((found == labels).double().mean())
+        found = evaluate.predict_images(self.model, self.dataset, self.dataset.scored(self.split), self.precision)
+        return evaluate.accuracy(found, self.dataset, self.split)
 
-    def _step(self, images: Tensor, batch: Tensor) -> None:
-        at, recipe = self.position, self.recipe
-        draw = torch.Generator().manual_seed(_mix(self.seed, at.epoch, at.step + 1))
-        torch.manual_seed(_mix(self.seed, at.epoch, at.step + 1))  # dropout, where a model has it
-        self._set_learning_rate((at.epoch * self.steps + at.step) / (recipe.epochs * self.steps))
-        padding = math.ceil(recipe.crop_padding * images.shape[-1] / self.native)
-        pixels = augment(images[batch], padding, recipe.flip, draw)
-        inputs = self.dataset.normalise(pixels).contiguous(memory_format=torch.channels_last)
+    def _step(self, batch: Batch) -> None:
+        at, steps = self.position, self.batches.steps
+        torch.manual_seed(seed_of(self.seed, at.epoch, at.step + 1))  # dropout, where a model has it
+        self._set_learning_rate((at.epoch * steps + at.step) / (self.recipe.epochs * steps))
+        inputs = self.dataset.normalise(batch.images).contiguous(memory_format=torch.channels_last)
         with computing_in(self.precision):
             logits = self.model(inputs)
-            loss = self._loss(logits, self.labels[batch], inputs)
+            loss = self._loss(logits, batch.labels, inputs)
         self.optimizer.zero_grad(set_to_none=True)
         with fp32_products(self.precision):
             torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        right = (logits.detach().argmax(1) == self.labels[batch]).sum()
+        right = (logits.detach().argmax(1) == batch.labels).sum()
         self.sums += torch.stack([loss.detach().double(), right.double()])
 
     def _loss(self, logits: Tensor, labels: Tensor, inputs: Tensor) -> Tensor:
@@ -199,25 +183,6 @@ class _Loop:
     def _set_learning_rate(self, done: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(done, self.recipe)
-
-    def _order(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(_mix(self.seed, epoch, 0))
-        return torch.randperm(len(self.labels), generator=generator)
-
-    def _image_size(self, epoch: int) -> int:
-        for stage in self.recipe.low_resolution:
-            if epoch < stage.epochs:
-                return stage.size
-            epoch -= stage.epochs
-        return self.native
-
-    def _images_at(self, size: int) -> Tensor:
-        """Return the training images at a size, resized once, not at every step."""
-        if size not in self.images:
-            chunks = torch.split(self.images[self.native], 2000)
-            small = [resize(chunk, size) for chunk in chunks]
-            self.images = {self.native: self.images[self.native], size: torch.cat(small)}
-        return self.images[size]
 
     def save(self) -> None:
         """Write the resumable checkpoint."""
@@ -241,8 +206,3 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     rest = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov)
-
-
-def _mix(seed: int, epoch: int, step: int) -> int:
-    """Return one number for a position in training."""
-    return int(digest_of(seed, epoch, step)[:15], 16)

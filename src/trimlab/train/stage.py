@@ -114,7 +114,7 @@ def lineage(study: Params, workload: str, dataset: Dataset, seed: int, weights: 
         "dataset_sha256": dataset.sha256,
         "split": study.data.split,
         "num_classes": dataset.num_classes,
-        "num_images": len(dataset.scored(study.data.split)[1]),
+        "num_images": len(dataset.scored(study.data.split)),
         "seed": seed,
         "weights_sha256": sha256_of(weights),
         "commit": commit(),

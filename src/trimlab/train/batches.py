@@ -1,0 +1,132 @@
+"""Batches of an epoch, augmented: the same ones, whether the images are in memory or in a file.
+
+Order and augmentation of a step are drawn from (seed, epoch, step): an epoch can start at any step.
+"""
+
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trimlab.config import Recipe
+from trimlab.data.dataset import MEMORY_SHARE, Dataset, Images
+from trimlab.digests import digest_of
+from trimlab.train.augment import augment, resize
+from trimlab.train.prefetch import ahead
+
+Order = Callable[[Tensor, int, int], Tensor]
+"""Draws an epoch's order, (N,) positions, from labels (N,), the training's seed and the epoch (from 0)."""
+
+
+class Batch(NamedTuple):
+    """The images of a step, on the device that trains."""
+
+    images: Tensor
+    """(B, C, H, W) uint8, augmented."""
+    labels: Tensor
+    """(B,) int64."""
+
+
+class Batches:
+    """A training set, a batch at a time."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        order: Order | None = None,
+    ) -> None:
+        """Copy the images to the device, if they fit there.
+
+        Args:
+            dataset: what to train on.
+            split: `test` trains on the whole training set, `holdout` on the rest of it.
+            recipe: batch size, augmentation and so on.
+            seed: decides order and augmentation.
+            device: where batches are wanted.
+            order: draws the order of an epoch; by default `shuffled`.
+        """
+        self._subset, self._recipe, self._seed, self._device = dataset.trained_on(split), recipe, seed, device
+        self._order, self._native = order or shuffled, dataset.image_shape[-1]
+        self._labels = self._subset.labels.to(device)
+        self._resident = _resident(self._subset.images, self._native, device)
+
+    @property
+    def steps(self) -> int:
+        """Steps an epoch; a last batch of one image is left out (BatchNorm cannot take it)."""
+        count, size = len(self._labels), self._recipe.batch_size
+        return count // size + (count % size > 1)
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Images in the steps of an epoch."""
+        return min(len(self._labels), self.steps * self._recipe.batch_size)
+
+    def image_size(self, epoch: int) -> int:
+        """Return height and width of an epoch's images, in pixels."""
+        for stage in self._recipe.low_resolution:
+            if epoch < stage.epochs:
+                return stage.size
+            epoch -= stage.epochs
+        return self._native
+
+    def of_epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch (from 0), from the step `start` on.
+
+        Images that are not on the device are read and augmented in a thread, which ends when the iterator is closed.
+        """
+        positions = torch.split(self._order(self._subset.labels, self._seed, epoch), self._recipe.batch_size)
+        size = self.image_size(epoch)
+        if self._resident:
+            self._resize_all(size)
+
+        def batch(step: int) -> Batch:
+            draw = torch.Generator().manual_seed(seed_of(self._seed, epoch, step + 1))
+            return self._batch(positions[step], size, draw)
+
+        steps = range(start, self.steps)
+        yield from map(batch, steps) if self._resident else ahead(batch, steps)
+
+    def _resize_all(self, size: int) -> None:
+        """Resize images in memory once, not at every step; larger ones than the dataset's might not fit."""
+        if size < self._native and size not in self._resident:
+            small = [resize(chunk, size) for chunk in torch.split(self._resident[self._native], 2000)]
+            self._resident = {self._native: self._resident[self._native], size: torch.cat(small)}
+
+    def _batch(self, positions: Tensor, size: int, draw: torch.Generator) -> Batch:
+        images = augment(self._images(positions, size), self._recipe, Fraction(size, self._native), draw)
+        return Batch(images, self._labels[positions.to(self._device)])
+
+    def _images(self, positions: Tensor, size: int) -> Tensor:
+        """Return images (B, C, size, size) uint8 on the device."""
+        if size in self._resident:
+            return self._resident[size][self._subset.indices[positions].to(self._device)]
+        images = self._subset.read(positions)
+        if self._device.type == "cuda":
+            images = images.pin_memory()  # or the copy would wait for the steps before it
+        images = images.to(self._device, non_blocking=True)
+        return images if size == self._native else resize(images, size)
+
+
+def shuffled(labels: Tensor, seed: int, epoch: int) -> Tensor:
+    """Return all positions in a random order."""
+    return torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed_of(seed, epoch, 0)))
+
+
+def seed_of(seed: int, epoch: int, step: int) -> int:
+    """Return one number for a position in training; step 0 is that of the order."""
+    return int(digest_of(seed, epoch, step)[:15], 16)
+
+
+def _resident(images: Images, size: int, device: torch.device) -> dict[int, Tensor]:
+    """Return the images on a device by their size in pixels; nothing where they don't fit there."""
+    if not isinstance(images, Tensor):
+        return {}
+    if device.type == "cuda" and images.nbytes > MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return {}
+    return {size: images.to(device)}
