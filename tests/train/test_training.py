@@ -1,13 +1,15 @@
 """Training: resumes to the bit, learns, augments without a loop, follows its schedule."""
 
 import math
+import threading
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+import small_datasets
 from trimlab import config, paths, records
 from trimlab.data import stage as data_stage
 from trimlab.data.dataset import IMAGENET, Dataset, dataset_for, load_dataset
@@ -16,7 +18,6 @@ from trimlab.models import checkpoint, registry
 from trimlab.models.facts import count_params
 from trimlab.train import hardware, loop, precision, resume
 from trimlab.train import stage as train_stage
-from trimlab.train.augment import shift
 from trimlab.train.distill import Teacher
 from trimlab.train.precision import computing_in, resolve
 from trimlab.train.schedule import learning_rate_at
@@ -33,23 +34,7 @@ RECIPE = config.Recipe(
 
 @pytest.fixture
 def tiny():
-    """64 images whose class is their brightness."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(64) % 2
-    images = (torch.randint(0, 100, (64, 3, 32, 32), generator=generator) + 120 * labels[:, None, None, None]).byte()
-    return Dataset(
-        name="tiny",
-        train_images=images,
-        train_labels=labels,
-        test_images=images,
-        test_labels=labels,
-        holdout=torch.arange(8),
-        calibration=torch.arange(8, 64),
-        mean=torch.full((3,), 0.4),
-        std=torch.full((3,), 0.3),
-        classes=["dark", "bright"],
-        sha256="0" * 64,
-    )
+    return small_datasets.tiny()
 
 
 class Killed(Exception):
@@ -62,11 +47,15 @@ def fit(model, tiny, resumable, precision="fp32", **kwargs):
     )
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("steps", [1, 4, 7, 11])
-def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(steps, precision, tiny, tmp_path, monkeypatch):
+def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
+    steps, precision, in_memory, tiny, tmp_path, monkeypatch
+):
     whole = registry.build("resnet20", 2)
     curve = fit(whole, tiny, tmp_path / "a" / "resume.safetensors", precision).curve
+    dataset = tiny if in_memory else small_datasets.stored(tiny, tmp_path)
 
     monkeypatch.setattr(resume, "SAVE_EVERY_SECONDS", 0.0)
     step, taken = loop._Loop._step, []
@@ -80,9 +69,10 @@ def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(steps, 
     resumable = tmp_path / "b" / "resume.safetensors"
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(loop._Loop, "_step", dying)
-        fit(registry.build("resnet20", 2), tiny, resumable, precision)
+        fit(registry.build("resnet20", 2), dataset, resumable, precision)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
     resumed = registry.build("resnet20", 2, seed=9)
-    done = fit(resumed, tiny, resumable, precision)
+    done = fit(resumed, dataset, resumable, precision)
 
     assert done.resumptions == 1
     assert all(
@@ -99,7 +89,7 @@ def test_training_learns(tiny, tmp_path):
 
 
 def test_a_diverging_training_ends_in_one_line(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop._Loop, "_loss", lambda self, logits, labels, inputs: logits.sum() * float("nan"))
+    monkeypatch.setattr(loop._Loop, "_loss", lambda self, logits, targets, inputs: logits.sum() * float("nan"))
     with pytest.raises(UserError, match=r"the loss is nan in epoch 1: lower the learning rate \(its peak is 0\.05\)"):
         fit(registry.build("resnet20", 2), tiny, tmp_path / "resume.safetensors")
 
@@ -137,22 +127,6 @@ def test_the_learning_rate_peaks_after_warm_up_and_ends_at_0(schedule):
     recipe = RECIPE.model_copy(update={"schedule": schedule})
     assert math.isclose(learning_rate_at(recipe.warmup, recipe), recipe.learning_rate)
     assert math.isclose(learning_rate_at(1.0, recipe), 0, abs_tol=1e-12)
-
-
-@given(padding=st.integers(0, 4), flip=st.booleans(), size=st.integers(5, 12), seed=st.integers(0, 99))
-@settings(max_examples=40)
-def test_augmented_images_are_shifted_and_mirrored_copies(padding, flip, size, seed):
-    images = torch.arange(1, 1 + 4 * 3 * size * size).reshape(4, 3, size, size)
-    out = shift(images, padding, flip, torch.Generator().manual_seed(seed))
-    assert out.shape == images.shape
-    for image, moved in zip(images, out, strict=True):
-        wide = torch.nn.functional.pad(image, (padding,) * 4)
-        crops = [
-            wide[:, y : y + size, x : x + size]
-            for y in range(2 * padding + 1)
-            for x in range(2 * padding + 1)
-        ]  # fmt: skip
-        assert any(torch.equal(moved, c) or (flip and torch.equal(moved, c.flip(2))) for c in crops)
 
 
 def test_norms_and_biases_are_not_decayed():

@@ -84,6 +84,45 @@ class LowResolution(Section):
     """Number of epochs at this size."""
 
 
+Bounds = Annotated[list[Annotated[float, Field(gt=0, le=10)]], Field(min_length=2, max_length=2)]
+"""Lowest and highest value."""
+
+
+class RandomResizedCrop(Section):
+    """A random part of every image, scaled to the image's size."""
+
+    scale: Bounds = [0.08, 1.0]
+    """Lowest and highest share of the image's area."""
+    ratio: Bounds = [0.75, 1.3333]
+    """Lowest and highest ratio of width to height."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "RandomResizedCrop":
+        for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
+            if low > high:
+                raise ValueError(f"{name} [{low}, {high}] is upside down: give the lowest value first")
+        if self.scale[1] > 1:
+            raise ValueError(f"scale {self.scale} is more than the image: give shares of at most 1")
+        return self
+
+
+class ColorJitter(Section):
+    """Random changes of colour: a factor per image, drawn from [1 - value, 1 + value]."""
+
+    brightness: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Of the pixel values."""
+    contrast: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Of their distance from the image's mean grey."""
+    saturation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Of their distance from the pixel's grey."""
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> "ColorJitter":
+        if not self.brightness + self.contrast + self.saturation:
+            raise ValueError("color_jitter changes nothing: give brightness, contrast or saturation, or leave it out")
+        return self
+
+
 class Recipe(Section):
     """A training recipe for SGD."""
 
@@ -109,10 +148,30 @@ class Recipe(Section):
     """Mirror half of the images; false for digits."""
     crop_padding: Annotated[int, Field(ge=0, le=16)] = 4
     """Random translation by up to this many pixels; the border is padded with zeros."""
+    random_resized_crop: RandomResizedCrop | None = None
+    """Takes the place of `crop_padding`: for photographs, whose objects are of any size."""
+    color_jitter: ColorJitter | None = None
+    """Random brightness, contrast and saturation."""
+    cutout: Annotated[int, Field(ge=0, le=512)] = 0
+    """Side, in pixels, of a black square at a random place in every image; 0 leaves images whole."""
+    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Blends every image with another one of its batch, and their labels alike. The share is drawn per batch from
+    Beta(mixup, mixup); 0 turns it off."""
+    cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Replaces a rectangle of every image with that of another one of its batch, and mixes their labels by area. The
+    area is drawn per batch from Beta(cutmix, cutmix); 0 turns it off. With `mixup`, each batch gets one of the two."""
     low_resolution: list[LowResolution] = []
     """The first epochs train on smaller images, in this order; the remaining epochs train at full size."""
     evaluate_every: Annotated[int, Field(ge=1, le=1000)] = 1
     """Number of epochs between two evaluations of accuracy; the last epoch is always evaluated."""
+
+    @model_validator(mode="after")
+    def _one_crop(self) -> "Recipe":
+        if self.random_resized_crop and self.crop_padding and "crop_padding" in self.model_fields_set:
+            raise ValueError(
+                f"crop_padding {self.crop_padding} has no effect with random_resized_crop: leave one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _low_resolution_fits(self) -> "Recipe":

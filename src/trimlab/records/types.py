@@ -171,7 +171,7 @@ class Epoch(Part):
     train_loss: Annotated[float, Field(ge=-1, le=1e12)]
     """Mean over the epoch's steps; that of distillation alone may round to just below 0."""
     train_accuracy: Share
-    """On the augmented images as they were trained on, in [0, 1]."""
+    """On the augmented images as they were trained on, in [0, 1]; of a mixed image, its largest class counts."""
     top1_accuracy: Share | None
     """On the scored split, in [0, 1]; None where it was not evaluated."""
     seconds: Annotated[float, Field(gt=0, le=1e9), VOLATILE]

@@ -13,7 +13,9 @@ from torch import Tensor
 from trimlab.config import Recipe
 from trimlab.data.dataset import MEMORY_SHARE, Dataset, Images
 from trimlab.digests import digest_of
+from trimlab.errors import UserError
 from trimlab.train.augment import augment, resize
+from trimlab.train.mix import mix
 from trimlab.train.prefetch import ahead
 
 Order = Callable[[Tensor, int, int], Tensor]
@@ -26,7 +28,9 @@ class Batch(NamedTuple):
     images: Tensor
     """(B, C, H, W) uint8, augmented."""
     labels: Tensor
-    """(B,) int64."""
+    """(B,) int64: those that weigh most, where images are mixed."""
+    targets: Tensor
+    """What the loss compares with: the labels, or the share of each class where images are mixed, (B, classes)."""
 
 
 class Batches:
@@ -50,9 +54,15 @@ class Batches:
             seed: decides order and augmentation.
             device: where batches are wanted.
             order: draws the order of an epoch; by default `shuffled`.
+
+        Raises:
+            UserError: cutout would leave nothing of an image.
         """
+        side = min(dataset.image_shape[1:])
+        if recipe.cutout >= side:
+            raise UserError(f"cutout {recipe.cutout} can cover images of {dataset.name}: lower it below {side}")
         self._subset, self._recipe, self._seed, self._device = dataset.trained_on(split), recipe, seed, device
-        self._order, self._native = order or shuffled, dataset.image_shape[-1]
+        self._order, self._native, self._num_classes = order or shuffled, dataset.image_shape[-1], dataset.num_classes
         self._labels = self._subset.labels.to(device)
         self._resident = _resident(self._subset.images, self._native, device)
 
@@ -100,7 +110,11 @@ class Batches:
 
     def _batch(self, positions: Tensor, size: int, draw: torch.Generator) -> Batch:
         images = augment(self._images(positions, size), self._recipe, Fraction(size, self._native), draw)
-        return Batch(images, self._labels[positions.to(self._device)])
+        labels = self._labels[positions.to(self._device)]
+        if not (self._recipe.mixup or self._recipe.cutmix):
+            return Batch(images, labels, labels)
+        images, shares = mix(images, labels, self._recipe, self._num_classes, draw)
+        return Batch(images, shares.argmax(1), shares)
 
     def _images(self, positions: Tensor, size: int) -> Tensor:
         """Return images (B, C, size, size) uint8 on the device."""

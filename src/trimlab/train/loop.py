@@ -161,7 +161,7 @@ class _Loop:
         inputs = self.dataset.normalise(batch.images).contiguous(memory_format=torch.channels_last)
         with computing_in(self.precision):
             logits = self.model(inputs)
-            loss = self._loss(logits, batch.labels, inputs)
+            loss = self._loss(logits, batch.targets, inputs)
         self.optimizer.zero_grad(set_to_none=True)
         with fp32_products(self.precision):
             torch.autograd.backward(self.scaler.scale(loss))
@@ -170,14 +170,14 @@ class _Loop:
         right = (logits.detach().argmax(1) == batch.labels).sum()
         self.sums += torch.stack([loss.detach().double(), right.double()])
 
-    def _loss(self, logits: Tensor, labels: Tensor, inputs: Tensor) -> Tensor:
-        hard = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+    def _loss(self, logits: Tensor, targets: Tensor, inputs: Tensor) -> Tensor:
+        hard = F.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.label_smoothing)
         if self.teacher is None:
             return hard
         with torch.no_grad():
-            targets = self.teacher.model(inputs).float()
+            taught = self.teacher.model(inputs).float()
         return (1 - self.teacher.weight) * hard + self.teacher.weight * soft_loss(
-            logits.float(), targets, self.teacher.temperature
+            logits.float(), taught, self.teacher.temperature
         )
 
     def _set_learning_rate(self, done: float) -> None:
