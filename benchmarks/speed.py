@@ -74,7 +74,8 @@ def deployed_speed(scratch: Path) -> list[str]:
     images = np.random.default_rng(0).standard_normal((64, *SHAPE)).astype(np.float32)
     benchmarking_pack = scratch / "pack.npz"
     noise = np.random.default_rng(1).integers(0, 256, (256, *SHAPE), dtype=np.uint8)
-    np.savez(benchmarking_pack, images=noise, labels=np.zeros(256, int), mean=np.full(3, 0.5), std=np.full(3, 0.25))
+    np.save(scratch / "pack.npy", noise)
+    np.savez(benchmarking_pack, labels=np.zeros(256, int), mean=np.full(3, 0.5), std=np.full(3, 0.25))
     labels = scratch / "torch-labels.npy"
     np.save(labels, np.zeros(256, np.uint16))
     files = {}
@@ -92,9 +93,9 @@ def deployed_speed(scratch: Path) -> list[str]:
     for name, file in list(files.items())[1:]:
         request = Request(
             model=str(file), baseline=str(files["unpruned FP32"]), runtime="onnxruntime",
-            precision="int8" if "INT8" in name else "fp32", pack=str(benchmarking_pack),
-            predictions=str(scratch / "labels.npy"), torch_labels=str(labels), onnx_labels=None,
-            exact_labels=None, seven_bit=None, calibration=None, engines=None, lineage={},
+            precision="int8" if "INT8" in name else "fp32", images=str(scratch / "pack.npy"),
+            pack=str(benchmarking_pack), predictions=str(scratch / "labels.npy"), torch_labels=str(labels),
+            onnx_labels=None, exact_labels=None, seven_bit=None, calibration=None, engines=None, lineage={},
             batch_size=section.batch_size, warmup=section.warmup, repeats=section.repeats,
             batch_repeats=section.batch_repeats, threads=section.threads, builds=section.builds,
         )  # fmt: skip

@@ -186,7 +186,8 @@ def measurement(
 def request(**changes: object) -> Request:
     """Return a request of FP32 in ONNX Runtime, at the smallest counts; none of its files exists."""
     counts = {key: max(1, least) for key, (least, _) in BOUNDS.items()}
-    paths = {"baseline": "unpruned.onnx", "pack": "pack.npz", "predictions": "out.npy", "torch_labels": "torch.npy"}
+    paths = {"baseline": "unpruned.onnx", "predictions": "out.npy", "torch_labels": "torch.npy"}
+    paths |= {"images": "images.npy", "pack": "pack.npz"}
     optional = dict.fromkeys(("onnx_labels", "exact_labels", "seven_bit", "calibration", "engines"))
     own = {"model": "model.onnx", "precision": "fp32", "runtime": "onnxruntime", "lineage": {}}
     return Request(**(own | paths | optional | counts | changes))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import factories
 import onnx_examples
@@ -18,6 +19,7 @@ from trimlab.benchmark import interpreters, runner
 from trimlab.benchmark import stage as benchmark_stage
 from trimlab.benchmark.targets import Target
 from trimlab.config import Normalisation
+from trimlab.data.dataset import load_dataset
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
 from trimlab.measure import device, runtimes, scoring
@@ -101,7 +103,7 @@ def exact_labels(file, images):
 
 def scored_images(folder):
     runner.write_pack(projects.STUDY.workloads["small"], "test", folder / "scored.npz")
-    pack = scoring.load(str(folder / "scored.npz"), (3, 32, 32))
+    pack = scoring.load(str(folder / "scored.npy"), str(folder / "scored.npz"), (3, 32, 32))
     return pack.batch(np.arange(len(pack.images))), pack.labels
 
 
@@ -144,6 +146,16 @@ def test_images_are_normalised_as_the_workload_says(project, study, monkeypatch,
     quantize_stage.export_workload(study.model_copy(update={"workloads": {"small": workload}}), "small")
     lowest = np.load(onnx_files.calibration_file("small")).min(axis=(0, 2, 3))
     np.testing.assert_allclose(lowest, [-0.5, -2, -6], rtol=1e-6)  # black pixels
+
+
+@pytest.mark.parametrize("split", ["test", "holdout"])
+def test_a_pack_holds_the_scored_images_in_order(split, project, monkeypatch, tmp_path):
+    monkeypatch.chdir(project)
+    runner.write_pack(projects.STUDY.workloads["small"], split, tmp_path / "pack.npz")
+    pack = scoring.load(str(tmp_path / "pack.npy"), str(tmp_path / "pack.npz"), (3, 32, 32))
+    scored = load_dataset("digits").scored(split)
+    np.testing.assert_array_equal(pack.images, scored.read(torch.arange(len(scored))))
+    np.testing.assert_array_equal(pack.labels, scored.labels)
 
 
 def test_a_record_carries_its_weights_normalisation(project):
@@ -468,7 +480,13 @@ def test_a_kept_measurement_of_another_file_is_not_taken(project, study, monkeyp
     target = Target("small", 0, "int8", "onnxruntime")
     asked = benchmark_stage.request(study, target, project / "pack.npz", project)
     digest = runner.digest(asked)
-    elsewhere = {"pack": "a.npz", "engines": "engines", "exact_labels": "a.npy", "predictions": "b.npy"}
+    elsewhere = {
+        "images": "a.npy",
+        "pack": "a.npz",
+        "engines": "engines",
+        "exact_labels": "a.npy",
+        "predictions": "b.npy",
+    }
     assert runner.digest(asked._replace(**elsewhere)) == digest
     for change in ({"repeats": 1}, {"model": str(project / paths.onnx_file("small", 0, "fp32"))}, {"lineage": {}}):
         assert runner.digest(asked._replace(**change)) != digest

@@ -107,6 +107,34 @@ def test_a_candidate_on_another_dataset_than_the_baseline_is_refused(text, tmp_p
     )
 
 
+@pytest.mark.parametrize(
+    ("augmentation", "message"),
+    [
+        (
+            "crop_padding: 2, random_resized_crop: {}",
+            "crop_padding 2 has no effect with random_resized_crop: leave one of them out",
+        ),
+        ("random_resized_crop: {scale: [0.5, 0.1]}", "scale [0.5, 0.1] is upside down: give the lowest value first"),
+        (
+            "random_resized_crop: {scale: [0.5, 2.0]}",
+            "scale [0.5, 2.0] is more than the image: give shares of at most 1",
+        ),
+        ("random_resized_crop: {ratio: [2.0, 0.5]}", "ratio [2.0, 0.5] is upside down: give the lowest value first"),
+        ("color_jitter: {}", "color_jitter changes nothing: give brightness, contrast or saturation, or leave it out"),
+        ("cutout: -1", "training.digits.cutout -1 is not in [0, 512]: set it in that range"),
+        ("mixup: 11.0", "training.digits.mixup 11.0 is not in [0, 10]: set it in that range"),
+    ],
+)
+def test_augmentation_that_makes_no_sense_is_one_line(augmentation, message, text, tmp_path):
+    (line,) = problems(text.replace("crop_padding: 2", augmentation, 1), tmp_path)
+    assert message in line
+
+
+def test_a_random_resized_crop_takes_the_place_of_the_default_padding(text, tmp_path):
+    (tmp_path / "params.yaml").write_text(text.replace("crop_padding: 2", "random_resized_crop: {}"))
+    assert config.load(tmp_path / "params.yaml").training["digits"].random_resized_crop.scale == [0.08, 1.0]
+
+
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join(['*' + old] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )

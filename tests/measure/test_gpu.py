@@ -53,7 +53,8 @@ def measured(project):
     runner.write_pack(STUDY.workloads["small"], "test", project / "test.npz")
     images = np.concatenate([dataset.train_images.numpy(), dataset.test_images.numpy()])
     labels = np.concatenate([dataset.train_labels.numpy(), dataset.test_labels.numpy()])
-    np.savez(pack, **{**np.load(project / "test.npz"), "images": images, "labels": labels})
+    np.save(project / "all.npy", images)
+    np.savez(pack, **{**np.load(project / "test.npz"), "labels": labels})
     np.save(project / "torch.npy", labels)
     found = {}
     for target in targets(STUDY, "small", ["tensorrt", "onnxruntime"]):

@@ -130,6 +130,14 @@ def test_percentiles_are_ordered_and_within_the_timed_calls(seconds, batch_size)
     assert latency["batch_size"] == batch_size
 
 
+def write_pack(folder, **changes):
+    """Write a pack of 10 images, or of what is given in their place; return its two files."""
+    content = {**make_pack(10)._asdict(), **changes}
+    np.save(folder / "images.npy", content.pop("images"))
+    np.savez(folder / "pack.npz", **content)
+    return {"images": str(folder / "images.npy"), "pack": str(folder / "pack.npz")}
+
+
 def make_pack(count):
     generator = np.random.default_rng(0)
     return scoring.Pack(
@@ -183,14 +191,13 @@ def run(request, folder):
 @pytest.fixture(scope="module")
 def request_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("measure")
-    np.savez(folder / "pack.npz", **make_pack(70)._asdict())
     np.save(folder / "torch.npy", np.zeros(70, np.uint16))
     return {
         "model": str(exported("resnet20")),
         "precision": "fp32",
         "baseline": str(exported("resnet20")),
         "runtime": "onnxruntime",
-        "pack": str(folder / "pack.npz"),
+        **write_pack(folder, **make_pack(70)._asdict()),
         "predictions": str(folder / "labels.npy"),
         "torch_labels": str(folder / "torch.npy"),
         "onnx_labels": None,
@@ -306,7 +313,7 @@ def test_a_count_is_a_whole_number_within_its_bounds(request_file, key, value, b
     assert f"{key} {json.dumps(value)} is not a whole number in {bounds}: give one" in one_line(capsys)
 
 
-@pytest.mark.parametrize("key", ["model", "baseline", "runtime", "pack", "predictions"])
+@pytest.mark.parametrize("key", ["model", "baseline", "runtime", "images", "pack", "predictions"])
 @pytest.mark.parametrize("value", [None, 3, ["onnxruntime"]])
 def test_a_name_is_a_string(request_file, key, value, tmp_path, capsys):
     file = tmp_path / "request.json"
@@ -340,38 +347,75 @@ def one_line(capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": np.zeros(9, np.int64)}, "labels (9,) int64 for images (10, 3, 32, 32): pack (10,) of them"),
-        ({"labels": np.zeros(10)}, "labels (10,) float64"),
-        ({"mean": np.zeros(1, np.float32)}, "mean (1,) float32 for images (10, 3, 32, 32): pack (3,) of them"),
-        ({"std": np.array(["a", "b", "c"])}, "std (3,) <U1"),
-        ({"images": np.zeros((10, 3, 28, 28), np.uint8)}, "images (3, 28, 28), the model takes (3, 32, 32)"),
-        ({"images": np.zeros((10, 1, 32, 32), np.uint8)}, "images (1, 32, 32), the model takes (3, 32, 32)"),
-        ({"images": np.zeros((0, *SHAPE), np.uint8), "labels": np.zeros(0, np.int64)}, "no images: pack at least one"),
-        ({"images": np.zeros((10, *SHAPE), np.float32)}, "images (10, 3, 32, 32) float32, not (N, C, H, W) uint8"),
-        ({"images": np.uint8(0)}, "images () uint8, not (N, C, H, W) uint8"),
+        (
+            {"labels": np.zeros(9, np.int64)},
+            "pack.npz holds labels (9,) int64 for images (10, 3, 32, 32): pack (10,) of them",
+        ),
+        ({"labels": np.zeros(10)}, "pack.npz holds labels (10,) float64"),
+        (
+            {"mean": np.zeros(1, np.float32)},
+            "pack.npz holds mean (1,) float32 for images (10, 3, 32, 32): pack (3,) of them",
+        ),
+        ({"std": np.array(["a", "b", "c"])}, "pack.npz holds std (3,) <U1"),
+        (
+            {"images": np.zeros((10, 3, 28, 28), np.uint8)},
+            "images.npy holds images (3, 28, 28), the model takes (3, 32, 32)",
+        ),
+        (
+            {"images": np.zeros((10, 1, 32, 32), np.uint8)},
+            "images.npy holds images (1, 32, 32), the model takes (3, 32, 32)",
+        ),
+        (
+            {"images": np.zeros((0, *SHAPE), np.uint8), "labels": np.zeros(0, np.int64)},
+            "images.npy holds no images: pack at least one",
+        ),
+        (
+            {"images": np.zeros((10, *SHAPE), np.float32)},
+            "images.npy holds images (10, 3, 32, 32) float32, not (N, C, H, W) uint8",
+        ),
+        ({"images": np.uint8(0)}, "images.npy holds images () uint8, not (N, C, H, W) uint8"),
     ],
 )
 def test_a_pack_fits_itself_and_the_model(changes, message, tmp_path):
-    np.savez(tmp_path / "pack.npz", **{**make_pack(10)._asdict(), **changes})
-    with pytest.raises(MeasureError, match=re.escape(f"pack.npz holds {message}")):
-        scoring.load(str(tmp_path / "pack.npz"), SHAPE)
+    files = write_pack(tmp_path, **changes)
+    with pytest.raises(MeasureError, match=re.escape(message)):
+        scoring.load(files["images"], files["pack"], SHAPE)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00", None])
 def test_what_is_no_archive_is_no_pack(content, tmp_path):
+    files = write_pack(tmp_path)
     path = tmp_path / "pack.npz"
     if content is None:
         np.save(path.open("wb"), np.zeros(3))  # an array, no archive of them
     else:
         path.write_bytes(content)
     with pytest.raises(MeasureError, match=r"pack\.npz is not a packed dataset \(.*\): pack it again"):
-        scoring.load(str(path), SHAPE)
+        scoring.load(files["images"], files["pack"], SHAPE)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00", None])
+def test_what_is_no_array_is_no_image(content, tmp_path):
+    files = write_pack(tmp_path)
+    path = tmp_path / "images.npy"
+    if content is None:
+        np.savez(path.open("wb"), np.zeros(3))  # an archive
+    else:
+        path.write_bytes(content)
+    with pytest.raises(MeasureError, match=r"images\.npy is not a packed dataset \(.*\): pack it again"):
+        scoring.load(files["images"], files["pack"], SHAPE)
+
+
+def test_images_are_mapped(tmp_path):
+    files = write_pack(tmp_path)
+    pack = scoring.load(files["images"], files["pack"], SHAPE)
+    assert isinstance(pack.images, np.memmap)
+    np.testing.assert_array_equal(pack.batch(np.arange(10)), make_pack(10).batch(np.arange(10)))
 
 
 def test_a_pack_of_another_size_ends_in_one_line(request_file, tmp_path):
     images = np.zeros((70, 3, 28, 28), np.uint8)
-    np.savez(tmp_path / "pack.npz", **{**make_pack(70)._asdict(), "images": images})
-    line = complaint({**request_file, "pack": str(tmp_path / "pack.npz")}, tmp_path)
+    line = complaint({**request_file, **write_pack(tmp_path, images=images)}, tmp_path)
     assert "holds images (3, 28, 28), the model takes (3, 32, 32)" in line
 
 
@@ -436,7 +480,7 @@ def test_a_moved_request_names_each_of_its_files_elsewhere_and_nothing_else():
     )  # fmt: skip
     moved = contract.moved(asked, lambda name: f"elsewhere/{name}")
     files = {key: f"elsewhere/{getattr(asked, key)}" for key in (
-        "model", "baseline", "pack", "torch_labels", "exact_labels", "calibration"
+        "model", "baseline", "images", "pack", "torch_labels", "exact_labels", "calibration"
     )}  # fmt: skip
     seven_bit = SevenBit("elsewhere/7.onnx", None, "elsewhere/exact7.npy", {"weight_bits": 7})
     assert moved == asked._replace(**files, seven_bit=seven_bit)

@@ -285,7 +285,8 @@ def test_a_measurement_on_a_gpu_is_a_whole_record(gpu, model, tmp_path):
     labels = np.zeros(scored, np.uint16)
     pack = tmp_path / "pack.npz"
     pixels = np.random.default_rng(0).integers(0, 256, (scored, *SHAPE), dtype=np.uint8)
-    np.savez(pack, images=pixels, labels=labels, mean=np.zeros(3, np.float32), std=np.ones(3, np.float32))
+    np.save(tmp_path / "pack.npy", pixels)
+    np.savez(pack, labels=labels, mean=np.zeros(3, np.float32), std=np.ones(3, np.float32))
     np.save(tmp_path / "labels.npy", labels)
     lineage = {
         key: value
@@ -295,7 +296,8 @@ def test_a_measurement_on_a_gpu_is_a_whole_record(gpu, model, tmp_path):
         or key in ("macs", "weight_bytes", "torch_top1_accuracy", "calibration_sha256", "kind")
     }
     request = factories.request(
-        model=model, baseline=model, precision="int8", runtime="tensorrt", pack=str(pack),
+        model=model, baseline=model, precision="int8", runtime="tensorrt",
+        images=str(tmp_path / "pack.npy"), pack=str(pack),
         predictions=str(tmp_path / "predicted.npy"), torch_labels=str(tmp_path / "labels.npy"),
         onnx_labels=str(tmp_path / "labels.npy"), exact_labels=str(tmp_path / "labels.npy"),
         engines=str(tmp_path / "engines"), batch_size=BATCH, repeats=10, batch_repeats=5, builds=3, lineage=lineage,

@@ -16,6 +16,9 @@ from trimlab.measure.contract import Request, SevenBit
 from trimlab.measure.errors import MeasureError
 from trimlab.measure.session import Settings
 
+_CHUNK = 256
+"""Images that are written at a time."""
+
 
 def score(asked: Request) -> None:
     """Write the labels that ONNX Runtime predicts, once per file: for a request's file and its 7-bit variant.
@@ -30,22 +33,26 @@ def score(asked: Request) -> None:
     for part in parts:
         labels = part.exact_labels or part.onnx_labels
         if labels and not Path(labels).exists():
-            score_file(Path(part.model), Path(asked.pack), Path(labels), exact=bool(part.exact_labels))
+            score_file(Path(part.model), asked, Path(labels), exact=bool(part.exact_labels))
 
 
 def write_pack(workload: config.Workload, split: str, path: Path) -> None:
-    """Write what `trimlab.measure` scores on: images (N, C, H, W) uint8, labels (N,), mean and std (C,)."""
+    """Write what `trimlab.measure` scores on: labels (N,), mean and std (C,) to a path, and the images beside it."""
     from trimlab.data.dataset import dataset_for  # torch: not for a variant without precisions
 
     prepared = dataset_for(workload)
-    images, labels = prepared.scored(split)
-    np.savez(
-        path,
-        images=images.numpy(),
-        labels=labels.numpy(),
-        mean=prepared.mean.numpy(),
-        std=prepared.std.numpy(),
-    )
+    scored = prepared.scored(split)
+    np.savez(path, labels=scored.labels.numpy(), mean=prepared.mean.numpy(), std=prepared.std.numpy())
+    shape = (len(scored), *prepared.image_shape)
+    with images_file(path).open("wb") as file:  # as `np.save` would, but some images at a time
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for images in scored.chunks(_CHUNK):
+            images.numpy().tofile(file)
+
+
+def images_file(pack: Path) -> Path:
+    """Return where the images of a pack lie."""
+    return pack.with_suffix(".npy")
 
 
 def digest(asked: Request) -> str:
@@ -58,7 +65,8 @@ def digest(asked: Request) -> str:
         baseline=sha256_of_input(Path(asked.baseline)),
         torch_labels=sha256_of_input(Path(asked.torch_labels)),
         calibration=asked.calibration and sha256_of_input(Path(asked.calibration)),
-        pack="",  # its digest is in the lineage
+        images="",  # the digest of images and pack is in the lineage
+        pack="",
         onnx_labels=None,  # these follow from the model
         exact_labels=None,
         predictions="",
@@ -104,14 +112,16 @@ def labels_file(file: Path, scratch: Path) -> Path:
     return scratch / f"{file.stem}-labels.npy"
 
 
-def score_file(file: Path, pack: Path, labels: Path, exact: bool) -> None:
+def score_file(file: Path, asked: Request, labels: Path, exact: bool) -> None:
     """Write the labels that ONNX Runtime predicts with a file; `exact` computes INT8 as it is written."""
     how = "ONNX Runtime, without fused kernels" if exact else "ONNX Runtime"
     progress.say(f"scoring {file.name} in {how}")
     settings = Settings("int8" if exact else "fp32", device.cores(), 64, exact=exact)
     try:
         session = runtimes.open_file("onnxruntime", str(file), settings)
-        predicted = scoring.predict(session, scoring.load(str(pack), session.image_shape), settings.batch_size)
+        predicted = scoring.predict(
+            session, scoring.load(asked.images, asked.pack, session.image_shape), settings.batch_size
+        )
     except MeasureError as error:
         raise UserError(str(error)) from None
     np.save(labels, predicted)

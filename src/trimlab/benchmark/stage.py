@@ -74,6 +74,7 @@ def request(study: config.Params, target: Target, pack: Path, scratch: Path) -> 
         precision=target.precision,
         baseline=str(onnx_files.baseline_file(workload, target.seed)),
         runtime=target.runtime,
+        images=str(runner.images_file(pack)),
         pack=str(pack),
         predictions=str(paths.measurement_file(*target).with_suffix(".npy")),
         torch_labels=str(paths.torch_labels_file(target.variant, target.seed)),

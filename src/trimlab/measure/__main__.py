@@ -53,7 +53,7 @@ def measure(request: Request) -> dict[str, Any]:
 def _measured(request: Request) -> dict[str, Any]:
     with closing(_open(request, request.model, _settings(request))) as model:
         memory_bytes = model.memory_bytes()  # before anything else is loaded
-        pack = scoring.load(request.pack, model.image_shape)
+        pack = scoring.load(request.images, request.pack, model.image_shape)
         say(f"scoring {len(pack.images)} images")
         predictions = scoring.predict(model, pack, request.batch_size)
         _save(predictions, request.predictions)

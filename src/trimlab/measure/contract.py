@@ -31,8 +31,10 @@ class Request(NamedTuple):
     """The workload's unpruned FP32 file, timed in turn with the model."""
     runtime: str
     """A key of `runtimes.RUNTIMES`."""
+    images: str
+    """`.npy` of what is scored: images (N, C, H, W) uint8."""
     pack: str
-    """`.npz` of what is scored, see `scoring.Pack`."""
+    """`.npz` of their labels and normalisation, see `scoring.Pack`."""
     predictions: str
     """Where the predicted labels go: `.npy`, a uint16 for each image."""
     torch_labels: str
@@ -115,6 +117,7 @@ def moved(request: Request, place: Callable[[str], str]) -> Request:
     return request._replace(
         model=place(request.model),
         baseline=place(request.baseline),
+        images=place(request.images),
         pack=place(request.pack),
         torch_labels=place(request.torch_labels),
         onnx_labels=request.onnx_labels and place(request.onnx_labels),

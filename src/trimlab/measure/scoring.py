@@ -19,7 +19,7 @@ class Pack(NamedTuple):
     """A scored split."""
 
     images: np.ndarray[Any, Any]
-    """(N, C, H, W) uint8."""
+    """(N, C, H, W) uint8; mapped, so that those of a batch are read when it is scored."""
     labels: np.ndarray[Any, Any]
     """(N,) whole numbers."""
     mean: np.ndarray[Any, Any]
@@ -39,39 +39,50 @@ class Pack(NamedTuple):
         return self.batch(np.arange(size) % len(self.images))
 
 
-def load(path: str, image_shape: tuple[int, ...]) -> Pack:
-    """Read an `.npz` of images, labels, mean and std.
+def load(images: str, path: str, image_shape: tuple[int, ...]) -> Pack:
+    """Map an `.npy` of images, and read an `.npz` of their labels, mean and std.
 
     Args:
-        path: the file.
+        images: the file of images.
+        path: the file of the rest.
         image_shape: (C, H, W) that the model takes.
 
     Raises:
-        MeasureError: the file is missing, is no such pack, or holds images that the model doesn't take.
+        MeasureError: a file is missing, is no such pack, or holds images that the model doesn't take.
     """
+    reading = images
     try:
+        mapped = np.load(images, mmap_mode="r")
+        if not isinstance(mapped, np.ndarray):
+            raise ValueError("no array")
+        reading = path
         with np.load(path, allow_pickle=False) as file:
-            pack = Pack(*(file[name] for name in Pack._fields))
+            pack = Pack(mapped, file["labels"], file["mean"], file["std"])
     except Exception as error:  # zipfile, zlib and numpy raise whatever the bytes provoke
-        raise MeasureError(f"{path} is not a packed dataset ({one_line(error)}): pack it again") from None
-    problem = _problem(pack, image_shape)
-    if problem:
+        raise MeasureError(f"{reading} is not a packed dataset ({one_line(error)}): pack it again") from None
+    if problem := _images_problem(mapped, image_shape):
+        raise MeasureError(f"{images} holds {problem}")
+    if problem := _problem(pack):
         raise MeasureError(f"{path} holds {problem}")
     return pack
 
 
-def _problem(pack: Pack, image_shape: tuple[int, ...]) -> str | None:
-    images = pack.images
+def _images_problem(images: np.ndarray[Any, Any], image_shape: tuple[int, ...]) -> str | None:
     if images.dtype != np.uint8 or images.ndim != 4:
         return f"images {images.shape} {images.dtype}, not (N, C, H, W) uint8: pack it again"
     if images.shape[1:] != image_shape:
         return f"images {images.shape[1:]}, the model takes {image_shape}: pack the dataset that it was made for"
     if not len(images):
         return "no images: pack at least one"
+    return None
+
+
+def _problem(pack: Pack) -> str | None:
+    images = pack.images
     for name, array, size, kinds in (
         ("labels", pack.labels, len(images), "iu"),
-        ("mean", pack.mean, image_shape[0], "f"),
-        ("std", pack.std, image_shape[0], "f"),
+        ("mean", pack.mean, images.shape[1], "f"),
+        ("std", pack.std, images.shape[1], "f"),
     ):
         if array.shape != (size,) or array.dtype.kind not in kinds:
             return f"{name} {array.shape} {array.dtype} for images {images.shape}: pack ({size},) of them"
