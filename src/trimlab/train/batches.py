@@ -3,7 +3,7 @@
 Order and augmentation of a step are drawn from (seed, epoch, step): an epoch can start at any step.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -85,7 +85,7 @@ class Batches:
             epoch -= stage.epochs
         return self._native
 
-    def of_epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def of_epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """Yield the batches of an epoch (from 0), from the step `start` on.
 
         Images that are not on the device are read and augmented in a thread, which ends when the iterator is closed.
@@ -105,7 +105,7 @@ class Batches:
     def _resize_all(self, size: int) -> None:
         """Resize images in memory once, not at every step; larger ones than the dataset's might not fit."""
         if size < self._native and size not in self._resident:
-            small = [resize(chunk, size) for chunk in torch.split(self._resident[self._native], 2000)]
+            small = [resize(chunk, size) for chunk in torch.split(self._resident[self._native], 256)]
             self._resident = {self._native: self._resident[self._native], size: torch.cat(small)}
 
     def _batch(self, positions: Tensor, size: int, draw: torch.Generator) -> Batch:

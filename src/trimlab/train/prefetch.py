@@ -1,7 +1,7 @@
 """Items made ahead of their use, in a thread."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ AHEAD = 2
 """Items that are made while one is used."""
 
 
-def ahead(make: Callable[[K], T], keys: Iterable[K]) -> Iterator[T]:
+def ahead(make: Callable[[K], T], keys: Iterable[K]) -> Generator[T, None, None]:
     """Yield `make(key)` for every key, in order. What `make` raises is raised here; the thread ends with the iterator.
 
     `map` does the same without a thread.
