@@ -135,6 +135,37 @@ def test_a_random_resized_crop_takes_the_place_of_the_default_padding(text, tmp_
     assert config.load(tmp_path / "params.yaml").training["digits"].random_resized_crop.scale == [0.08, 1.0]
 
 
+RECIPES = {
+    "optimizer: adamw, learning_rate: 0.001, momentum: 0.9": "momentum 0.9 does not work with optimizer adamw: remove",
+    "optimizer: adamw, learning_rate: 0.001, nesterov: false": "nesterov False does not work with optimizer adamw",
+    "optimizer: adamw": "learning_rate 0.1 is not in (0, 0.02], the range for adamw: set it (0.001 is usual)",
+    "weight_decay: 0.5": "weight_decay 0.5 is not in [0, 0.1], the range for sgd: lower it",
+    "ema: 1.0": "ema 1.0 is not in [0, 1): set it in that range",
+    "clip_norm: 0.0": "clip_norm 0.0 is not in (0, 1000000.0]: set it in that range",
+    "accumulate: 0": "accumulate 0 is not in [1, 1024]: set it in that range",
+    "balance: weight": "balance 'weight' is not allowed: use one of none, weights or sampling",
+}
+
+
+@pytest.mark.parametrize("options", RECIPES)
+def test_options_that_do_not_fit_a_recipe_are_one_line(options, text, tmp_path):
+    values = YAML(typ="safe").load(text)
+    values["training"]["digits"] = {"epochs": 2} | YAML(typ="safe").load("{" + options + "}")
+    (line,) = problems(json.dumps(values), tmp_path)
+    assert f"training.digits.{RECIPES[options]}" in line
+
+
+def test_a_point_that_fine_tunes_with_adamw_keeps_to_its_learning_rates(text, tmp_path):
+    values = YAML(typ="safe").load(text)
+    values["training"]["digits"] = {"epochs": 2, "optimizer": "adamw", "learning_rate": 0.001}
+    values["prune"]["learning_rate"] = 0.03
+    values["sweep"]["none"]["learning_rate"] = 0.03  # has no epochs
+    for point in ("r30", "r60"):
+        values["sweep"][point]["learning_rate"] = 0.001
+    (line,) = problems(json.dumps(values), tmp_path)
+    assert line.endswith("prune.learning_rate 0.03 is not in (0, 0.02], the range for adamw: set it (0.001 is usual)")
+
+
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join(['*' + old] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )

@@ -123,25 +123,45 @@ class ColorJitter(Section):
         return self
 
 
+ADAMW_LEARNING_RATE = 0.02
+"""Highest learning rate for AdamW: its steps have about this size, whatever the gradient's."""
+SGD_WEIGHT_DECAY = 0.1
+"""Highest weight decay for SGD."""
+
+
 class Recipe(Section):
-    """A training recipe for SGD."""
+    """A training recipe."""
 
     epochs: Annotated[int, Field(ge=1, le=2000)]
     """Passes over the training set. The weights after the last one are kept."""
     batch_size: Annotated[int, Field(ge=2, le=8192)] = 128
     """Images per step."""
+    accumulate: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Batches whose gradients are averaged for one optimizer step, for a large batch that does not fit into memory.
+    An epoch's last step takes the batches that are left."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """`sgd`, or `adamw` (betas 0.9 and 0.999)."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.1
-    """Peak learning rate."""
+    """Peak learning rate; at most 0.02 for `adamw`, where 0.001 is usual."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Decay from the peak to 0 after warm-up."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of all steps in which the learning rate rises linearly to its peak."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """SGD momentum."""
+    """Momentum of `sgd`."""
     nesterov: bool = True
-    """Use Nesterov momentum."""
-    weight_decay: Annotated[float, Field(ge=0, le=0.1)] = 5e-4
-    """L2 penalty on weights; not applied to normalisation layers and biases."""
+    """Use Nesterov momentum in `sgd`."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
+    """For `sgd` an L2 penalty on weights, at most 0.1; for `adamw` decoupled decay, where 0.05 is usual. Not applied to
+    normalisation layers and biases."""
+    clip_norm: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Gradients are scaled down to this norm (L2, over all parameters) where theirs is larger; null does not clip."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of a moving average of the weights, which is then evaluated and kept in place of the last step's weights;
+    0 turns it off, 0.999 is usual. The first steps use a smaller decay, so that the average forgets the start."""
+    balance: Literal["none", "weights", "sampling"] = "none"
+    """For rare classes. `weights` weights the loss of an image by the inverse of its class's size. `sampling` draws the
+    images of an epoch, with repetition, so that all classes are equally frequent."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread over all classes."""
     flip: bool = True
@@ -178,9 +198,40 @@ class Recipe(Section):
         low = sum(stage.epochs for stage in self.low_resolution)
         if low >= self.epochs:
             raise ValueError(f"low_resolution takes {low} of {self.epochs} epochs: leave at least one at full size")
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("momentum 0 does not work with nesterov true: set nesterov to false")
         return self
+
+    @model_validator(mode="after")
+    def _options_fit_the_optimizer(self) -> "Recipe":
+        if problems := self._adamw_problems() if self.optimizer == "adamw" else self._sgd_problems():
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _adamw_problems(self) -> list[str]:
+        problems = [
+            f"{name} {getattr(self, name)} does not work with optimizer adamw: remove it, or use sgd"
+            for name in ("momentum", "nesterov")
+            if name in self.model_fields_set
+        ]
+        if problem := learning_rate_problem(self, self.learning_rate):
+            problems.append(f"learning_rate {problem}")
+        return problems
+
+    def _sgd_problems(self) -> list[str]:
+        problems = []
+        if self.nesterov and self.momentum == 0:
+            problems.append("momentum 0 does not work with nesterov true: set nesterov to false")
+        if self.weight_decay > SGD_WEIGHT_DECAY:
+            problems.append(
+                f"weight_decay {self.weight_decay:g} is not in [0, {SGD_WEIGHT_DECAY:g}], the range for sgd: lower it"
+            )
+        return problems
+
+
+def learning_rate_problem(recipe: Recipe, learning_rate: float) -> str | None:
+    """Say what is wrong with a learning rate under a recipe's optimizer; None where it fits."""
+    if recipe.optimizer == "adamw" and learning_rate > ADAMW_LEARNING_RATE:
+        return f"{learning_rate:g} is not in (0, {ADAMW_LEARNING_RATE:g}], the range for adamw: set it (0.001 is usual)"
+    return None
 
 
 class Normalisation(Section):

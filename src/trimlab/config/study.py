@@ -18,6 +18,7 @@ from trimlab.config.sections import (
     Report,
     Section,
     Variant,
+    learning_rate_problem,
 )
 from trimlab.config.workload import Workload
 from trimlab.digests import digest_of
@@ -58,7 +59,7 @@ class Params(Section):
     def _references_resolve(self) -> "Params":
         problems = [*self._workload_problems(), *self._variant_problems(), *self._report_problems()]
         problems += self._repetitions()
-        problems = problems or self._role_problems()
+        problems = problems or [*self._role_problems(), *self._fine_tuning_problems()]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -122,6 +123,15 @@ class Params(Section):
         if not self.variants[candidate].precisions:
             problems.append(f"variants.{candidate}.precisions [] leaves nothing to propose: add a precision")
         return problems
+
+    def _fine_tuning_problems(self) -> list[str]:
+        found = {
+            f"{variant.pruning}.learning_rate {problem}"
+            for key, variant in self.variants.items()
+            if self.point(key).epochs
+            and (problem := learning_rate_problem(self.recipe(variant.workload), self.point(key).learning_rate))
+        }
+        return sorted(found)
 
     def recipe(self, workload: str) -> Recipe:
         """Return the training recipe of a workload."""

@@ -1,7 +1,8 @@
-"""Training and fine-tuning by one loop: SGD, AMP, resumable to the bit on a CPU.
+"""Training and fine-tuning by one loop: SGD or AdamW, AMP, resumable to the bit on a CPU.
 
 Nothing random is kept between steps: order, augmentation and dropout of a step are drawn from (seed, epoch, step). So a
-resumable checkpoint is weights, momentum and a position, and a killed run ends where an uninterrupted one does.
+resumable checkpoint is weights, their average, the optimizer's state and a position, written between two optimizer
+steps, and a killed run ends where an uninterrupted one does.
 """
 
 import math
@@ -13,7 +14,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from trimlab import progress
 from trimlab.config import Recipe
@@ -21,8 +21,11 @@ from trimlab.data.dataset import Dataset
 from trimlab.errors import UserError
 from trimlab.records import Epoch
 from trimlab.train import evaluate, hardware, onednn, resume
+from trimlab.train.averaging import averaged
+from trimlab.train.balance import balanced_order, class_weights, cross_entropy
 from trimlab.train.batches import Batch, Batches, seed_of
 from trimlab.train.distill import Teacher, soft_loss
+from trimlab.train.optimizer import optimizer_of, take_step
 from trimlab.train.precision import UsedPrecision, computing_in, fp32_products
 from trimlab.train.resume import Position
 from trimlab.train.schedule import learning_rate_at
@@ -65,6 +68,8 @@ def fit(
     with onednn.sliced(model) if loop.device.type == "cpu" else nullcontext():
         while loop.position.epoch < recipe.epochs:
             on_epoch(loop.run_epoch())
+    if loop.average is not None:
+        model.load_state_dict(loop.average.module.state_dict())
     return loop.position
 
 
@@ -90,13 +95,21 @@ class _Loop:
             teacher.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.dataset, self.split, self.recipe, self.precision = dataset, split, recipe, precision
         self.seed, self.resumable, self.label = seed, resumable, label
-        self.optimizer = _optimizer(model, recipe)
+        self.optimizer = optimizer_of(model, recipe)
+        self.average = averaged(self.model, recipe.ema) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        self.batches = Batches(dataset, split, recipe, seed, self.device)
+        order = balanced_order if recipe.balance == "sampling" else None
+        self.batches = Batches(dataset, split, recipe, seed, self.device, order)
+        self.class_weights = self._class_weights()
         self.position = Position()
         self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         self.saved_at = time.monotonic()
         self.started = time.perf_counter()
+
+    @property
+    def kept(self) -> nn.Module:
+        """The model that is evaluated and kept: the average, where the recipe asks for one."""
+        return self.model if self.average is None else self.average.module
 
     def run_epoch(self) -> Epoch:
         """Finish the current epoch."""
@@ -107,7 +120,8 @@ class _Loop:
             for batch in progress.bar(batches, name, start=at.step, total=self.batches.steps):
                 self._step(batch)
                 at.step += 1
-                if time.monotonic() - self.saved_at > resume.SAVE_EVERY_SECONDS:
+                between_steps = at.step % self.recipe.accumulate == 0
+                if between_steps and time.monotonic() - self.saved_at > resume.SAVE_EVERY_SECONDS:
                     self._collect()
                     self.save()
                     self.started = time.perf_counter()
@@ -151,27 +165,44 @@ class _Loop:
         return epoch
 
     def _score(self) -> float:
-        found = evaluate.predict_images(self.model, self.dataset, self.dataset.scored(self.split), self.precision)
+        found = evaluate.predict_images(self.kept, self.dataset, self.dataset.scored(self.split), self.precision)
         return evaluate.accuracy(found, self.dataset, self.split)
 
     def _step(self, batch: Batch) -> None:
-        at, steps = self.position, self.batches.steps
+        at = self.position
         torch.manual_seed(seed_of(self.seed, at.epoch, at.step + 1))  # dropout, where a model has it
-        self._set_learning_rate((at.epoch * steps + at.step) / (self.recipe.epochs * steps))
         inputs = self.dataset.normalise(batch.images).contiguous(memory_format=torch.channels_last)
         with computing_in(self.precision):
             logits = self.model(inputs)
             loss = self._loss(logits, batch.targets, inputs)
-        self.optimizer.zero_grad(set_to_none=True)
-        with fp32_products(self.precision):
-            torch.autograd.backward(self.scaler.scale(loss))
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self._learn(loss, len(batch.labels))
         right = (logits.detach().argmax(1) == batch.labels).sum()
         self.sums += torch.stack([loss.detach().double(), right.double()])
 
+    def _learn(self, loss: Tensor, count: int) -> None:
+        """Add a batch's gradients; after the last batch of a group, take the optimizer's step.
+
+        Args:
+            loss: mean over the batch's images.
+            count: of these images.
+        """
+        at, recipe, steps = self.position, self.recipe, self.batches.steps
+        first = at.step - at.step % recipe.accumulate
+        after = min(first + recipe.accumulate, steps)
+        images = min(self.batches.images_per_epoch, after * recipe.batch_size) - first * recipe.batch_size
+        if at.step == first:
+            groups = math.ceil(steps / recipe.accumulate)
+            self._set_learning_rate((at.epoch * groups + first // recipe.accumulate) / (recipe.epochs * groups))
+            self.optimizer.zero_grad(set_to_none=True)
+        with fp32_products(self.precision):
+            torch.autograd.backward(self.scaler.scale(loss * (count / images)))
+        if at.step + 1 == after:
+            take_step(self.optimizer, self.scaler, recipe.clip_norm)
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+
     def _loss(self, logits: Tensor, targets: Tensor, inputs: Tensor) -> Tensor:
-        hard = F.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.label_smoothing)
+        hard = cross_entropy(logits.float(), targets, self.recipe.label_smoothing, self.class_weights)
         if self.teacher is None:
             return hard
         with torch.no_grad():
@@ -184,25 +215,26 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(done, self.recipe)
 
+    def _class_weights(self) -> Tensor | None:
+        if self.recipe.balance != "weights":
+            return None
+        labels = self.dataset.trained_on(self.split).labels
+        return class_weights(labels, self.dataset.num_classes).to(self.device)
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"model": self.model, **({} if self.average is None else {"average": self.average})}
+
     def save(self) -> None:
         """Write the resumable checkpoint."""
-        resume.save(self.resumable, self.model, self.optimizer, self.scaler, self.position)
+        resume.save(self.resumable, self._modules(), self.optimizer, self.scaler, self.position)
         self.saved_at = time.monotonic()
 
     def restore(self) -> None:
         """Go on from the resumable checkpoint, if there is one."""
-        found = resume.restore(self.resumable, self.model, self.optimizer, self.scaler, self.label)
+        found = resume.restore(self.resumable, self._modules(), self.optimizer, self.scaler, self.label)
         if found is None:
             return
         self.position = found
         self.position.resumptions += found.epoch < self.recipe.epochs
         self.sums = torch.tensor([found.loss_sum, found.correct], dtype=torch.float64).to(self.device)
         progress.say(f"{self.label}: going on at epoch {found.epoch + 1}, step {found.step}")
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    # Norms and biases have one dimension; decaying them costs accuracy and regularises nothing.
-    rest = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov)

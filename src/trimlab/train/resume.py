@@ -1,7 +1,7 @@
 """The progress of a training, and the checkpoint from which it resumes after an interruption."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,13 +60,17 @@ def finish(resumable: Path) -> None:
 
 
 def save(
-    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, position: Position
+    file: Path,
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    position: Position,
 ) -> None:
-    """Write a resumable checkpoint: weights, momenta and position. It appears whole or not at all."""
-    state = {f"model.{key}": value for key, value in model.state_dict().items()}
+    """Write a resumable checkpoint: modules, the optimizer's state and position. It appears whole or not at all."""
+    state = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     for index, parameter in enumerate(_parameters(optimizer)):
-        if "momentum_buffer" in optimizer.state[parameter]:
-            state[f"momentum.{index}"] = optimizer.state[parameter]["momentum_buffer"]
+        own = optimizer.state[parameter]
+        state |= {f"optimizer.{index}.{key}": value for key, value in own.items() if value is not None}
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     told = {
         "position": json.dumps({**vars(position), "curve": [epoch.model_dump() for epoch in position.curve]}),
@@ -79,9 +83,13 @@ def save(
 
 
 def restore(
-    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, label: str
+    file: Path,
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    label: str,
 ) -> Position | None:
-    """Fill a model, its optimizer and scaler from a checkpoint, one put aside as well.
+    """Fill modules, the optimizer and scaler from a checkpoint, one put aside as well.
 
     Returns:
         Where the training stands; None where it has to start: there is no checkpoint, or it is damaged.
@@ -92,14 +100,16 @@ def restore(
     try:
         with safe_open(found[0], framework="pt") as opened:
             told = opened.metadata()
-        tensors = load_file(found[0], device=str(next(model.parameters()).device))
+        tensors = load_file(found[0])
     except SafetensorError:
         progress.say(f"{label}: the resumable checkpoint {found[0]} is damaged: starting again")
         return None
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    for name, module in modules.items():
+        module.load_state_dict(_under(name, tensors))
     for index, parameter in enumerate(_parameters(optimizer)):
-        if f"momentum.{index}" in tensors:
-            optimizer.state[parameter]["momentum_buffer"] = _like(tensors[f"momentum.{index}"], parameter)
+        for key, value in _under(f"optimizer.{index}", tensors).items():
+            # AdamW counts its steps on the CPU.
+            optimizer.state[parameter][key] = value if key == "step" else _like(value, parameter)
     scaler.load_state_dict(json.loads(told["scaler"]))
     position = json.loads(told["position"])
     curve = [Epoch.model_validate(epoch) for epoch in position.pop("curve")]
@@ -109,6 +119,11 @@ def restore(
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
     for group in optimizer.param_groups:
         yield from group["params"]
+
+
+def _under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors below a name, by the rest of their names."""
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
 
 
 def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
