@@ -1,6 +1,5 @@
 """The options of a recipe: optimizer, clipping, accumulation, moving average, rare classes."""
 
-import copy
 from dataclasses import replace
 
 import pytest
@@ -243,13 +242,3 @@ def test_where_images_say_nothing_balanced_classes_are_equally_likely(balance, e
     model, _ = fit(blank, tmp_path, epochs=20, learning_rate=0.05, balance=balance)
     rare = model(blank.normalise(blank.train_images[:1])).softmax(1)[0, 1].item()
     assert rare == pytest.approx(expected, abs=0.08)
-
-
-def test_a_pruned_model_can_be_averaged():
-    from trimlab.prune import pruner
-
-    model = registry.build("resnet20", 10)
-    pruner.prune(model, 0.5, config.PruningSettings(), (3, 32, 32), 0, pruner.Keys("prune.ratio", "pruning.round_to"))
-    average = averaged(model, 0.9)
-    average.update_parameters(copy.deepcopy(model))
-    assert average.module.conv1.weight.shape == model.conv1.weight.shape

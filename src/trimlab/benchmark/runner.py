@@ -124,4 +124,4 @@ def score_file(file: Path, asked: Request, labels: Path, exact: bool) -> None:
         )
     except MeasureError as error:
         raise UserError(str(error)) from None
-    np.save(labels, predicted)
+    np.save(labels, predicted.labels)

@@ -17,7 +17,7 @@ from trimlab.measure.errors import NoRuntimeError, UnavailableError
 from trimlab.quantize import onnx_files
 
 _LINEAGE = (records.fields_with(records.Pruning, records.OF_WEIGHTS) & set(records.Measurement.model_fields)) - {
-    "top1_accuracy"  # of the torch model there, of the file here
+    *("top1_accuracy", "top5_accuracy", "macro_f1", "per_class"),  # of the torch model there, of the file here
 }
 """What a measurement has from its variant's weights."""
 

@@ -16,6 +16,7 @@ numbers as numbers, and names are parts of file names."""
 
 Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 TrainingPrecision = Literal["auto", "amp", "tf32", "fp32"]
+Evaluated = Literal["top1", "top5", "macro_f1"]
 BuiltinSource = Literal["cifar10", "cifar100", "digits"]
 Source = Literal["cifar10", "cifar100", "digits", "folder", "index", "npz"]
 Resize = Literal["shorter-side", "stretch", "pad"]
@@ -342,6 +343,10 @@ class Report(Section):
     """The variant that the study proposes."""
     notes: list[str] = []
     """Assumptions, printed under the heading."""
+    evaluate: Annotated[list[Evaluated], Field(min_length=1)] = ["top1"]
+    """Which figures of accuracy have a section of their own: add `top5` for many classes, and `macro_f1` for classes of
+    unequal size, which also lists the classes that are found worst. Records hold them all, so that no stage runs again.
+    All other tables show top-1."""
 
 
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)

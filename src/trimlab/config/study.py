@@ -101,6 +101,7 @@ class Params(Section):
 
     def _repetitions(self) -> list[str]:
         lists: dict[str, Sequence[Any]] = {"seeds": self.seeds, "benchmark.runtimes": self.benchmark.runtimes}
+        lists["report.evaluate"] = self.report.evaluate
         lists |= {f"variants.{key}.precisions": variant.precisions for key, variant in self.variants.items()}
         return [
             f"{key} {short(values)} repeats a value: list each value once"

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from . import contract, device, runtimes, scoring, timing, weights
+from . import accuracy, contract, device, runtimes, scoring, timing, weights
 from .contract import Request
 from .errors import MeasureError, NoRuntimeError, UnavailableError, one_line
 from .progress import say
+from .scoring import Predictions
 from .session import Session, Settings
 
 UNAVAILABLE = {3: UnavailableError, 4: NoRuntimeError}
@@ -56,7 +57,7 @@ def _measured(request: Request) -> dict[str, Any]:
         pack = scoring.load(request.images, request.pack, model.image_shape)
         say(f"scoring {len(pack.images)} images")
         predictions = scoring.predict(model, pack, request.batch_size)
-        _save(predictions, request.predictions)
+        _save(predictions.labels, request.predictions)
         scored = _scored(request, model, pack, predictions)
         with closing(_open(request, request.baseline, _settings(request)._replace(precision="fp32"))) as baseline:
             _check_same_images(model, baseline)
@@ -65,7 +66,7 @@ def _measured(request: Request) -> dict[str, Any]:
     return {**scored, "peak_memory_bytes": memory_bytes, **latencies, **layers, **engines}
 
 
-def _scored(request: Request, model: Session, pack: scoring.Pack, predictions: np.ndarray[Any, Any]) -> dict[str, Any]:
+def _scored(request: Request, model: Session, pack: scoring.Pack, predicted: Predictions) -> dict[str, Any]:
     """Return what is known of a file without timing it."""
     return {
         "precision": request.precision,
@@ -73,8 +74,8 @@ def _scored(request: Request, model: Session, pack: scoring.Pack, predictions: n
         "runtime_version": model.version,
         "device": model.device,
         "versions": {"numpy": np.__version__, **model.versions},
-        "top1_accuracy": float(np.mean(predictions == pack.labels)),
-        **_agreement(predictions, pack, request),
+        **accuracy.figures(predicted.labels, pack.labels, predicted.num_classes, predicted.top5_hits),
+        **_agreement(predicted.labels, pack, request),
         "file_bytes": Path(request.model).stat().st_size,
         "file_sha256": _sha256(request.model),
         "baseline_file_sha256": _sha256(request.baseline),

@@ -7,12 +7,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .accuracy import top5_hits
 from .errors import MeasureError, one_line
 from .progress import say
 from .session import Session
 
 SAY_SECONDS = 10.0
 """Between two lines of how far a scoring is."""
+
+
+class Predictions(NamedTuple):
+    """What a file says of every image of a pack."""
+
+    labels: np.ndarray[Any, Any]
+    """(N,) uint16."""
+    num_classes: int
+    """The file's."""
+    top5_hits: int
+    """Images whose true label is among the file's first five."""
 
 
 class Pack(NamedTuple):
@@ -89,14 +101,32 @@ def _problem(pack: Pack) -> str | None:
     return None
 
 
-def predict(session: Session, pack: Pack, batch_size: int) -> np.ndarray[Any, Any]:
-    """Return the label that a file gives to every image: (N,) uint16. Where that takes long it says how far it is."""
-    count, said = len(pack.images), time.monotonic()
+def predict(session: Session, pack: Pack, batch_size: int) -> Predictions:
+    """Score every image of a pack. Where that takes long it says how far it is.
+
+    Raises:
+        MeasureError: the pack has other classes than the file.
+    """
+    count, said, hits, num_classes = len(pack.images), time.monotonic(), 0, 0
     labels = np.zeros(count, np.uint16)
     for start in range(0, count, batch_size):
         chosen = np.arange(start, min(start + batch_size, count))
-        labels[chosen] = np.argmax(session.run(pack.batch(chosen)), axis=1)
+        logits = session.run(pack.batch(chosen))
+        num_classes = logits.shape[1]
+        if start == 0:
+            _check_classes(pack.labels, num_classes)
+        labels[chosen] = np.argmax(logits, axis=1)
+        hits += top5_hits(logits, pack.labels[chosen])
         if time.monotonic() - said > SAY_SECONDS:
             say(f"scored {chosen[-1] + 1:,} of {count:,} images")
             said = time.monotonic()
-    return labels
+    return Predictions(labels, num_classes, hits)
+
+
+def _check_classes(labels: np.ndarray[Any, Any], num_classes: int) -> None:
+    least, most = labels.min(), labels.max()
+    if least < 0 or most >= num_classes:
+        raise MeasureError(
+            f"the pack has labels from {least} to {most}, the file has {num_classes} classes: "
+            "pack the dataset that it was made for"
+        )

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
 from trimlab import config, machine, paths, records
@@ -47,7 +46,7 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     path = paths.weights_file(paths.pruned(variant), seed)
     architecture = checkpoint.architecture(baseline)
     checkpoint.save(model, path, architecture.metadata())
-    np.save(paths.torch_labels_file(variant, seed), tuned.labels.numpy().astype(np.uint16))
+    np.save(paths.torch_labels_file(variant, seed), tuned.predicted.labels.numpy().astype(np.uint16))
     record = records.Pruning(
         **train_stage.lineage(study, workload, dataset, seed, path),
         code_sha256=architecture.code_sha256,
@@ -66,7 +65,7 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
         precision=resolve(study.workloads[workload].precision),
         top1_unpruned=trained["top1_accuracy"],
         top1_before=tuned.top1_before,
-        top1_accuracy=evaluate.accuracy(tuned.labels, dataset, study.data.split),
+        **evaluate.figures(tuned.predicted, dataset, study.data.split),
         widths=pruner.widths(model),
         num_params=count_params(model),
         size_bytes=size_bytes(model),
@@ -94,7 +93,7 @@ class _Tuned:
     """What fine-tuning left behind."""
 
     top1_before: float
-    labels: torch.Tensor
+    predicted: evaluate.Predictions
     latency: records.Latency
     done: resume.Position
     resumable: Path
@@ -129,10 +128,10 @@ def _fine_tuned(
             on_epoch=on_epoch,
             teacher=_teacher(baseline, point, study.workloads[workload]),
         )
-    labels = evaluate.predict(model, dataset, split) if point.epochs else before
+    after = evaluate.predict(model, dataset, split) if point.epochs else before
     return _Tuned(
-        top1_before=evaluate.accuracy(before, dataset, split),
-        labels=labels,
+        top1_before=evaluate.top1_accuracy(before, dataset, split),
+        predicted=after,
         latency=eager_latency(model, dataset.image_shape),
         done=done,
         resumable=resumable,

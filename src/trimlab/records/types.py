@@ -159,6 +159,21 @@ class Normalisation(Part):
     std: Annotated[list[Annotated[float, Field(gt=0, le=1e3)]], Field(min_length=1, max_length=100)]
 
 
+class ClassCounts(Part):
+    """The images of one class in the scored split, and those that were taken for it."""
+
+    images: WholeNumber
+    correct: WholeNumber
+    """Of these images, those to which the class was given."""
+    predicted: WholeNumber
+    """Images to which the class was given, rightly or wrongly."""
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the class's images that were found, in [0, 1]; None without images."""
+        return self.correct / self.images if self.images else None
+
+
 class Epoch(Part):
     """One pass over the training set."""
 
@@ -192,6 +207,8 @@ class Record(Part):
     split: Annotated[Literal["test", "holdout"], OF_WEIGHTS]
     """What accuracies were scored on."""
     num_classes: Annotated[Count, OF_WEIGHTS]
+    class_names: Annotated[list[LongText], OF_WEIGHTS] = []
+    """In the order of labels; empty in older records."""
     num_images: Annotated[Count, OF_WEIGHTS]
     """In the scored split."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1), OF_WEIGHTS]
@@ -210,6 +227,20 @@ class Record(Part):
     """Whether other processes took more than a tenth of the machine while this was timed."""
     normalisation: Annotated[Normalisation | None, OF_WEIGHTS] = None
     """Of the images; None in older records, where it was the dataset's own mean and deviation."""
+    top5_accuracy: Annotated[Share | None, OF_WEIGHTS, METRIC] = None
+    """Share of images whose class is among the first five, in [0, 1]; None up to five classes, where it says nothing,
+    and in older records. This figure and the next two are of the same labels as the kind's `top1_accuracy`."""
+    macro_f1: Annotated[Share | None, OF_WEIGHTS, METRIC] = None
+    """Mean F1 score of the classes that an image has or was given, in [0, 1]; None in older records."""
+    per_class: Annotated[list[ClassCounts], OF_WEIGHTS] = []
+    """In the order of labels; empty in older records."""
+
+    @model_validator(mode="after")
+    def _each_class_once(self) -> "Record":
+        for name, values in (("class_names", self.class_names), ("per_class", self.per_class)):
+            if values and len(values) != self.num_classes:
+                raise ValueError(f"{name} has {len(values)} entries for {self.num_classes} classes")
+        return self
 
     @property
     def moment(self) -> datetime:

@@ -5,7 +5,7 @@ from datetime import date
 
 from trimlab import formats
 from trimlab.records import Measurement
-from trimlab.report import anatomy, findings, tables
+from trimlab.report import anatomy, findings, scores, tables
 from trimlab.report.model import (
     Block,
     Figure,
@@ -35,6 +35,7 @@ def report(results: Results, drawn: Sequence[str]) -> Report:
         ("Baseline: full and mixed precision", _baseline(results, drawn)),
         ("Pruning", _pruning(results, drawn)),
         ("Pruning × precision", [*_precisions(results), *_speed(drawn)]),
+        ("Accuracy beyond top-1", _scores(results)),
         ("INT8 against its exact arithmetic", _exactness(results)),
         ("Why is it not faster?", _anatomy(results)),
         ("Runtimes beside each other", _runtimes(results)),
@@ -194,6 +195,19 @@ def _speed(drawn: Sequence[str]) -> Blocks:
     return [
         Figure(name, "Latency and throughput by variant and precision") for name in drawn if name.startswith("speed-")
     ]
+
+
+def _scores(results: Results) -> Blocks:
+    """Show the figures that the study asks for, where they are not top-1 alone and there are records of them."""
+    if results.study.report.evaluate == ["top1"]:
+        return []
+    blocks: Blocks = []
+    for bench in results.benches():
+        measured = results.at(bench)
+        if any(record.macro_f1 is not None for record in measured):
+            worst = scores.worst_classes(results, bench)
+            blocks += _measured_on(results, bench, [scores.overall(results, measured), *([worst] if worst else [])])
+    return blocks
 
 
 def _exactness(results: Results) -> Blocks:

@@ -77,7 +77,10 @@ _NAME_LENGTH = 250
 _VALUE_LENGTH = 5000
 """MLflow's limits; that of a param's value is 6000, of a tag's 8000, and older servers allow 5000."""
 
-_NOT_SCALAR = {"kind", "created", "commit", "curve", "widths", "clocks", "layers", "batch_layers", "builds"}
+_NOT_SCALAR = {
+    *("kind", "created", "commit", "curve", "widths", "clocks", "layers", "batch_layers", "builds"),
+    *("class_names", "per_class"),
+}
 """Fields that are tags, times, curves, or only in `record.json`."""
 
 

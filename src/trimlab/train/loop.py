@@ -166,7 +166,7 @@ class _Loop:
 
     def _score(self) -> float:
         found = evaluate.predict_images(self.kept, self.dataset, self.dataset.scored(self.split), self.precision)
-        return evaluate.accuracy(found, self.dataset, self.split)
+        return evaluate.top1_accuracy(found, self.dataset, self.split)
 
     def _step(self, batch: Batch) -> None:
         at = self.position

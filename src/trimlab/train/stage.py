@@ -56,7 +56,7 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
             model, dataset, study.data.split, recipe, precision, seed,
             resumable=resumable, label=f"train {workload}", on_epoch=on_epoch,
         )  # fmt: skip
-        labels = evaluate.predict(model, dataset, study.data.split)
+        predicted = evaluate.predict(model, dataset, study.data.split)
     path = paths.weights_file(paths.trained(workload), seed)
     checkpoint.save(model, path, architecture.metadata())
     record = Training(
@@ -72,7 +72,7 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
         schedule=recipe.schedule,
-        top1_accuracy=evaluate.accuracy(labels, dataset, study.data.split),
+        **evaluate.figures(predicted, dataset, study.data.split),
         num_params=count_params(model),
         size_bytes=size_bytes(model),
         macs=count_macs(model, dataset.image_shape),
@@ -114,6 +114,7 @@ def lineage(study: Params, workload: str, dataset: Dataset, seed: int, weights: 
         "dataset_sha256": dataset.sha256,
         "split": study.data.split,
         "num_classes": dataset.num_classes,
+        "class_names": dataset.classes,
         "num_images": len(dataset.scored(study.data.split)),
         "seed": seed,
         "weights_sha256": sha256_of(weights),
