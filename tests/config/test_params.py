@@ -48,6 +48,10 @@ BAD = {
         "batch_size: 64\n  runtimes: [onnxruntime, onnxruntime]\n",
         "benchmark.runtimes ['onnxruntime', 'onnxruntime'] repeats a value: list each value once",
     ),
+    "candidate: candidate\n": (
+        "candidate: candidate\n  evaluate: [top1, top1]\n",
+        "report.evaluate ['top1', 'top1'] repeats a value: list each value once",
+    ),
     "study: quick": (f"study: {'q' * 65}", "does not match ^[a-z][a-z0-9-]{0,63}$: rename it"),
     "ratio: 0.3,": ("ratio: !!float word,", "is not valid YAML: could not convert string to float: 'word'"),
     "importance: l1\n": (f"importance: {'l' * 100_000}\n", "is not allowed: use one of l1"),

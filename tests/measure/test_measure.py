@@ -177,6 +177,15 @@ def test_labels_do_not_depend_on_the_batch_size(count, batch_size):
     assert parts[1:] == whole[1:]
 
 
+def test_a_pack_of_more_classes_than_the_file_has_is_refused():
+    class FewClasses:
+        def run(self, batch):
+            return batch[:, 0, 0, :3]
+
+    with pytest.raises(MeasureError, match="labels from 0 to 9, the file has 3 classes: pack the dataset"):
+        scoring.predict(FewClasses(), make_pack(50), 8)
+
+
 def run(request, folder):
     file = folder / "request.json"
     file.write_text(json.dumps(request))

@@ -312,6 +312,19 @@ def test_peak_memory_is_that_of_one_seed():
     assert hardware.peak_memory_bytes() < before + 100e6
 
 
+def test_a_record_holds_the_figures_of_every_class(quick):
+    checkpoint.save(registry.build("resnet20", 10, seed=3), paths.Path("given.safetensors"), {})
+    study = with_weights(quick, "given.safetensors")
+    record = train_stage.train_workload(study, "resnet20-digits", 0, on_epoch=lambda _: None)
+    assert record.class_names == load_dataset("digits").classes
+    assert sum(counts.images for counts in record.per_class) == record.num_images
+    assert sum(counts.correct for counts in record.per_class) == round(record.top1_accuracy * record.num_images)
+    assert record.top1_accuracy <= record.top5_accuracy <= 1
+    assert 0 <= record.macro_f1 <= 1
+    outcome = records.read_outcome(paths.outcome_file(paths.trained("resnet20-digits"), 0))
+    assert outcome["per_class"] == [counts.model_dump() for counts in record.per_class]
+
+
 def test_given_weights_are_scored_as_they_were_normalised(quick):
     model = registry.build("resnet20", 10, seed=3)
     checkpoint.save(model, paths.Path("given.safetensors"), {})
