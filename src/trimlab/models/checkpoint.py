@@ -20,6 +20,7 @@ from trimlab.config import Workload
 from trimlab.errors import UserError, one_line, short
 from trimlab.models import registry
 from trimlab.models.architecture import Architecture
+from trimlab.models.reshape import fit_to
 
 LARGEST = 1e8
 """Magnitude that no weight of a trained model has; products of larger ones soon exceed float32."""
@@ -96,12 +97,10 @@ def rebuild(architecture: Architecture, weights: Mapping[str, Tensor]) -> nn.Mod
     """
     model = registry.build_from(architecture)
     check_names(architecture.model, model.state_dict(), weights)
-    for prefix, module in model.named_modules():
-        _reshape(module, {key: weights[_join(prefix, key)] for key in _own_tensors(module)})
+    fit_to(model, weights)
     outputs, classes = registry.classifier(model).weight.shape[0], architecture.num_classes
     if outputs != classes:
         raise UserError(f"the weights have {outputs} classes, the dataset {classes}: give weights of this dataset")
-    model.load_state_dict(dict(weights))
     return model
 
 
@@ -203,44 +202,3 @@ def check_names(name: str, expected: Mapping[str, Tensor], given: Mapping[str, T
         raise UserError(
             f"the weights do not fit {name}: {key} is {tuple(given[key].shape)}, not {tuple(expected[key].shape)}"
         )
-
-
-def _own_tensors(module: nn.Module) -> list[str]:
-    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    return [key for key, _ in own if key not in module._non_persistent_buffers_set]
-
-
-def _join(prefix: str, key: str) -> str:
-    return f"{prefix}.{key}" if prefix else key
-
-
-def _reshape(module: nn.Module, given: Mapping[str, Tensor]) -> None:
-    """Give one module the shapes of `given`, its attributes with them."""
-    changed = [key for key, tensor in given.items() if tensor.shape != getattr(module, key).shape]
-    if not changed:
-        return
-    _set_widths(module, given)
-    for key in changed:
-        old = getattr(module, key)
-        empty = torch.empty(given[key].shape, dtype=old.dtype)
-        setattr(module, key, nn.Parameter(empty, old.requires_grad) if isinstance(old, nn.Parameter) else empty)
-
-
-def _set_widths(module: nn.Module, given: Mapping[str, Tensor]) -> None:
-    if isinstance(module, nn.Conv2d):
-        if module.weight.shape[2:] != given["weight"].shape[2:]:
-            raise UserError(
-                f"the weights do not fit: kernel {tuple(given['weight'].shape)}, not {tuple(module.weight.shape)}"
-            )
-        depthwise = module.groups == module.in_channels > 1
-        module.out_channels = given["weight"].shape[0]
-        module.groups = module.out_channels if depthwise else module.groups
-        module.in_channels = given["weight"].shape[1] * module.groups
-    elif isinstance(module, nn.BatchNorm2d):
-        module.num_features = given["weight"].shape[0]
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = given["weight"].shape
-    elif isinstance(module, nn.LayerNorm):
-        module.normalized_shape = tuple(given["weight"].shape)
-    else:
-        raise UserError(f"a pruned {type(module).__name__} cannot be rebuilt: give weights with its usual shapes")
