@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 import factories
 from trimlab import config
 from trimlab.errors import UserError
-from trimlab.models import checkpoint, registry
+from trimlab.models import checkpoint, pruner, registry
 from trimlab.models.facts import count_macs, count_params, size_bytes
-from trimlab.prune import pruner
-from trimlab.prune import stage as prune_stage
 from trimlab.report import reference
 
 SHAPE = (3, 32, 32)
@@ -59,7 +57,7 @@ def test_pruned_widths_are_multiples_of_round_to(ratio):
     assert all(width % 8 == 0 for name, width in pruner.widths(model).items() if name != "fc")
 
 
-KEYS = pruner.Keys("sweep.r95.ratio", "pruning.round_to")
+KEYS = config.PruningKeys("sweep.r95.ratio", "pruning.round_to", "sweep.r95.keep")
 
 
 @pytest.mark.parametrize(
@@ -88,8 +86,8 @@ def test_a_layer_left_whole_is_refused_with_a_remedy_that_works(ratio, round_to,
 
 def test_the_keys_are_those_that_decided():
     study = factories.rounded_study()
-    assert prune_stage.keys_of(study, "candidate") == ("prune.ratio", "pruning.round_to")
-    assert prune_stage.keys_of(study, "large-r50-16") == ("sweep.r50-16.ratio", "sweep.r50-16.round_to")
+    assert study.pruning_keys("candidate") == ("prune.ratio", "pruning.round_to", "prune.keep")
+    assert study.pruning_keys("large-r50-16") == ("sweep.r50-16.ratio", "sweep.r50-16.round_to", "sweep.r50-16.keep")
 
 
 def test_grouped_convolutions_are_counted_by_group():

@@ -3,6 +3,7 @@
 It imports pydantic and YAML alone, because every stage reads its params before it imports anything heavy.
 """
 
+from trimlab.config.choices import matching
 from trimlab.config.reading import cell, load, schema, whole
 from trimlab.config.sections import (
     RUNTIMES,
@@ -25,7 +26,7 @@ from trimlab.config.sections import (
     Variant,
     runtimes,
 )
-from trimlab.config.study import Params
+from trimlab.config.study import Params, PruningKeys
 from trimlab.config.workload import LIBRARIES, OWN_MODELS, Workload
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "LowResolution",
     "Normalisation",
     "Params",
+    "PruningKeys",
     "PruningPoint",
     "PruningSettings",
     "Quantization",
@@ -53,6 +55,7 @@ __all__ = [
     "Workload",
     "cell",
     "load",
+    "matching",
     "runtimes",
     "schema",
     "whole",

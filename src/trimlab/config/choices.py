@@ -1,9 +1,10 @@
 """Messages about unknown names: which names are known, and which of them was probably meant."""
 
 import difflib
-from collections.abc import Collection
+import fnmatch
+from collections.abc import Collection, Sequence
 
-from trimlab.errors import short
+from trimlab.errors import UserError, short
 
 
 def unresolved(key: str, value: str, known: Collection[str]) -> str | None:
@@ -19,6 +20,21 @@ def choice(known: Collection[str]) -> str:
     if len(names) > LISTED:
         names = f"{names[:LISTED].rpartition(', ')[0] or next(iter(known))} … ({len(known)} in all)"
     return f"use one of {names}"
+
+
+def matching(key: str, patterns: Sequence[str], layers: Sequence[str]) -> list[str]:
+    """Return the layers whose names match one of a key's patterns.
+
+    Raises:
+        UserError: a pattern matches none.
+    """
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(layer, pattern) for layer in layers):
+            raise UserError(
+                f"{key} {short(pattern)} matches no convolution or linear layer of the model: {choice(layers)}"
+                f"{guess(pattern, layers)}"
+            )
+    return [layer for layer in layers if any(fnmatch.fnmatchcase(layer, pattern) for pattern in patterns)]
 
 
 LISTED = 160

@@ -14,6 +14,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
 """Up to 64 lower-case letters, digits and dashes, starting with a letter: DVC separates keys by dots and reads bare
 numbers as numbers, and names are parts of file names."""
 
+Patterns = list[Annotated[str, Field(min_length=1)]]
+"""Names of layers as `model.named_modules()` has them; `*`, `?` and `[…]` match as in file names, dots included."""
+
 Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 TrainingPrecision = Literal["auto", "amp", "tf32", "fp32"]
 Evaluated = Literal["top1", "top5", "macro_f1"]
@@ -275,6 +278,9 @@ class PruningPoint(Section):
     """Temperature that softens the unpruned model's labels."""
     round_to: Annotated[int, Field(ge=2, le=64)] | None = None
     """Replaces `pruning.round_to` at this point."""
+    keep: Patterns = []
+    """Layers that keep all of their output channels, by name or pattern such as `layers.0.*`; so do the layers that
+    lose channels together with them."""
 
 
 class PruningSettings(Section):
@@ -309,6 +315,8 @@ class Quantization(Section):
     """How activation ranges are chosen from the calibration images."""
     percentile: Annotated[float, Field(ge=90, le=100)] = 99.99
     """Percentage of values inside the range, for the method `percentile`."""
+    keep: Patterns = []
+    """Layers that INT8 files compute in FP32, by name or pattern such as `layers.0.*`."""
 
 
 class Benchmark(Section):

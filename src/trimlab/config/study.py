@@ -1,7 +1,7 @@
 """params.yaml as a whole: one study, in which every reference resolves."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,14 @@ from trimlab.config.sections import (
 from trimlab.config.workload import Workload
 from trimlab.digests import digest_of
 from trimlab.errors import short
+
+
+class PruningKeys(NamedTuple):
+    """Where params say ratio, rounding and kept layers, for error messages."""
+
+    ratio: str = "ratio"
+    round_to: str = "round_to"
+    keep: str = "keep"
 
 
 class Params(Section):
@@ -150,6 +158,16 @@ class Params(Section):
         """Return the pruning settings of a variant: the shared section, with the values that its point replaces."""
         rounded = self.point(variant).round_to
         return self.pruning.model_copy(update={"round_to": rounded}) if rounded else self.pruning
+
+    def pruning_keys(self, variant: str) -> PruningKeys:
+        """Return the keys that decide a variant's pruning."""
+        point = self.variants[variant].pruning
+        rounded = self.point(variant).round_to
+        return PruningKeys(f"{point}.ratio", f"{point}.round_to" if rounded else "pruning.round_to", f"{point}.keep")
+
+    def variants_of(self, workload: str) -> list[str]:
+        """Return the variants of a workload."""
+        return [key for key, variant in self.variants.items() if variant.workload == workload]
 
     def workload_of(self, variant: str) -> Workload:
         """Return the workload of a variant."""

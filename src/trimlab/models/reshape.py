@@ -20,7 +20,9 @@ def fit_to(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """
     for prefix, module in model.named_modules():
         _reshape(module, {key: weights[_join(prefix, key)] for key in _own_tensors(module)})
-    model.load_state_dict(dict(weights))
+    # Not load_state_dict: torchvision's MNASNet refuses one that lacks torch's own metadata.
+    for name, tensor in model.state_dict().items():
+        tensor.copy_(weights[name])
 
 
 def _own_tensors(module: nn.Module) -> list[str]:
@@ -45,20 +47,23 @@ def _reshape(module: nn.Module, given: Mapping[str, Tensor]) -> None:
 
 
 def _set_widths(module: nn.Module, given: Mapping[str, Tensor]) -> None:
+    """Set what a layer's attributes say of its widths; a module of another kind has bare tensors alone."""
     if isinstance(module, nn.Conv2d):
         if module.weight.shape[2:] != given["weight"].shape[2:]:
             raise UserError(
                 f"the weights do not fit: kernel {tuple(given['weight'].shape)}, not {tuple(module.weight.shape)}"
             )
-        depthwise = module.groups == module.in_channels > 1
+        depthwise = module.groups == module.in_channels == module.out_channels > 1
         module.out_channels = given["weight"].shape[0]
         module.groups = module.out_channels if depthwise else module.groups
         module.in_channels = given["weight"].shape[1] * module.groups
-    elif isinstance(module, nn.BatchNorm2d):
+    elif isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
         module.num_features = given["weight"].shape[0]
+    elif isinstance(module, nn.GroupNorm):
+        module.num_channels = given["weight"].shape[0]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = given["weight"].shape[0]
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = given["weight"].shape
     elif isinstance(module, nn.LayerNorm):
         module.normalized_shape = tuple(given["weight"].shape)
-    else:
-        raise UserError(f"a pruned {type(module).__name__} cannot be rebuilt: give weights with its usual shapes")

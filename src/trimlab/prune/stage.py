@@ -6,14 +6,12 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from trimlab import config, machine, paths, records
+from trimlab import config, machine, paths, progress, records
 from trimlab.data.dataset import Dataset, dataset_for
 from trimlab.digests import sha256_of
-from trimlab.models import checkpoint
+from trimlab.models import checkpoint, pruner
 from trimlab.models.facts import count_macs, count_params, size_bytes
-from trimlab.prune import pruner
 from trimlab.prune.eager_latency import eager_latency
-from trimlab.prune.pruner import Keys
 from trimlab.train import evaluate, hardware, loop, resume
 from trimlab.train import stage as train_stage
 from trimlab.train.distill import Teacher
@@ -31,7 +29,7 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
         on_epoch: called after every epoch of fine-tuning.
 
     Raises:
-        UserError: ratio and rounding would leave a layer whole.
+        UserError: the model cannot be pruned so.
     """
     hardware.forget_peak_memory()
     point, workload = study.point(variant), study.variants[variant].workload
@@ -40,7 +38,10 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     trained = records.read_outcome(paths.outcome_file(paths.trained(workload), seed))
     model = checkpoint.load(baseline, study.workloads[workload])
     section = study.pruning_of(variant)
-    pruner.prune(model, point.ratio, section, dataset.image_shape, seed, keys_of(study, variant))
+    keys = study.pruning_keys(variant)
+    whole = pruner.prune(model, point.ratio, section, dataset.image_shape, seed, keys, point.keep)
+    if whole:
+        progress.say(f"prune {variant}: {', '.join(whole)} keep all channels")
     with machine.exclusive(f"prune {variant}") as watch:
         tuned = _fine_tuned(model, study, variant, dataset, seed, on_epoch)
     path = paths.weights_file(paths.pruned(variant), seed)
@@ -58,6 +59,7 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
         importance=section.importance,
         scope=section.scope,
         round_to=section.round_to,
+        keep=point.keep,
         epochs=point.epochs,
         learning_rate=point.learning_rate,
         schedule=point.schedule,
@@ -80,12 +82,6 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     records.write(record, paths.record_file(paths.pruned(variant), seed))
     resume.finish(tuned.resumable)
     return record
-
-
-def keys_of(study: config.Params, variant: str) -> Keys:
-    """Return the keys that decide a variant's ratio and rounding."""
-    point = study.variants[variant].pruning
-    return Keys(f"{point}.ratio", f"{point}.round_to" if study.point(variant).round_to else "pruning.round_to")
 
 
 @dataclass

@@ -25,6 +25,8 @@ BINS = 2048
 LEVELS = 128
 """Magnitudes that int8 tells apart, for `entropy`."""
 _BATCH = 16
+_PIXELS = 2**17
+"""Of the images that run together: all activations of a transformer at 224 × 224 take 240 MB an image."""
 _STRIDE = 8
 
 
@@ -134,10 +136,12 @@ def _activations(source: Path, images: Floats) -> Iterator[Mapping[str, NDArray[
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
     session = onnx_files.open_session(proto.SerializeToString())
     names = [output.name for output in session.get_outputs()]
-    for start in range(0, len(images), _BATCH):
-        batch = images[start : start + _BATCH]
-        values = zip(names, session.run(names, {onnx_files.INPUT: batch}), strict=True)
+    (source_name,) = (each.name for each in session.get_inputs())
+    at_once = max(1, min(_BATCH, _PIXELS // (images.shape[2] * images.shape[3])))
+    for start in range(0, len(images), at_once):
+        batch = images[start : start + at_once]
+        values = zip(names, session.run(names, {source_name: batch}), strict=True)
         yield {
-            onnx_files.INPUT: batch,
+            source_name: batch,
             **{name: value for name, value in values if value.dtype == np.float32},
         }

@@ -32,10 +32,14 @@ def quantize(source: Path, images: Floats, section: config.Quantization, files: 
     Args:
         source: FP32 ONNX file.
         images: (N, C, H, W) float32, normalised: what activation ranges are taken from.
-        section: how ranges are chosen.
+        section: how ranges are chosen, and which layers stay in float.
         files: where to.
+
+    Raises:
+        UserError: a pattern of layers to keep matches none.
     """
+    kept = config.matching("quantization.keep", section.keep, onnx_files.layers(onnx.load(source)))
     ranges = calibration.activation_ranges(source, images, section)
-    onnx_files.save(u8s8_model(onnx.load(source), ranges), files.u8s8)
-    onnx_files.save(u8s8_model(onnx.load(source), ranges, weight_bits=7), files.seven_bit)
-    onnx_files.save(symmetric_model(onnx.load(source), ranges), files.symmetric)
+    onnx_files.save(u8s8_model(onnx.load(source), ranges, kept), files.u8s8)
+    onnx_files.save(u8s8_model(onnx.load(source), ranges, kept, weight_bits=7), files.seven_bit)
+    onnx_files.save(symmetric_model(onnx.load(source), ranges, kept), files.symmetric)

@@ -1,7 +1,7 @@
 """A variant's ONNX files: their names, checking and writing them, what they were made from. Without torch."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,13 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, NodeProto, numpy_helper
 
 from trimlab import paths
 from trimlab.errors import UserError, one_line
 
-OPSET = 17
 IR_VERSION = 8
-INPUT, OUTPUT = "x", "logits"
+"""What TensorRT 8.5 and older runtimes on devices read."""
 
 SYMMETRIC = "symmetric"
 """Flavour of the INT8 file for TensorRT."""
@@ -85,6 +84,17 @@ def save(proto: ModelProto, path: Path) -> None:
     temporary = path.with_suffix(".tmp")
     onnx.save(proto, temporary)
     temporary.replace(path)
+
+
+def layers(proto: ModelProto) -> list[str]:
+    """Return the names of the nodes that have weights: those of the model's convolutions and linear layers."""
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    return [node.name for node in proto.graph.node if has_weights(node, weights)]
+
+
+def has_weights(node: NodeProto, constants: Container[str]) -> bool:
+    """Return whether a node is a convolution or a linear layer, not a product of two activations."""
+    return node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in constants
 
 
 def weight_bytes(path: Path) -> int:

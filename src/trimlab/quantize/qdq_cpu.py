@@ -1,5 +1,6 @@
 """INT8 for CPUs: uint8 activations with zero points, int8 weights per channel, biases int32."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,17 +12,23 @@ from trimlab.quantize.calibration import Ranges
 # fmt: off
 _CPU_OPERATORS = [
     "Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "Concat",
-    "MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Flatten",
+    "MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Flatten", "Split", "Transpose",
 ]
 # fmt: on
 
 
-def u8s8_model(proto: ModelProto, ranges: Ranges, weight_bits: Literal[7, 8] = 8) -> ModelProto:
+def u8s8_model(
+    proto: ModelProto, ranges: Ranges, kept: Sequence[str] = (), weight_bits: Literal[7, 8] = 8
+) -> ModelProto:
     """Return a copy with uint8 activations with zero point and int8 weights per channel, logits float32.
+
+    Products of two activations (attention), and sums with a constant (of a linear layer's bias, within GELU), stay
+    float, as LayerNorm, softmax and the like do: they are little work, and runtimes fuse them in float.
 
     Args:
         proto: FP32 model.
         ranges: of its activations.
+        kept: names of layers that stay float.
         weight_bits: 7 keeps weights in [-64, 64]: x86 without VNNI adds two products in 16 bits.
     """
     origin = proto.producer_name, proto.producer_version
@@ -35,10 +42,10 @@ def u8s8_model(proto: ModelProto, ranges: Ranges, weight_bits: Literal[7, 8] = 8
         activation_qType=QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, low_high),
         nodes_to_quantize=[],
-        nodes_to_exclude=[],
+        nodes_to_exclude=[*kept, *_float_nodes(proto)],
         op_types_to_quantize=_CPU_OPERATORS,
-        # Logits in 256 steps would tie.
-        extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
+        # Logits in 256 steps would tie; a MatMul's bias is added in float.
+        extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()
@@ -47,3 +54,9 @@ def u8s8_model(proto: ModelProto, ranges: Ranges, weight_bits: Literal[7, 8] = 8
     quantized.producer_name, quantized.producer_version = origin
     helper.set_model_props(quantized, about)
     return quantized
+
+
+def _float_nodes(proto: ModelProto) -> list[str]:
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    constants = {"MatMul": False, "Add": True}  # whether an operator with a constant stays float, or without one
+    return [node.name for node in proto.graph.node if constants.get(node.op_type) == bool(weights & set(node.input))]

@@ -2,30 +2,30 @@
 quantized: with both it cannot fuse convolution and Add.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
+from trimlab.quantize import onnx_files
 from trimlab.quantize.calibration import Ranges
 
-_WEIGHTED = ("Conv", "Gemm", "MatMul")
 
-
-def symmetric_model(proto: ModelProto, ranges: Ranges) -> ModelProto:
+def symmetric_model(proto: ModelProto, ranges: Ranges, kept: Sequence[str] = ()) -> ModelProto:
     """Return `proto` with symmetric int8 inputs of weighted layers and of Adds' skips; biases stay float.
 
     So does the classifier: it is a thousandth of the work, and not every host has an INT8 matrix product of its shape
-    (TensorRT 8 takes some from cuBLAS).
+    (TensorRT 8 takes some from cuBLAS). So do the layers named `kept`.
     """
     editor = _Editor(proto, ranges)
     logits = {output.name for output in proto.graph.output}
     for node in list(proto.graph.node):
-        if node.op_type in _WEIGHTED and node.input[1] in editor.weights and not logits & set(node.output):
+        if onnx_files.has_weights(node, editor.weights) and node.name not in kept and not logits & set(node.output):
             node.input[0] = editor.quantized(node.input[0])
             node.input[1] = editor.quantized_weight(node)
-        elif node.op_type == "Add" and not editor.weights.keys() & set(node.input):
+        elif node.op_type == "Add" and ranges.keys() >= set(node.input):
             skip = editor.skip_input(node)
             node.input[skip] = editor.quantized(node.input[skip])
         editor.keep(node)

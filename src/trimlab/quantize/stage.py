@@ -23,7 +23,7 @@ def export_workload(study: config.Params, workload: str) -> None:
     """Write a workload's baseline file for each seed and its calibration images, if a variant of it is exported."""
     folder = paths.exported(workload)
     folder.mkdir(parents=True, exist_ok=True)
-    if any(variant.workload == workload and variant.precisions for variant in study.variants.values()):
+    if any(study.variants[key].precisions for key in study.variants_of(workload)):
         from trimlab.data.dataset import calibration_images, dataset_for
 
         dataset = dataset_for(study.workloads[workload])

@@ -302,6 +302,8 @@ class Pruning(Record):
     importance: Text
     scope: Text
     round_to: Count | None
+    keep: list[LongText] = []
+    """Patterns of the names of layers that keep all output channels."""
     epochs: WholeNumber
     """Of fine-tuning."""
     learning_rate: LearningRate

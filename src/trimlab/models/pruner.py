@@ -1,0 +1,248 @@
+"""Structured pruning by torch-pruning, and the check that the ratio was reached."""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from trimlab import config
+from trimlab.errors import UserError, one_line
+from trimlab.models import coupling, registry
+from trimlab.models.reshape import fit_to
+
+GLOBAL_TOLERANCE = 0.05
+"""Share of all channels that may stay beyond the request, with scope `global`: coupled layers count once there."""
+
+
+_PLAIN = config.PruningKeys()
+
+
+def prune(
+    model: nn.Module,
+    ratio: float,
+    section: config.PruningSettings,
+    image_shape: tuple[int, int, int],
+    seed: int = 0,
+    keys: config.PruningKeys = _PLAIN,
+    keep: Sequence[str] = (),
+) -> list[str]:
+    """Remove output channels of every layer that can lose some, in place.
+
+    The classifier keeps its outputs, and so do layers whose channels attention or a reshape splits, those named by
+    `keep`, and those coupled with one of these.
+
+    Args:
+        model: on the CPU.
+        ratio: share of the output channels to remove, in [0, 1): of each layer, or with scope `global` of all.
+        section: criterion, scope and rounding.
+        image_shape: channels, height, width.
+        seed: decides the `random` criterion.
+        keys: what the params call ratio, rounding and kept layers.
+        keep: patterns of names of layers that keep all output channels.
+
+    Returns:
+        The names of the layers besides the classifier that keep all output channels.
+
+    Raises:
+        UserError: a pattern matches no layer; torch-pruning cannot follow the model; the pruned model does not run, or
+            cannot be rebuilt; the ratio would not be reached.
+    """
+    kept = config.matching(keys.keep, keep, list(widths(model)))
+    if ratio == 0:
+        return []
+    before = widths(model)
+    torch.manual_seed(seed)
+    parts = _remove(model, kept, ratio, section, image_shape, keys)
+    layers = [_Layer(name, before[name], after, parts[name]) for name, after in widths(model).items() if name in parts]
+    _check_reached(layers, ratio, section, keys)
+    last = registry.classifier(model)
+    return [name for name in before if name not in parts and model.get_submodule(name) is not last]
+
+
+def dry_run(
+    model: nn.Module,
+    ratio: float,
+    section: config.PruningSettings,
+    image_shape: tuple[int, int, int],
+    keys: config.PruningKeys = _PLAIN,
+    keep: Sequence[str] = (),
+) -> None:
+    """Refuse what `prune` refuses whatever the weights are; the model and the random numbers stay as they are.
+
+    Ranked together, with scope `global`, it is the weights that decide which ratio is reached.
+    """
+    trial = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        if section.scope == "uniform":
+            prune(trial, ratio, section, image_shape, keys=keys, keep=keep)
+        elif ratio > 0:
+            _remove(trial, config.matching(keys.keep, keep, list(widths(model))), ratio, section, image_shape, keys)
+
+
+def widths(model: nn.Module) -> dict[str, int]:
+    """Return the output channels of every convolution and linear layer, by name."""
+    return {
+        name: module.weight.shape[0]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+
+
+def _remove(
+    model: nn.Module,
+    kept: Sequence[str],
+    ratio: float,
+    section: config.PruningSettings,
+    image_shape: tuple[int, int, int],
+    keys: config.PruningKeys,
+) -> dict[str, int]:
+    """Prune, prove that the result can be rebuilt, and return the layers that lose channels.
+
+    Returns:
+        How many equal parts each of them has, by name.
+    """
+    original = copy.deepcopy(model)
+    images = torch.randn(1, *image_shape, generator=torch.Generator().manual_seed(0))
+    layers = {module: name for name, module in model.named_modules() if name in widths(model)}
+    # The classifier's outputs are the classes.
+    fixed = [registry.classifier(model), *(module for module, name in layers.items() if name in kept)]
+    importance = coupling.Importance(_IMPORTANCES[section.importance](), fixed)
+    try:
+        pruner = coupling.pruner(
+            model,
+            images,
+            importance,
+            global_pruning=section.scope == "global",
+            pruning_ratio=ratio,
+            # Ranked together, a whole layer could go: then the network is cut in two.
+            max_pruning_ratio=1.0 if section.scope == "uniform" else max(0.95, ratio),
+            round_to=section.round_to,
+        )
+        pruner.step()
+    except Exception as error:  # whatever an operation provokes that torch-pruning does not know
+        raise UserError(
+            f"{keys.ratio} {ratio:g}: torch-pruning cannot follow the model ({_reason(error)}): choose another model, "
+            f"or name in {keys.keep} the layers around what it does not know"
+        ) from error
+    model.zero_grad(set_to_none=True)
+    _check_rebuilds(model, original, images, keys)
+    return {name: importance.parts[layer] for layer, name in layers.items() if layer in importance.parts}
+
+
+def _check_rebuilds(model: nn.Module, original: nn.Module, images: Tensor, keys: config.PruningKeys) -> None:
+    """Refuse a pruned model that does not run, or that its weights do not give back bit for bit."""
+    outputs = _run(model, images, f"the pruned model does not run: name in {keys.keep} the layers before")
+    fit_to(original, model.state_dict())
+    rebuilt = _run(original, images, "the pruned model cannot be rebuilt from its weights, because of")
+    if not torch.equal(outputs, rebuilt):
+        raise UserError(
+            "the pruned model cannot be rebuilt from its weights: the outputs differ, because its state_dict does not "
+            "hold all of its widths and values"
+        )
+
+
+def _run(model: nn.Module, images: Tensor, problem: str) -> Tensor:
+    """Return a model's outputs in eval mode, or refuse it and name the part that failed."""
+    entered = [""]
+    hooks = [
+        module.register_forward_pre_hook(lambda *_, name=name: entered.append(name))
+        for name, module in model.named_modules()
+    ]
+    try:
+        with torch.no_grad():
+            outputs: Tensor = model.eval()(images)
+    except Exception as error:  # whatever other widths provoke
+        raise UserError(f"{problem} {entered[-1]} ({_reason(error)})") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs
+
+
+def _reason(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {error}", 120)
+
+
+class _Layer(NamedTuple):
+    """A layer that loses channels."""
+
+    name: str
+    before: int
+    after: int
+    parts: int
+    """Equal parts of its channels that are pruned alike, because a grouped convolution asks for it."""
+
+    @property
+    def width(self) -> int:
+        """Channels of one part before pruning."""
+        return self.before // self.parts
+
+    def asked(self, ratio: float) -> int:
+        """Return how many channels a ratio leaves, in all."""
+        return int(self.width * (1 - ratio)) * self.parts
+
+    def whole(self, ratio: float, round_to: int | None, keys: config.PruningKeys) -> str:
+        """Say why the layer stays whole, and what can be changed."""
+        kept, step = int(self.width * (1 - ratio)), round_to or 1
+        remedies = [f"{keys.round_to} to at most {kept}"] if round_to and kept > 1 else []
+        if step < self.width:
+            remedies.append(f"{keys.ratio} to at most {self._most(step):g}")
+        if not remedies:
+            half = self.width // 2
+            remedies = [f"{keys.round_to} to at most {half} and {keys.ratio} to at most {self._most(half):g}"]
+        of = f" in each of its {self.parts} groups" if self.parts > 1 else ""
+        rounded = f", fewer than {keys.round_to} {round_to}" if round_to else ""
+        return (
+            f"{keys.ratio} {ratio:g} leaves {self.name} whole: {kept} of {self.width} channels would stay{of}"
+            f"{rounded}: set {' or '.join(remedies)}"
+        )
+
+    def uneven(self, ratio: float, keys: config.PruningKeys) -> str:
+        """Say that the layer does not get the width asked for."""
+        return (
+            f"{keys.ratio} {ratio:g} would leave {self.name} {self.after} of {self.before} channels instead of "
+            f"{self.asked(ratio)}, because other channels go with those that are removed: name it in {keys.keep}, or "
+            "choose another model"
+        )
+
+    def _most(self, kept: int) -> float:
+        """Return the largest ratio, in hundredths, at which so many channels stay."""
+        return math.floor(100 * (1 - kept / self.width) + 1e-9) / 100
+
+
+def _check_reached(
+    layers: Sequence[_Layer], ratio: float, section: config.PruningSettings, keys: config.PruningKeys
+) -> None:
+    """Refuse a ratio that torch-pruning did not reach: it silently skips a layer of which nothing would be left."""
+    if not layers:
+        raise UserError(f"{keys.ratio} {ratio:g}: the model has no layer that can lose channels: set {keys.ratio} to 0")
+    if section.scope == "global":
+        share = sum(layer.after for layer in layers) / sum(layer.before for layer in layers)
+        if share > 1 - ratio + GLOBAL_TOLERANCE:
+            raise UserError(
+                f"{keys.ratio} {ratio:g} is not reached: ranked together, {share:.0%} of all channels would stay, "
+                f"because a layer whose channels all rank low stays whole: lower {keys.ratio}, or set pruning.scope to "
+                "uniform"
+            )
+        return
+    missed = [layer for layer in layers if layer.after == layer.before > layer.asked(ratio)]
+    if missed:
+        raise UserError(min(missed, key=lambda layer: layer.width).whole(ratio, section.round_to, keys))
+    for layer in layers:
+        rounding = ((section.round_to or 1) - 1) * layer.parts
+        if not layer.asked(ratio) - rounding <= layer.after <= layer.asked(ratio):
+            raise UserError(layer.uneven(ratio, keys))
+
+
+_IMPORTANCES = {
+    "l1": lambda: tp.importance.MagnitudeImportance(p=1),
+    "l2": lambda: tp.importance.MagnitudeImportance(p=2),
+    "lamp": lambda: tp.importance.LAMPImportance(p=2),
+    "fpgm": lambda: tp.importance.FPGMImportance(p=2),
+    "bn_scale": lambda: tp.importance.BNScaleImportance(),
+    "random": lambda: tp.importance.RandomImportance(),
+}

@@ -1,0 +1,115 @@
+"""Families of models: exported as torch computes them, quantized where that is worth it, layers kept in float."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+
+from families import FAMILIES, SHAPE, built, conv_next, shuffle, transformer
+from onnx_examples import exported, images
+from trimlab import config
+from trimlab.errors import UserError
+from trimlab.measure import runtimes
+from trimlab.measure.session import Settings
+from trimlab.models import pruner
+from trimlab.quantize import export, onnx_files
+from trimlab.quantize.int8 import Files, quantize
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A pruned family's FP32 file and its INT8 files, made once."""
+    known = {}
+
+    def of(family):
+        if family not in known:
+            folder = tmp_path_factory.mktemp(family.__name__)
+            model = built(family)
+            pruner.prune(model, 0.3, config.PruningSettings(), SHAPE)
+            files = Files(*(folder / f"{kind}.onnx" for kind in Files._fields))
+            export.export(model, SHAPE, folder / "fp32.onnx")  # compares with torch
+            quantize(folder / "fp32.onnx", images(64), config.Quantization(), files)
+            known[family] = folder / "fp32.onnx", files
+        return known[family]
+
+    return of
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+def test_int8_files_of_every_family_run_and_are_near_fp32(family, made):
+    fp32, files = made(family)
+    batch = images(64, seed=5)
+    expected = onnx_files.open_session(fp32).run(None, {"x": batch})[0]
+    assert [(item.domain, item.version) for item in onnx.load(fp32).opset_import] == [("", 17)]
+    for file in files:
+        exact = Settings("int8", 1, 64, exact=True)
+        found = runtimes.open_file("onnxruntime", str(file), exact).run(batch)
+        assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.97, file.name
+
+
+def quantized_nodes(path):
+    """The operators whose data comes from a DequantizeLinear."""
+    proto = onnx.load(path)
+    pairs = {node.output[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
+    return Counter(node.op_type for node in proto.graph.node if node.input and node.input[0] in pairs)
+
+
+def test_a_transformer_computes_its_linear_layers_in_int8_and_the_rest_in_float(made):
+    found = quantized_nodes(made(transformer)[1].u8s8)
+    assert found["Conv"] == 1
+    assert found["MatMul"] + found["Gemm"] == 2 * 4 + 1  # in a block: in and out of attention, two of the MLP
+    assert not {"Erf", "LayerNormalization", "Softmax"} & found.keys()
+
+
+def test_gelu_is_one_operator_once_it_is_optimized(made, tmp_path):
+    """A quantized sum within it would hide it from ONNX Runtime."""
+    options = onnx_files.onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    onnx_files.onnxruntime.InferenceSession(str(made(conv_next)[1].u8s8), options, ["CPUExecutionProvider"])
+    found = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert found["Gelu"] + found["BiasGelu"] == 2
+    assert not found["Erf"]
+
+
+def test_a_channel_shuffle_moves_int8_values(made):
+    found = quantized_nodes(made(shuffle)[1].u8s8)
+    assert found["Split"] == 3
+    assert found["Transpose"] == 6
+
+
+def test_nodes_are_named_as_torchs_layers(made):
+    for family in (transformer, conv_next):
+        names = set(onnx_files.layers(onnx.load(made(family)[0])))
+        assert names >= set(pruner.widths(built(family)))
+    assert set(onnx_files.layers(onnx.load(exported("resnet20")))) >= {"conv1", "layers.0.0.conv2", "fc"}
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kept")
+    files = Files(*(folder / f"{kind}.onnx" for kind in Files._fields))
+    section = config.Quantization(keep=["conv1", "layers.2.*"])
+    quantize(exported("resnet20"), images(16), section, files)
+    return files
+
+
+@pytest.mark.parametrize("flavour", [0, 1, 2])
+def test_kept_layers_are_float_in_every_file(kept, flavour):
+    proto = onnx.load(kept[flavour])
+    before = {tensor.name for tensor in onnx.load(exported("resnet20")).graph.initializer}
+    in_float = {node.name for node in proto.graph.node if node.op_type == "Conv" and node.input[1] in before}
+    convolutions = {node.name for node in proto.graph.node if node.op_type == "Conv"}
+    assert in_float == {name for name in convolutions if name == "conv1" or name.startswith("layers.2.")}
+    assert len(in_float) == 8
+    assert np.isfinite(onnx_files.open_session(kept[flavour]).run(None, {"x": images(2)})[0]).all()
+
+
+def test_a_pattern_of_no_layer_is_refused(tmp_path):
+    section = config.Quantization(keep=["conv9"])
+    with pytest.raises(
+        UserError, match=r"^quantization\.keep 'conv9' matches no .*: use one of conv1, layers"
+    ) as error:
+        quantize(exported("resnet20"), images(2), section, Files(*(tmp_path / f for f in Files._fields)))
+    assert str(error.value).endswith("(did you mean conv1?)")
