@@ -6,15 +6,8 @@ import pytest
 import torch
 from torch import nn
 from torchvision import models
-from torchvision.models import (
-    convnext,
-    densenet,
-    efficientnet,
-    googlenet,
-    mobilenetv3,
-    shufflenetv2,
-    vision_transformer,
-)
+from torchvision.models import convnext, densenet, efficientnet, mobilenetv3, shufflenetv2, vision_transformer
+from torchvision.models.googlenet import BasicConv2d, Inception
 
 SHAPE = (3, 32, 32)
 
@@ -52,8 +45,8 @@ def dense() -> nn.Module:
 
 def inception() -> nn.Module:
     """Concatenations of four branches."""
-    blocks = [googlenet.Inception(16, 8, 8, 16, 4, 8, 8), googlenet.Inception(40, 8, 8, 16, 4, 8, 8)]
-    stem = googlenet.BasicConv2d(3, 16, kernel_size=3, stride=2)
+    blocks = [Inception(16, 8, 8, 16, 4, 8, 8), Inception(40, 8, 8, 16, 4, 8, 8)]
+    stem = BasicConv2d(3, 16, kernel_size=3, stride=2)
     return nn.Sequential(stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 10))
 
 
@@ -77,7 +70,7 @@ def universal() -> nn.Module:
 def conv_next_v2() -> nn.Module:
     """timm's LayerNorm2d and global response normalisation."""
     timm = pytest.importorskip("timm")
-    model: nn.Module = timm.create_model("convnextv2_atto", num_classes=10, depths=(1, 1), dims=(16, 32))
+    model: nn.Module = timm.create_model("convnextv2_atto", num_classes=10, depths=(1, 1, 1, 1), dims=(8, 16, 16, 32))
     return model
 
 

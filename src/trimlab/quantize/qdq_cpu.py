@@ -22,8 +22,8 @@ def u8s8_model(
 ) -> ModelProto:
     """Return a copy with uint8 activations with zero point and int8 weights per channel, logits float32.
 
-    Products of two activations (attention), and sums with a constant (of a linear layer's bias, within GELU), stay
-    float, as LayerNorm, softmax and the like do: they are little work, and runtimes fuse them in float.
+    Products of two activations (attention) stay float, as LayerNorm, GELU, softmax and the like do, and so do sums that
+    no convolution ends in: eight bits are too few for what a transformer adds up over all blocks.
 
     Args:
         proto: FP32 model.
@@ -57,6 +57,9 @@ def u8s8_model(
 
 
 def _float_nodes(proto: ModelProto) -> list[str]:
+    """Return the names of products of two activations, and of sums that no convolution ends in."""
     weights = {tensor.name for tensor in proto.graph.initializer}
-    constants = {"MatMul": False, "Add": True}  # whether an operator with a constant stays float, or without one
-    return [node.name for node in proto.graph.node if constants.get(node.op_type) == bool(weights & set(node.input))]
+    convolved = {node.output[0] for node in proto.graph.node if node.op_type == "Conv"}
+    products = [node for node in proto.graph.node if node.op_type == "MatMul" and node.input[1] not in weights]
+    sums = [node for node in proto.graph.node if node.op_type == "Add" and not convolved & set(node.input)]
+    return [node.name for node in [*products, *sums]]

@@ -128,7 +128,7 @@ class Results:
         """Say whether two variants remove the same from the same workload: they differ in fine-tuning alone."""
         a, b = (self.study.point(key) for key in (variant, other))
         same_workload = self.study.variants[variant].workload == self.study.variants[other].workload
-        return same_workload and (a.ratio, a.round_to) == (b.ratio, b.round_to)
+        return same_workload and (a.ratio, a.round_to, a.keep) == (b.ratio, b.round_to, b.keep)
 
     def unpruned(self, workload: str) -> str | None:
         """Return a workload's untouched variant."""

@@ -129,11 +129,12 @@ def _how_to_read(results: Results) -> Blocks:
     ]
     if any("int8" in variant.precisions for variant in results.study.variants.values()):
         settings = results.study.quantization
+        kept = f"; layers kept in FP32: {', '.join(settings.keep)}" if settings.keep else ""
         facts.append(
             Finding.of(
                 strong("INT8"),
                 " is post-training quantization of weights and activations (Q/DQ), with ranges from "
-                f"{settings.calibration_images} training images by {_METHODS[settings.method]}.",
+                f"{settings.calibration_images} training images by {_METHODS[settings.method]}{kept}.",
             )
         )
     if split != {"test"}:
