@@ -27,9 +27,9 @@ from trimlab.data.dataset import Dataset
 from trimlab.errors import UserError
 from trimlab.measure import device, runtimes, timing, weights
 from trimlab.measure.session import Settings
-from trimlab.models import pruner
 from trimlab.models.facts import count_macs, count_params
 from trimlab.models.reshape import fit_to
+from trimlab.prune import pruner
 from trimlab.quantize import export
 from trimlab.quantize.int8 import Files, quantize
 from trimlab.train import evaluate, loop

@@ -22,7 +22,8 @@ from trimlab.benchmark import interpreters
 from trimlab.data.dataset import Dataset
 from trimlab.measure import device, weights
 from trimlab.measure.contract import Request
-from trimlab.models import pruner, registry
+from trimlab.models import registry
+from trimlab.prune import pruner
 from trimlab.quantize import export
 from trimlab.quantize.int8 import Files, quantize
 from trimlab.train import loop

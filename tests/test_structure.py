@@ -17,7 +17,7 @@ FLOW = ["data", "train", "prune", "quantize", "benchmark", "report"]
 
 FLOORS = [
     {"cli"},
-    {"execution"},
+    {"execution", "rehearsal"},
     {"benchmark", "report", "track"},
     {"quantize"},
     {"prune"},

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from trimlab import __version__, config, errors, paths
+from trimlab import __version__, config, errors, paths, rehearsal
 from trimlab.config import checks
-from trimlab.models import checks as model_checks
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -61,7 +60,7 @@ def check(file: Annotated[Path, typer.Argument(help="A params file.")] = paths.P
         print(f"warning: {file}: {line}")
     for line in checks.notes(study):
         print(f"note: {line}")
-    if found := checks.missing_files(study) or list(model_checks.problems(study)):
+    if found := checks.missing_files(study) or list(rehearsal.problems(study)):
         raise errors.UserError("\n".join(f"{file}: {line}" for line in found))
     counts = f"{len(study.workloads)} workloads, {len(study.variants)} variants"
     print(f"{file}: study {study.study}, {counts}: all values are valid")

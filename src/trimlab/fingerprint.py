@@ -8,9 +8,9 @@ from pathlib import Path
 
 PACKAGE = "trimlab"
 ROOT = Path(__file__).parent
-EXEMPT = frozenset({"config", "errors", "fingerprint", "machine", "paths", "progress", "records", "track"})
+EXEMPT = frozenset({"config", "errors", "fingerprint", "machine", "paths", "progress", "records", "rehearsal", "track"})
 """Modules and packages that change no result: what params and records hold reaches it as values, with digests of their
-own; the others say, lock and log."""
+own; the others say, refuse, lock and log."""
 REPORT = "report"
 """The stage whose result is what it says: nothing is exempt there."""
 

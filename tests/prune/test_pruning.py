@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 import factories
 from trimlab import config
 from trimlab.errors import UserError
-from trimlab.models import checkpoint, pruner, registry
+from trimlab.models import checkpoint, registry
 from trimlab.models.facts import count_macs, count_params, size_bytes
+from trimlab.prune import pruner
 from trimlab.report import reference
 
 SHAPE = (3, 32, 32)

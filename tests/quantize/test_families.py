@@ -13,7 +13,7 @@ from trimlab import config
 from trimlab.errors import UserError
 from trimlab.measure import runtimes
 from trimlab.measure.session import Settings
-from trimlab.models import pruner
+from trimlab.prune import pruner
 from trimlab.quantize import export, onnx_files
 from trimlab.quantize.int8 import Files, quantize
 

@@ -9,8 +9,9 @@ from torch import nn
 from trimlab import config, machine, paths, progress, records
 from trimlab.data.dataset import Dataset, dataset_for
 from trimlab.digests import sha256_of
-from trimlab.models import checkpoint, pruner
+from trimlab.models import checkpoint
 from trimlab.models.facts import count_macs, count_params, size_bytes
+from trimlab.prune import pruner
 from trimlab.prune.eager_latency import eager_latency
 from trimlab.train import evaluate, hardware, loop, resume
 from trimlab.train import stage as train_stage

@@ -14,8 +14,8 @@ from torch import nn
 
 from trimlab import __version__
 from trimlab.data.dataset import Dataset
-from trimlab.models.onnx_graph import INPUT, OUTPUT, graph_of
 from trimlab.quantize import onnx_files
+from trimlab.quantize.onnx_graph import INPUT, OUTPUT, graph_of
 
 PARITY_TOLERANCE = 1e-3
 """Largest difference from torch's logits, as a share of the largest; another order of sums costs 1e-6."""

@@ -1,22 +1,18 @@
 """The stage `train`: a workload's weights, trained or given, and their record."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from torch import nn
-
 from trimlab import machine, paths, progress
-from trimlab.config import OWN_MODELS, Normalisation, Params, matching
+from trimlab.config import Normalisation, Params
 from trimlab.data.dataset import Dataset, calibration_images, dataset_for
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
-from trimlab.models import checkpoint, pruner, registry
+from trimlab.models import checkpoint, registry
 from trimlab.models.architecture import Architecture
 from trimlab.models.facts import count_macs, count_params, size_bytes
-from trimlab.models.onnx_graph import graph_of
 from trimlab.models.probe import probe
 from trimlab.models.start import Initial, starting_model
 from trimlab.records import Training, commit, now, write, write_outcome
@@ -50,9 +46,6 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
     if initial:
         _check_normalisation(workload, initial, dataset)
         progress.say(f"train {workload}: {initial.redrawn or f'every weight starts from {initial.name}'}")
-    if seed == study.seeds[0]:
-        _try_pruning(model, study, workload, dataset)
-        _try_exporting(model, study, workload, dataset)
     given, recipe, precision = Path(spec.weights) != paths.NO_FILE, study.recipe(workload), resolve(spec.precision)
     files = [digest for digest in (architecture.code_sha256, initial and initial.sha256) if digest]
     resumable = resume.resumable_file(
@@ -107,22 +100,6 @@ def _check_normalisation(workload: str, initial: Initial, dataset: Dataset) -> N
 def _equal(normalisation: Normalisation, dataset: Dataset) -> bool:
     values = torch.tensor([normalisation.mean, normalisation.std])
     return values.shape[1] == len(dataset.mean) and torch.allclose(values, torch.stack([dataset.mean, dataset.std]))
-
-
-def _try_pruning(model: nn.Module, study: Params, workload: str, dataset: Dataset) -> None:
-    """Refuse now, not after hours of training, what cannot be pruned as the workload's variants ask for."""
-    for variant in {study.variants[key].pruning: key for key in study.variants_of(workload)}.values():
-        point, section, keys = study.point(variant), study.pruning_of(variant), study.pruning_keys(variant)
-        pruner.dry_run(model, point.ratio, section, dataset.image_shape, keys, point.keep)
-
-
-def _try_exporting(model: nn.Module, study: Params, workload: str, dataset: Dataset) -> None:
-    """Refuse now what cannot be exported, and layers to keep that the model does not have."""
-    precisions = {name for key in study.variants_of(workload) for name in study.variants[key].precisions}
-    if "int8" in precisions:
-        matching("quantization.keep", study.quantization.keep, list(pruner.widths(model)))
-    if precisions and study.workloads[workload].model not in OWN_MODELS:  # tests export those
-        graph_of(copy.deepcopy(model), dataset.image_shape)
 
 
 def lineage(study: Params, workload: str, dataset: Dataset, seed: int, weights: Path) -> dict[str, Any]:

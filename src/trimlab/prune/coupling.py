@@ -136,9 +136,11 @@ class _Reshapes(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        x = args[0] if args else None
+        if func not in _SPLITS | _RESHAPES:
+            return result
+        x: Tensor = args[0]
         if func in _SPLITS:
             return tuple(_Regrouped.apply(x, part.detach(), kept_by_split(x.shape, part.shape)) for part in result)
-        if func in _RESHAPES and {x.ndim, result.ndim} != {2, 4}:
+        if {x.ndim, result.ndim} != {2, 4}:
             return _Regrouped.apply(x, result.detach(), kept_by_reshape(x.shape, result.shape))
         return result

@@ -82,11 +82,11 @@ def _name_layers(proto: ModelProto, layers: Sequence[str]) -> None:
 
 def _layer_of(node: NodeProto, layers: Sequence[str]) -> str:
     """Return the layer that a node's weights belong to: by their name, else by the module that was running."""
-    owner = node.input[1].removesuffix(".weight")
+    owner = str(node.input[1]).removesuffix(".weight")
     if owner in layers:
         return owner
     about = {entry.key: entry.value for entry in node.metadata_props}
-    modules = [name for name in ast.literal_eval(about.get("pkg.torch.onnx.name_scopes", "[]"))[:-1] if name]
+    modules: list[str] = [name for name in ast.literal_eval(about.get("pkg.torch.onnx.name_scopes", "[]"))[:-1] if name]
     return next((name for name in reversed(modules) if name in layers), modules[-1] if modules else "")
 
 

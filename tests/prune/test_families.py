@@ -9,9 +9,10 @@ from torch import nn
 from families import FAMILIES, SHAPE, built, shuffle, transformer
 from trimlab import config
 from trimlab.errors import UserError
-from trimlab.models import coupling, pruner, registry
+from trimlab.models import registry
 from trimlab.models.facts import count_macs, count_params
 from trimlab.models.reshape import fit_to
+from trimlab.prune import coupling, pruner
 
 IMAGES = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(1))
 each = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from trimlab import config
 from trimlab.errors import UserError, one_line
-from trimlab.models import coupling, registry
+from trimlab.models import registry
 from trimlab.models.reshape import fit_to
+from trimlab.prune import coupling
 
 GLOBAL_TOLERANCE = 0.05
 """Share of all channels that may stay beyond the request, with scope `global`: coupled layers count once there."""
