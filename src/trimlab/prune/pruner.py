@@ -1,8 +1,9 @@
 """Structured pruning by torch-pruning, and the check that the ratio was reached."""
 
+import contextlib
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -106,13 +107,13 @@ def _remove(
     Returns:
         How many equal parts each of them has, by name.
     """
-    original = copy.deepcopy(model)
+    original, names = copy.deepcopy(model), widths(model)
     images = torch.randn(1, *image_shape, generator=torch.Generator().manual_seed(0))
-    layers = {module: name for name, module in model.named_modules() if name in widths(model)}
+    layers = {module: name for name, module in model.named_modules() if name in names}
     # The classifier's outputs are the classes.
     fixed = [registry.classifier(model), *(module for module, name in layers.items() if name in kept)]
     importance = coupling.Importance(_IMPORTANCES[section.importance](), fixed)
-    try:
+    with _refusing(f"{keys.ratio} {ratio:g}: torch-pruning cannot follow the model", "choose another model"):
         pruner = coupling.pruner(
             model,
             images,
@@ -123,15 +124,22 @@ def _remove(
             max_pruning_ratio=1.0 if section.scope == "uniform" else max(0.95, ratio),
             round_to=section.round_to,
         )
-        pruner.step()
-    except Exception as error:  # whatever an operation provokes that torch-pruning does not know
-        raise UserError(
-            f"{keys.ratio} {ratio:g}: torch-pruning cannot follow the model ({_reason(error)}): choose another model, "
-            f"or name in {keys.keep} the layers around what it does not know"
-        ) from error
+    for group in pruner.step(interactive=True):
+        name = layers.get(group[0].dep.target.module, "a layer")
+        with _refusing(f"{keys.ratio} {ratio:g}: torch-pruning cannot prune {name}", f"name it in {keys.keep}"):
+            group.prune()
     model.zero_grad(set_to_none=True)
     _check_rebuilds(model, original, images, keys)
     return {name: importance.parts[layer] for layer, name in layers.items() if layer in importance.parts}
+
+
+@contextlib.contextmanager
+def _refusing(problem: str, remedy: str) -> Iterator[None]:
+    """Turn whatever an operation provokes that torch-pruning does not know into one line."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{problem} ({_reason(error)}): {remedy}") from error
 
 
 def _check_rebuilds(model: nn.Module, original: nn.Module, images: Tensor, keys: config.PruningKeys) -> None:

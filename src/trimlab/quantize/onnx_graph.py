@@ -3,8 +3,9 @@
 import ast
 import contextlib
 import io
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import onnx
 import torch
@@ -46,8 +47,7 @@ def graph_of(model: nn.Module, image_shape: tuple[int, int, int]) -> ModelProto:
 def _traced(model: nn.Module, image_shape: tuple[int, int, int]) -> ModelProto:
     example = torch.zeros(2, *image_shape)  # torch.export takes a batch of 1 for a constant
     try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the exporter's own insides
+        with _silence():
             program = torch.onnx.export(
                 model,
                 (example,),
@@ -67,6 +67,22 @@ def _traced(model: nn.Module, image_shape: tuple[int, int, int]) -> ModelProto:
         ) from error
     assert program is not None
     return program.model_proto
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep what the exporter says of its own insides from the user, a graph of the model where it fails."""
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _name_layers(proto: ModelProto, layers: Sequence[str]) -> None:
