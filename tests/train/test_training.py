@@ -195,49 +195,6 @@ def test_too_many_calibration_images_are_refused_before_training(quick, monkeypa
         train_stage.train_workload(greedy, "resnet20-digits", 0, on_epoch=lambda _: None)
 
 
-@pytest.mark.parametrize(
-    ("section", "key", "changes", "message"),
-    [
-        ("prune", None, {"ratio": 0.95}, r"prune\.ratio 0\.95 leaves conv1 whole: 0 of 16 channels would stay"),
-        ("sweep", "r30", {"keep": ["conv9"]}, r"sweep\.r30\.keep 'conv9' matches no convolution or linear layer"),
-        ("quantization", None, {"keep": ["stem"]}, r"quantization\.keep 'stem' matches no convolution or linear layer"),
-    ],
-)
-def test_what_cannot_be_pruned_or_quantized_is_refused_before_training(
-    section, key, changes, message, quick, monkeypatch
-):
-    monkeypatch.setattr(loop, "fit", None)
-    old = getattr(quick, section)
-    new = old.model_copy(update=changes) if key is None else {**old, key: old[key].model_copy(update=changes)}
-    with pytest.raises(UserError, match=message) as error:
-        train_stage.train_workload(
-            quick.model_copy(update={section: new}), "resnet20-digits", 0, on_epoch=lambda _: None
-        )
-    assert len(str(error.value).splitlines()) == 1
-
-
-class Branching(torch.nn.Module):
-    """A forward whose path depends on the images' values."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.fc = torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(8, 10)
-
-    def forward(self, x):
-        x = self.conv(x).mean((2, 3))
-        return self.fc(x if x.sum() > 0 else -x)
-
-
-def test_a_model_that_cannot_be_exported_is_refused_before_training(quick, monkeypatch, capfd):
-    monkeypatch.setattr(loop, "fit", None)
-    monkeypatch.setattr(registry, "build", lambda *_: Branching())
-    monkeypatch.setattr(train_stage, "OWN_MODELS", ())
-    with pytest.raises(UserError, match=r"torch's ONNX exporter does not take the model \(") as error:
-        train_stage.train_workload(quick, "resnet20-digits", 0, on_epoch=lambda _: None)
-    assert len(str(error.value).splitlines()) == 1
-    assert capfd.readouterr() == ("", "")
-
-
 def test_truncated_safetensors_are_refused(quick, in_tmp):
     checkpoint.save(registry.build("resnet20", 10), in_tmp / "given.safetensors", {})
     whole = (in_tmp / "given.safetensors").read_bytes()
