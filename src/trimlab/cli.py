@@ -92,13 +92,14 @@ def import_(
 @app.command()
 def report(study: CommittedStudy) -> None:
     """Render reports/STUDY/ from the records in records/STUDY/."""
-    from trimlab.records import archive
+    from trimlab.records import archive, labels
     from trimlab.records.select import select
     from trimlab.report import stage as report_stage
 
     described = archive.load_study(study)
     folder = paths.REPORTS / study
-    report_stage.render(described, select(described, archive.committed_records(study)), folder)
+    chosen = select(described, archive.committed_records(study))
+    report_stage.render(described, chosen, folder, labels.of_committed(study, chosen))
     print(f"wrote {folder / 'report.md'}")
 
 

@@ -10,6 +10,7 @@ from trimlab import config, paths
 from trimlab.config import Params
 from trimlab.errors import UserError
 from trimlab.records.files import read
+from trimlab.records.select import cell_of
 from trimlab.records.types import Record
 
 _NO_RECORDS = {"index.json", "manifest.json", "dataset.json"}
@@ -99,6 +100,13 @@ def present(study: Params) -> list[Path]:
         if not path.exists():
             raise UserError(f"{cell} has not written {path}: run `dvc repro {cell}`")
     return [path for _, path in files]
+
+
+def stored_file(record: Record, study_name: str) -> Path:
+    """Return where a record of a study is stored in `records/`; predicted labels lie beside it as `.npy`."""
+    name, *rest = cell_of(record)
+    parts = [name, f"seed{record.seed}", *rest, record.digest[:12]]
+    return paths.RECORDS / study_name / record.kind / ("-".join(parts) + ".json")
 
 
 def _unedited(path: Path) -> Record:

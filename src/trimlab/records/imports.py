@@ -15,9 +15,8 @@ import numpy as np
 from trimlab import config, paths
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError, one_line
-from trimlab.records import archive
+from trimlab.records import archive, labels
 from trimlab.records.files import read, write
-from trimlab.records.select import cell_of
 from trimlab.records.types import Measurement, Pruning, Record, Training
 
 ARCHIVE_BYTES = 256 << 20
@@ -38,6 +37,7 @@ class Imported(NamedTuple):
 def import_records(sources: Sequence[Path] = ()) -> Imported:
     """Put records, and measurements' predicted labels, into `records/`, each once by digest.
 
+    Where the dataset on which they were scored is prepared here, its true labels are stored with them.
     Where a bundle measured weights that only the stages here know, those weights' own records are imported with it.
 
     Args:
@@ -95,11 +95,12 @@ def _import(homes: list[Homed], stored: set[Path]) -> Imported:
     problems = _wrong_predictions(homes) or [_say_unknown(*homed) for homed in unknown if _weights(homed) not in found]
     if problems:
         raise UserError("\n".join(problems))
-    targets = {_target(record, home): (path, record) for path, record, home in [*homes, *lineage]}
+    everything = [*homes, *lineage]
+    targets = {archive.stored_file(record, home): (path, record) for path, record, home in everything}
     new = {target: pair for target, pair in targets.items() if not target.exists()}
     known = stored | {target.resolve() for target in targets if target not in new}
     try:
-        _store(new)
+        _store(new, _new_labels(everything))
     except OSError as error:
         why = error.strerror or error
         raise UserError(
@@ -221,15 +222,17 @@ def _say_unknown(path: Path, record: Record, home: str) -> str:
     )
 
 
-def _target(record: Training | Pruning | Measurement, home: str) -> Path:
-    """Return where a record is stored."""
-    name, *rest = cell_of(record)
-    parts = [name, f"seed{record.seed}", *rest, record.digest[:12]]
-    return paths.RECORDS / home / record.kind / ("-".join(parts) + ".json")
+def _new_labels(homes: list[Homed]) -> dict[Path, labels.Labels]:
+    """Return the true labels that are not stored yet, of the datasets that are prepared here, by where they go."""
+    scored = {labels.stored_file(home, record): record for _, record, home in homes}
+    found = {path: labels.of_prepared(record) for path, record in scored.items() if not path.exists()}
+    return {path: true for path, true in found.items() if true is not None}
 
 
-def _store(new: dict[Path, tuple[Path, Training | Pruning | Measurement]]) -> None:
-    """Store records and predicted labels, by way of a temporary folder: a full disk leaves nothing half done."""
+def _store(
+    new: dict[Path, tuple[Path, Training | Pruning | Measurement]], true_labels: dict[Path, labels.Labels]
+) -> None:
+    """Store records and labels, by way of a temporary folder: a full disk leaves nothing half done."""
     paths.RECORDS.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=paths.RECORDS, prefix=".import-") as scratch:
         written: list[tuple[Path, Path]] = []
@@ -240,7 +243,11 @@ def _store(new: dict[Path, tuple[Path, Training | Pruning | Measurement]]) -> No
                 written.append((made.with_suffix(".npy"), target.with_suffix(".npy")))
             write(record, made)
             written.append((made, target))
-        for folder in {target.parent for target in new}:
+        for number, (target, true) in enumerate(true_labels.items()):
+            made = Path(scratch) / f"true-{number}.npy"
+            np.save(made, true)
+            written.append((made, target))
+        for folder in {target.parent for _, target in written}:
             folder.mkdir(parents=True, exist_ok=True)
         for made, target in written:
             made.replace(target)

@@ -2,20 +2,23 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 from trimlab import formats
 from trimlab.config import Params
 from trimlab.records import Device, Epoch, Measurement, Pruning, Record, Training
+from trimlab.report.intervals import Answers, Difference, over_seeds, paired_difference, unpaired_difference
 from trimlab.report.text import count, precision_name, pretty
 
 K = TypeVar("K")
 T = TypeVar("T")
 Identity = tuple[str, ...]
 """A device, by what tells it apart from others (`Device.identity`)."""
+Scored = Training | Pruning | Measurement
+"""A record with a top-1."""
 
 
 class Bench(NamedTuple):
@@ -35,9 +38,17 @@ class Results:
     measurements: list[Measurement]
     whole: "Results | None" = None
     """What these are a part of."""
+    correct: Mapping[str, Answers] = field(default_factory=dict)
+    """Which images a measured file got right, by its record's digest; without true labels nobody knows."""
 
     @classmethod
-    def of(cls, study: Params, records: Iterable[Record], whole: "Results | None" = None) -> "Results":
+    def of(
+        cls,
+        study: Params,
+        records: Iterable[Record],
+        correct: Mapping[str, Answers] | None = None,
+        whole: "Results | None" = None,
+    ) -> "Results":
         """Arrange records; their order does not matter."""
         ordered = sorted(records, key=lambda record: (record.device.identity, record.seed, record.digest))
         return cls(
@@ -46,6 +57,7 @@ class Results:
             [record for record in ordered if isinstance(record, Pruning)],
             [record for record in ordered if isinstance(record, Measurement)],
             whole,
+            correct or {},
         )
 
     @property
@@ -99,11 +111,42 @@ class Results:
     def on(self, device: Identity) -> "Results":
         """Return what one device recorded."""
         own = [record for record in self.records if record.device.identity == device]
-        return Results.of(self.study, own, self.whole or self)
+        return Results.of(self.study, own, self.correct, self.whole or self)
 
     def at(self, bench: Bench) -> list[Measurement]:
         """Return the measurements of one bench."""
         return [record for record in self.measurements if bench_of(record) == bench]
+
+    def answers(self, record: Record) -> Answers | None:
+        """Return which images a record's model got right; None where that is not known.
+
+        A torch model's answers are those of an FP32 file of the same weights, where both have the same top-1.
+        """
+        if isinstance(record, Measurement):
+            return self.correct.get(record.digest)
+        same = (
+            self.correct.get(r.digest)
+            for r in (self.whole or self).measurements
+            if (r.weights_sha256, r.precision) == (record.weights_sha256, "fp32")
+            if r.top1_accuracy == record.top1_accuracy
+        )
+        return next((answers for answers in same if answers is not None), None)
+
+    def difference(self, found: Sequence[Scored], base: Sequence[Scored]) -> Difference | None:
+        """Return how much higher the top-1 of records is than that of others, seed by seed; None without common seeds.
+
+        Image by image where the answers to the same images are known.
+        """
+        pairs = [(a, b) for a in found for b in base if a.seed == b.seed]
+        differences = [self._difference(a, b) for a, b in pairs]
+        return over_seeds(differences) if len(pairs) > 1 else next(iter(differences), None)
+
+    def _difference(self, a: Scored, b: Scored) -> Difference:
+        answers = self.answers(a), self.answers(b)
+        same_images = (a.dataset_sha256, a.split) == (b.dataset_sha256, b.split)
+        if same_images and answers[0] is not None and answers[1] is not None:
+            return paired_difference(*answers)
+        return unpaired_difference((a.top1_accuracy, a.num_images), (b.top1_accuracy, b.num_images))
 
     def trained(self, workload: str) -> list[Training]:
         """Return a workload's trainings, one a seed where one device is left."""

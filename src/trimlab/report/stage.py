@@ -1,6 +1,7 @@
 """A study's report in a folder: written whole or not at all."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -8,17 +9,27 @@ from trimlab.config import Params
 from trimlab.errors import UserError
 from trimlab.records import Record
 from trimlab.report import figures
+from trimlab.report.intervals import Answers
 from trimlab.report.markdown import document
 from trimlab.report.results import Results
 from trimlab.report.sections import report
 from trimlab.report.series import metrics, plot_data
 
 
-def render(study: Params, records: list[Record], folder: Path) -> None:
+def render(
+    study: Params, records: list[Record], folder: Path, correct: Mapping[str, Answers] | None = None
+) -> None:
     """Write a report into a folder: report.md, metrics.json, figures/*.svg, plots/*.csv; all of it or nothing.
 
-    The same params and records give the same bytes, in whatever order the records come. Figures and plot
+    The same params, records and answers give the same bytes, in whatever order the records come. Figures and plot
     data that the study no longer has are removed.
+
+    Args:
+        study: the params.
+        records: those that the study's params select.
+        folder: the report's.
+        correct: which images each measured file got right (`records.labels`). Without it, files are compared by their
+            accuracies alone, and the report says so.
 
     Raises:
         UserError: the folder cannot be written; a report that was there stays as it was.
@@ -27,7 +38,7 @@ def render(study: Params, records: list[Record], folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             made = Path(scratch) / "made"
-            _write(Results.of(study, records), made)
+            _write(Results.of(study, records, correct), made)
             _take_the_place(made, folder, Path(scratch))
     except OSError as error:
         why = error.strerror or error
