@@ -15,7 +15,7 @@ from dvc.cli import DvcParserError, parse_args
 from ruamel.yaml import YAML
 
 from trimlab import cli, config, formats
-from trimlab.records import archive
+from trimlab.records import Measurement, archive, labels
 from trimlab.records.select import select
 from trimlab.report import stage as report_stage
 from trimlab.report.markdown import table
@@ -63,7 +63,8 @@ def test_the_results_are_rendered_from_committed_records(project, monkeypatch):
     found = []
     for study in studies():
         described = archive.load_study(study)
-        found.append(Results.of(described, select(described, archive.committed_records(study))))
+        chosen = select(described, archive.committed_records(study))
+        found.append(Results.of(described, chosen, labels.of_committed(study, chosen)))
     expected = f"\n{table(overview(found))}\n\n"
     file = project / "README.md"
     if os.environ.get("TRIMLAB_GOLDEN") == "write":
@@ -77,6 +78,8 @@ def test_every_committed_report_comes_out_of_its_records_byte_for_byte(project, 
     for study in studies():
         described = archive.load_study(study)
         chosen = select(described, archive.committed_records(study))
+        correct = labels.of_committed(study, chosen)
+        assert len(correct) == sum(isinstance(record, Measurement) for record in chosen)
         committed = {
             path.relative_to(project): path.read_bytes()
             for path in (project / "reports" / study).rglob("*")
@@ -84,7 +87,7 @@ def test_every_committed_report_comes_out_of_its_records_byte_for_byte(project, 
         }
         with monkeypatch.context() as elsewhere:
             elsewhere.chdir(tmp_path)
-            report_stage.render(described, chosen, Path("reports") / study)
+            report_stage.render(described, chosen, Path("reports") / study, correct)
         for path, content in committed.items():
             assert (tmp_path / path).read_bytes() == content, path
 

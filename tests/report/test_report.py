@@ -65,6 +65,8 @@ CASES = {
     "one-seed": (factories.study(), factories.everything(factories.study())),
     "two-devices": (factories.study(seeds=[0, 1]), everywhere()),
 }
+CORRECT = {"one-seed": factories.correct(CASES["one-seed"][1]), "two-devices": None}
+"""Which images were classified rightly; where that is None, the true labels are not stored."""
 
 
 def contents(folder: Path = FOLDER) -> dict[str, bytes]:
@@ -75,7 +77,7 @@ def contents(folder: Path = FOLDER) -> dict[str, bytes]:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", ["report.md", "metrics.json"])
 def test_the_report_equals_its_golden_file(case: str, name: str) -> None:
-    report_stage.render(*CASES[case], FOLDER)
+    report_stage.render(*CASES[case], FOLDER, CORRECT[case])
     golden = GOLDEN / f"{case}-{name}"
     if os.environ.get("TRIMLAB_GOLDEN") == "write":
         golden.write_bytes((FOLDER / name).read_bytes())

@@ -290,7 +290,8 @@ def test_rounded_widths_are_compared_with_those_that_fall() -> None:
     assert found.plain == (
         "large-r50-16 (ResNet-18 on CIFAR-10, 50 %, widths rounded to multiples of 16), INT8: 12.1× at batch 1, 12.1× "
         "at batch 64, 2.23 M parameters, 111.7 M multiply-accumulates, 90.68 % top-1; without rounding (large-r50): "
-        "10.1× at batch 1, 10.1× at batch 64, 2.79 M, 139.7 M, 90.68 %."
+        "10.1× at batch 1, 10.1× at batch 64, 2.79 M, 139.7 M, 90.68 % "
+        "(0.00 ± 0.81 points, unpaired: cannot be told apart)."
     )
     assert findings.rounding(of, bench, "small") == []
     assert found in findings.closing(of)
@@ -348,3 +349,138 @@ def removed(of: Params) -> str:
 def test_the_ratio_is_explained_by_the_records_parameters() -> None:
     assert "60 % of the channels is 84 % of the parameters" in removed(factories.study())
     assert "multiples of 8" in removed(factories.study(pruning={"round_to": 8}))
+
+
+def scored(changes: dict[tuple[str, str], float], known: bool = True, **settings: Any) -> Results:
+    """The synthetic study, in which these files, by variant and precision, have another top-1."""
+    study = factories.study(**settings)
+    made = [r for r in factories.everything(study) if not isinstance(r, Measurement)]
+    for name, variant in study.variants.items():
+        for precision in variant.precisions:
+            own = {"top1_accuracy": changes[name, precision]} if (name, precision) in changes else {}
+            made += [factories.measurement(study, name, precision, seed=seed, **own) for seed in study.seeds]
+    return Results.of(study, made, factories.correct(made) if known else None)
+
+
+def column(table: Table, name: str) -> list[str]:
+    header, *found = rows(table)
+    return [row[header.index(name)] for row in found if row[0] != REFERENCE]
+
+
+def test_one_seed_has_wilsons_interval_and_a_paired_difference() -> None:
+    table = tables.candidate(scored({("candidate", "int8"): 0.9}), BENCH)
+    row = next(row for row in rows(table) if row[:4:3] == ["candidate", "INT8"])
+    assert row[6] == "90.00 (89.4–90.6)"
+    assert re.fullmatch(r"−2\.00 ± 0\.\d\d", row[7])
+
+
+def test_without_true_labels_a_difference_has_no_interval() -> None:
+    assert "−2.00" in column(tables.candidate(scored({("candidate", "int8"): 0.9}, known=False), BENCH), "Δ points")
+
+
+def test_over_seeds_a_difference_is_a_mean_with_its_deviation() -> None:
+    table = tables.candidate(scored({}, seeds=[0, 1]), BENCH)
+    assert "−1.87 ± 0.00" in column(table, "Δ points")
+
+
+@pytest.mark.parametrize(
+    ("int8", "best"),
+    [(0.9, "INT8"), (0.8995, "INT8"), (0.85, "FP16")],
+)
+def test_an_opponent_stands_in_fp32_and_in_its_smallest_file_that_is_not_known_to_be_worse(
+    int8: float, best: str
+) -> None:
+    found = rows(tables.candidate(scored({("small", "int8"): int8}), BENCH))
+    assert [row[3] for row in found if row[0] == "small"] == ["FP32", best]
+
+
+def test_a_smaller_unpruned_model_is_named_beside_the_candidate() -> None:
+    said = plain(findings.opponents(scored({("small", "int8"): 0.9})))
+    assert said.startswith("Smaller without pruning: ResNet-20 on CIFAR-10, unpruned, INT8, 90.00 % in 0.279 MiB (the ")
+    assert "points, McNemar's p" in said
+
+
+def test_the_headline_ranks_only_what_can_be_told_apart() -> None:
+    lost = plain(findings.headline(scored({("candidate", "int8"): 0.9})))
+    assert re.search(r"with 2\.00 ± 0\.\d\d points lost \(McNemar's p < 0\.001\)", lost)
+    alike = plain(findings.headline(scored({("candidate", "int8"): 0.9195})))
+    assert "with a top-1 that cannot be told apart (−0.05 ± " in alike
+    unpaired = plain(findings.headline(scored({("candidate", "int8"): 0.9}, known=False)))
+    assert re.search(r"2\.00 ± 0\.\d\d points lost \(unpaired\)", unpaired)
+
+
+def test_files_that_their_precision_moves_are_named_and_no_others() -> None:
+    of = scored({("small", "int8"): 0.88})
+    assert "can be told apart from their FP32 files: small (−2.00 ± " in plain(
+        findings.precision_cost(of, of.measurements, "int8")
+    )
+    said = plain(findings.precision_cost(of, of.measurements, "fp16"))
+    assert said.endswith("none can be told apart from its FP32 file.")
+
+
+@pytest.mark.parametrize(
+    ("top1", "said"),
+    [
+        (0.919, "ResNet-18 on CIFAR-10 can lose 50 % of its channels and stay within 1 point of its unpruned model"),
+        (0.913, "ResNet-18 on CIFAR-10 was not shown to stay within 1 point of its unpruned model at any ratio tried"),
+        (0.88, "ResNet-18 on CIFAR-10 loses more than 1 point at every ratio tried; the least loss, at 50 %, is 4.00 "),
+    ],
+)
+def test_what_can_be_pruned_holds_for_the_whole_interval(top1: float, said: str) -> None:
+    study = factories.study()
+    made = [factories.pruning(study, "large"), factories.pruning(study, "large-r50", top1_accuracy=top1)]
+    assert plain(findings.headroom(Results.of(study, made), "large")).startswith(said)
+
+
+def test_a_pruned_models_answers_are_those_of_its_fp32_file() -> None:
+    of = scored({("large-r50", "fp32"): 0.9075})
+    paired, other = (of.difference(of.pruned("large"), of.pruned(variant)) for variant in ("large-r50", "large-r80"))
+    assert paired is not None and paired.kind == "paired"
+    assert other is not None and other.kind == "unpaired"  # it has no file
+
+
+def test_no_ratio_of_losses_is_said() -> None:
+    said = rivals(0.0)
+    assert "times" not in said
+    assert said.endswith("The losses of ResNet-20 and ResNet-18 cannot be told apart (+1.00 ± 1.19 points).")
+
+
+def test_a_loss_that_cannot_be_told_apart_has_no_price() -> None:
+    study = factories.study()
+    made = [
+        factories.pruning(study, "large", top1_accuracy=0.92, size_bytes=42 * 2**20),
+        factories.pruning(study, "large-r50", top1_accuracy=0.9195, size_bytes=10 * 2**20),
+    ]
+    table = tables.losses(Results.of(study, made), ["large"])
+    assert rows(table)[2][-1].startswith("—")
+    assert tables.NOT_TOLD_APART.note in shown(table)
+
+
+def test_fronts_are_of_size_latency_and_throughput_and_mark_what_cannot_be_told_apart() -> None:
+    of = scored({("large", "fp16"): 0.9201})
+    size, latency, throughput = (found.plain for found in findings.fronts(of, BENCH, "cifar10"))
+    assert "(size, top-1), smallest first: small-r50 INT8 (" in size and "MiB" in size
+    assert "(latency at batch 1, top-1), fastest first: " in latency and " ms, " in latency
+    assert "(throughput at batch 64, top-1), fastest first: " in throughput and " images/s, " in throughput
+    assert "≈ large FP16 (" in size and size.endswith("cannot be told apart from that of the file before it.")
+
+
+def test_few_images_say_how_little_they_show() -> None:
+    study = factories.study()
+    few = [r.model_copy(update={"num_images": 359}) for r in factories.everything(study)]
+    assert plain(findings.few_images(Results.of(study, few))).startswith("359 images show little: the candidate's ")
+    assert "no difference of less than 1.7 points" in plain(findings.few_images(Results.of(study, few)))
+    assert findings.few_images(results()) is None
+
+
+def test_mcnemars_p_stands_at_every_measurement_but_the_fp32_file() -> None:
+    of = scored({("large", "int8"): 0.9})
+    found = column(tables.measurements(of, of.at(BENCH)), "McNemar's p")
+    assert "< 0.001" in [cell.replace("\\", "") for cell in found]
+    assert sum(cell.startswith("—") for cell in found) == 5
+    assert "McNemar's p" not in rows(tables.measurements(results(), results().at(BENCH)))[0]
+
+
+def test_group_l1_is_called_that() -> None:
+    assert "Importance of channels is group L1: " in plain(findings.importance(results()))
+    assert plain(findings.importance(results(pruning={"importance": "lamp"}))) == "Importance of channels is lamp."

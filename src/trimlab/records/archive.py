@@ -11,7 +11,7 @@ from trimlab.config import Params
 from trimlab.errors import UserError
 from trimlab.records.files import read
 from trimlab.records.select import cell_of
-from trimlab.records.types import Record
+from trimlab.records.types import Measurement, Pruning, Record, Training
 
 _NO_RECORDS = {"index.json", "manifest.json", "dataset.json"}
 """What else the stages write into their folders."""
@@ -102,7 +102,7 @@ def present(study: Params) -> list[Path]:
     return [path for _, path in files]
 
 
-def stored_file(record: Record, study_name: str) -> Path:
+def stored_file(record: Training | Pruning | Measurement, study_name: str) -> Path:
     """Return where a record of a study is stored in `records/`; predicted labels lie beside it as `.npy`."""
     name, *rest = cell_of(record)
     parts = [name, f"seed{record.seed}", *rest, record.digest[:12]]

@@ -40,7 +40,7 @@ def of_prepared(record: Record) -> Labels | None:
                 labels = file.get_tensor("train_labels")[file.get_tensor("holdout")]
     except (OSError, ValueError, LookupError, TypeError, SafetensorError):
         return None
-    return labels.astype(np.uint16)
+    return np.asarray(labels, np.uint16)
 
 
 def of_stages(records: Iterable[Record]) -> Correct:
@@ -92,7 +92,7 @@ def _compared(record: Measurement, labels: Labels, path: Path) -> NDArray[np.boo
     predictions = _read(path, record)
     if len(labels) != len(predictions):
         raise UserError(f"{record.dataset} has {len(labels)} true labels, {path} {len(predictions)}: import both again")
-    correct = predictions == labels
+    correct: NDArray[np.bool_] = predictions == labels
     top1 = float(np.mean(correct))
     if abs(top1 - record.top1_accuracy) > 1e-9:
         raise UserError(

@@ -1,23 +1,46 @@
 """What the records say, in words and numbers: every sentence is computed, none is written for one study.
 
-Speeds are compared within one process alone (`Measurement.speedup`), sizes within one kind of file alone.
+Speeds are compared within one process alone (`Measurement.speedup`), sizes within one kind of file alone. No sentence
+ranks accuracies that cannot be told apart (`Difference.separable`).
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 from trimlab import formats
 from trimlab.measure.weights import EXACT
 from trimlab.records import Measurement, Pruning, Record
 from trimlab.report import reference
+from trimlab.report.intervals import Difference, least_separable, unpaired_difference, wilson
 from trimlab.report.model import Finding, strong, text_of
-from trimlab.report.results import Bench, Identity, Results, bench_of, exact_difference, is_inexact, mean, of_file
-from trimlab.report.tables import CONTENDED, describe, least_to_most, lost_and_saved, milliseconds
+from trimlab.report.results import (
+    Bench,
+    Identity,
+    Results,
+    bench_of,
+    exact_difference,
+    is_inexact,
+    mean,
+    of_file,
+)
+from trimlab.report.tables import (
+    CONTENDED,
+    DRIFT,
+    describe,
+    least_to_most,
+    lost_and_saved,
+    milliseconds,
+    smaller_opponents,
+)
 from trimlab.report.text import (
     MIB,
     decimals,
+    importance_name,
     mib,
     millions,
+    p_value,
     percent,
+    plus_minus,
     precision_name,
     pretty,
     ratio_percent,
@@ -29,6 +52,9 @@ TOLERATED_POINTS = 1.0
 
 FLAT = 1.3
 """Latencies within this factor of each other count as flat."""
+
+FEW = 1000
+"""A scored split of fewer images shows so little that the report says so at once."""
 
 
 def headline(results: Results) -> Finding:
@@ -42,21 +68,52 @@ def headline(results: Results) -> Finding:
     base = of_file(results.at(bench), results.study.report.baseline, "fp32")
     candidate = results.candidate_file(bench)
     size, base_size = _mean_bytes(candidate), _mean_bytes(base)
-    lost = 100 * (_mean_top1(base) - _mean_top1(candidate))
+    gained = results.difference(candidate, base)
     compared = Finding.of(
         strong(
             f"{describe(results, candidate)}: {percent(_mean_top1(candidate))} % top-1 in {mib(size)} MiB, "
             f"against {percent(_mean_top1(base))} % in {mib(base_size)} MiB for {describe(results, base)}."
         ),
-        f" That is {base_size / size:.1f}× smaller, with {points(lost)}.",
+        f" That is {base_size / size:.1f}× smaller, with {_lost_or_gained(gained)}.",
         top1_percent=100 * _mean_top1(candidate),
         baseline_top1_percent=100 * _mean_top1(base),
         size_mib=size / MIB,
         baseline_size_mib=base_size / MIB,
         times_smaller=base_size / size,
-        points_lost=lost,
+        points_lost=100 * (_mean_top1(base) - _mean_top1(candidate)),
     )
     return Finding.joined([compared, _speed(results, candidate, bench)])
+
+
+def opponents(results: Results) -> Finding | None:
+    """Name the unpruned models that are smaller than the candidate, and what it gains over them."""
+    bench = results.headline_bench()
+    if bench is None or not (found := smaller_opponents(results, bench)):
+        return None
+    candidate = results.candidate_file(bench)
+    said = [
+        f"{describe(results, other)}, {percent(_mean_top1(other))} % in {mib(_mean_bytes(other))} MiB (the candidate "
+        f"against it: {_told(results.difference(candidate, other))})"
+        for other in found
+    ]
+    return Finding.of(strong("Smaller without pruning:"), f" {'; '.join(said)}.", models=len(found))
+
+
+def few_images(results: Results) -> Finding | None:
+    """Say how little a small scored split can show; None where it is not small."""
+    bench = results.headline_bench()
+    record = results.candidate_file(bench)[0] if bench else None
+    if record is None or record.num_images >= FEW:
+        return None
+    n, least = record.num_images, least_separable(record.num_images)
+    low, high = (100 * share for share in wilson(round(record.top1_accuracy * n), n))
+    return Finding.of(
+        strong(f"{n} images show little:"),
+        f" the candidate's {percent(record.top1_accuracy)} % has a 95 % interval of ± {(high - low) / 2:.1f} points "
+        f"({low:.1f} to {high:.1f} %), and no difference of less than {least:.1f} points can be told from chance.",
+        half_width_points=(high - low) / 2,
+        least_points=least,
+    )
 
 
 def ratio_explained(results: Results) -> Finding:
@@ -79,6 +136,46 @@ def ratio_explained(results: Results) -> Finding:
     return Finding(text_of(strong("Ratio"), text), removed)
 
 
+def importance(results: Results) -> Finding:
+    """Say by what the pruned channels were chosen."""
+    chosen = results.study.pruning.importance
+    why = (
+        ": the L1 norm of a channel's weights, averaged over all layers that the channel couples and divided by the "
+        "mean of those layers' channels; not the plain L1 norm of one filter"
+    )
+    return Finding.of(
+        strong("Importance"), f" of channels is {importance_name(chosen)}{why if chosen == 'l1' else ''}."
+    )
+
+
+def intervals(results: Results) -> list[Finding]:
+    """Say how accuracies and their differences are given, and where true labels are missing."""
+    said = [
+        Finding.of(
+            strong("n"),
+            " is the number of seeds. For one seed, top-1 is followed by its 95 % interval (Wilson), and Δ points by "
+            "the half width of the paired 95 % interval: both files classify the same images, and those that only one "
+            "of the two gets right decide. For several seeds, both are mean ± standard deviation (n − 1).",
+        ),
+        Finding.of(
+            "Two accuracies ",
+            strong("can be told apart"),
+            " where the 95 % interval of their difference does not contain 0 and McNemar's exact test gives p < 0.05; "
+            "no sentence ranks others. Over seeds the interval is Student's, or the images' where that is wider. An "
+            "unpaired interval knows the two accuracies alone, and is too wide for files that see the same images.",
+        ),
+    ]
+    unknown = [record for record in results.measurements if record.digest not in results.correct]
+    if unknown:
+        said.append(
+            Finding.of(
+                f"The true labels of the scored images are not stored for {len(unknown)} of "
+                f"{len(results.measurements)} measurements, so that their differences are unpaired."
+            )
+        )
+    return said
+
+
 def amp(results: Results) -> list[Finding]:
     """Say what mixed precision did to accuracy, for trainings that differ only in precision, on one device.
 
@@ -94,7 +191,7 @@ def _amp(results: Results, key: str, twin: str) -> Finding:
     ours, theirs = (100 * mean([r.top1_accuracy for r in records]) for records in (a, b))
     return Finding.of(
         f"{_name(a[0])}: after {a[0].epochs} epochs AMP ({a[0].precision}) is at {ours:.2f} %, "
-        f"{b[0].precision.upper()} at {theirs:.2f} % ({signed(ours - theirs)} points).",
+        f"{b[0].precision.upper()} at {theirs:.2f} % ({_told(results.difference(a, b))}).",
         about=results.key("trainings", a[0].device.identity),
         amp_top1_percent=ours,
         top1_percent=theirs,
@@ -138,10 +235,14 @@ def _latency_course(values: Sequence[float], ratios: Sequence[str]) -> str:
 
 
 def fine_tuning(results: Results, workload: str) -> Finding | None:
-    """Say what fine-tuning gave back at most."""
+    """Say what fine-tuning gave back at most; None where that cannot be told from nothing."""
     gained = [(_gain(records), records) for records in _sweep(results, workload) if records[0].ratio > 0]
     most, records = max(gained, key=lambda pair: pair[0], default=(0.0, []))
     if most <= 0:
+        return None
+    before, after = (mean([r.top1_before for r in records]), mean([r.top1_accuracy for r in records]))
+    num_images = records[0].num_images
+    if not unpaired_difference((after, num_images), (before, num_images)).separable:
         return None
     return Finding.of(
         f"Fine-tuning recovers up to {most:.2f} points (at {ratio_percent(records[0].ratio)}).",
@@ -151,43 +252,70 @@ def fine_tuning(results: Results, workload: str) -> Finding | None:
 
 
 def headroom(results: Results, workload: str) -> Finding | None:
-    """Say up to which ratio a workload stays within a point of its unpruned model."""
+    """Say up to which ratio a workload stays within a point of its unpruned model, with all of the loss's interval."""
     sweep = [records for records in _sweep(results, workload) if records[0].ratio > 0]
-    kept = [records for records in sweep if _lost(records) <= TOLERATED_POINTS]
-    if not sweep:
+    losses = [(records, _lost(results, records)) for records in sweep]
+    kept = [(records, lost) for records, lost in losses if lost.points + lost.half_width <= TOLERATED_POINTS]
+    if not losses:
         return None
-    about = _pruning_key(results, sweep)
     if not kept:
-        best = min(sweep, key=_lost)
-        return Finding.of(
-            f"{_name(best[0])} loses more than {TOLERATED_POINTS:g} point at every ratio tried; the least, "
-            f"{_lost(best):.2f}, at {ratio_percent(best[0].ratio)}.",
-            about=about,
-            points_lost=_lost(best),
-        )
-    far = kept[-1]
+        return _no_headroom(results, losses)
+    far, lost = kept[-1]
     params = mean([r.num_params for r in far])
     return Finding.of(
         f"{_name(far[0])} can lose {ratio_percent(far[0].ratio)} of its channels and stay within {TOLERATED_POINTS:g} "
-        f"point of its unpruned model ({points(_lost(far))}); {millions(params)} M parameters are left.",
-        about=about,
-        points_lost=_lost(far),
+        f"point of its unpruned model ({_told(lost.reversed)}); {millions(params)} M parameters are left.",
+        about=_pruning_key(results, sweep),
+        points_lost=lost.points,
         num_params=params,
     )
 
 
-def precision_cost(measured: Sequence[Measurement], precision: str) -> Finding | None:
+def _no_headroom(results: Results, losses: Sequence[tuple[list[Pruning], Difference]]) -> Finding:
+    """Say that a workload lost more than a point at every ratio, or that the images do not show otherwise."""
+    best, lost = min(losses, key=lambda pair: pair[1].points)
+    more = all(lost.points - lost.half_width > TOLERATED_POINTS for _, lost in losses)
+    claim = (
+        f"loses more than {TOLERATED_POINTS:g} point at every ratio tried"
+        if more
+        else f"was not shown to stay within {TOLERATED_POINTS:g} point of its unpruned model at any ratio tried"
+    )
+    return Finding.of(
+        f"{_name(best[0])} {claim}; the least loss, at {ratio_percent(best[0].ratio)}, is {lost.points:.2f} ± "
+        f"{lost.half_width:.2f} points.",
+        about=_pruning_key(results, [records for records, _ in losses]),
+        points_lost=lost.points,
+    )
+
+
+def precision_cost(results: Results, measured: Sequence[Measurement], precision: str) -> Finding | None:
     """Say how INT8 or FP16 moves top-1 against the FP32 files of the same weights; one file's move is in its row."""
-    fp32 = {(r.variant, r.seed, r.weights_sha256): r.top1_accuracy for r in measured if r.precision == "fp32"}
+    fp32 = {(r.variant, r.seed, r.weights_sha256): r for r in measured if r.precision == "fp32"}
     low = [r for r in measured if r.precision == precision and (r.variant, r.seed, r.weights_sha256) in fp32]
-    moves = [100 * (r.top1_accuracy - fp32[r.variant, r.seed, r.weights_sha256]) for r in low]
+    pairs = [(r, results.difference([r], [fp32[r.variant, r.seed, r.weights_sha256]])) for r in low]
+    moved = [(record, difference) for record, difference in pairs if difference]
+    moves = [difference.points for _, difference in moved]
     if len(moves) < 2:
         return None
     values = {"least_points": min(moves), "most_points": max(moves), "mean_points": mean(moves)}
     low_end, high_end = signed(min(moves)), signed(max(moves))
     span = low_end if low_end == high_end else f"{low_end} to {high_end} (mean {signed(mean(moves))})"
-    text = f"{precision.upper()} moves top-1 by {span} points against FP32, over {len(moves)} files."
-    return Finding(text_of(text), values)
+    text = f"{precision.upper()} moves top-1 by {span} points against FP32, over {len(moves)} files"
+    return Finding(text_of(f"{text}; {_apart(results, moved)}."), values)
+
+
+def _apart(results: Results, moved: Sequence[tuple[Measurement, Difference]]) -> str:
+    """Say which files can be told apart from their FP32 file."""
+    several = len(results.study.seeds) > 1
+    apart = [
+        f"{record.variant}{f', seed {record.seed}' if several else ''} ({plus_minus(difference)})"
+        for record, difference in moved
+        if difference.separable
+    ]
+    if not apart:
+        return "none can be told apart from its FP32 file"
+    rest = f" and {len(apart) - 4} more" if len(apart) > 4 else ""
+    return f"these can be told apart from their FP32 files: {', '.join(apart[:4])}{rest}"
 
 
 def fastest(measured: Sequence[Measurement]) -> Finding | None:
@@ -199,13 +327,33 @@ def fastest(measured: Sequence[Measurement]) -> Finding | None:
         return None
     (variant, precision), best = max(files.items(), key=lambda item: mean([r.batch_speedup for r in item[1]]))
     speedup, batch_speedup = mean([r.speedup for r in best]), mean([r.batch_speedup for r in best])
+    near = [
+        f"{variant} {precision_name(precision)}"
+        for (variant, precision), found in files.items()
+        if found != best and mean([r.batch_speedup for r in found]) > batch_speedup / DRIFT
+    ]
+    beside = f" Within a fifth of that: {', '.join(near)}." if near else ""
     return Finding.of(
         f"Largest gain in throughput over its unpruned FP32 file: {variant} {precision_name(precision)}, "
         f"{batch_speedup:.1f}× at batch {best[0].batch_latency.batch_size} and "
-        f"{speedup:.1f}× at batch 1, with {percent(_mean_top1(best))} % top-1.",
+        f"{speedup:.1f}× at batch 1, with {percent(_mean_top1(best))} % top-1.{beside}",
         batch_speedup=batch_speedup,
         speedup=speedup,
         top1_percent=100 * _mean_top1(best),
+    )
+
+
+def beside_bf16(results: Results, bench: Bench) -> Finding | None:
+    """Set the candidate's speed beside the unpruned model's in BF16, which some runtimes compute faster than FP32."""
+    unpruned = results.unpruned(results.study.variants[results.study.report.candidate].workload)
+    found, bf16 = results.candidate_file(bench), of_file(results.at(bench), unpruned or "", "bf16")
+    if not found or not bf16:
+        return None
+    return Finding.of(
+        f"The unpruned model in BF16 is {_speeds(bf16)} as fast as in FP32; the candidate in "
+        f"{precision_name(found[0].precision)} {_speeds(found)}.",
+        unpruned_batch_speedup=mean([r.batch_speedup for r in bf16]),
+        batch_speedup=mean([r.batch_speedup for r in found]),
     )
 
 
@@ -232,7 +380,8 @@ def _rounding(results: Results, rounded: Sequence[Measurement], plain: Sequence[
         f"{results.study.point(first.variant).round_to}), {precision_name(first.precision)}: {_speeds(rounded)}, "
         f"{millions(first.num_params)} M parameters, {first.macs / 1e6:.1f} M multiply-accumulates, "
         f"{percent(_mean_top1(rounded))} % top-1; without rounding ({other.variant}): {_speeds(plain)}, "
-        f"{millions(other.num_params)} M, {other.macs / 1e6:.1f} M, {percent(_mean_top1(plain))} %.",
+        f"{millions(other.num_params)} M, {other.macs / 1e6:.1f} M, {percent(_mean_top1(plain))} % "
+        f"({_told(results.difference(rounded, plain))}).",
         batch_speedup=mean([r.batch_speedup for r in rounded]),
         unrounded_batch_speedup=mean([r.batch_speedup for r in plain]),
         macs=first.macs,
@@ -258,7 +407,7 @@ def baseline_times(measured: Sequence[Measurement]) -> Finding | None:
 
 
 def large_against_small(results: Results, workloads: Sequence[str]) -> Finding | None:
-    """Compare how many points each model pays per MiB, at the highest ratio that all pruned by the same recipe.
+    """Compare how many points each model pays, at the highest ratio that all pruned by the same recipe.
 
     Distillation is the recipe: a distilled model is compared with distilled ones of the same weight alone.
     """
@@ -268,42 +417,90 @@ def large_against_small(results: Results, workloads: Sequence[str]) -> Finding |
     if len(workloads) < 2 or not shared or any(not base or base[0][0].ratio > 0 for base in bases.values()):
         return None
     ratio, distillation = max(shared, key=lambda recipe: (recipe[0], -recipe[1]))
-    costs, said = {}, []
+    losses: dict[str, Difference] = {}
+    said = []
     for key in workloads:
         pruned = sweeps[key][ratio, distillation]
-        lost, saved = lost_and_saved(pruned, bases[key][0])
-        if saved <= 0:  # rounded widths may remove nothing
+        lost, (_, saved) = results.difference(bases[key][0], pruned), lost_and_saved(pruned, bases[key][0])
+        if lost is None or saved <= 0:  # rounded widths may remove nothing
             return None
-        costs[key] = lost / saved
-        said.append(f"{pretty(pruned[0].model)} {_pays(lost)} for {decimals(saved)} MiB ({signed(costs[key])} per MiB)")
+        losses[key] = lost
+        said.append(f"{pretty(pruned[0].model)} {_pays(lost)} for {decimals(saved)} MiB")
     recipe = f"distilled with weight {distillation:g}" if distillation else "without distillation"
     text = f"At {ratio_percent(ratio)}, the highest ratio they share {recipe}: {'; '.join(said)}."
-    dear, cheap = max(costs, key=lambda key: costs[key]), min(costs, key=lambda key: costs[key])
-    if costs[cheap] > 0:
-        names = [pretty(results.study.workloads[key].model) for key in (dear, cheap)]
-        text += f" {names[0]} pays {costs[dear] / costs[cheap]:.1f} times as much for a MiB as {names[1]}."
     about = results.key(f"losses-{results.study.workloads[workloads[0]].dataset}", results.prunings[0].device.identity)
-    return Finding(text_of(text), {f"{key}_points_per_mib": cost for key, cost in costs.items()}, about)
+    values = {f"{key}_points_lost": lost.points for key, lost in losses.items()}
+    return Finding(text_of(f"{text} {_dearest(results, losses)}"), values, about)
 
 
-def front(results: Results, bench: Bench, dataset: str) -> Finding | None:
-    """List the files that no other one beats in both size and accuracy, smallest first."""
+def _dearest(results: Results, losses: dict[str, Difference]) -> str:
+    """Name the model that loses most points and the one that loses least, where their losses can be told apart."""
+    (cheap, least), *_, (dear, most) = sorted(losses.items(), key=lambda item: item[1].points)
+    apart, half_width = most.points - least.points, math.hypot(most.half_width, least.half_width)
+    names = [pretty(results.study.workloads[key].model) for key in (dear, cheap)]
+    if apart <= half_width:
+        between = f"{names[0]} and {names[1]}"
+        return f"The losses of {between} cannot be told apart ({signed(apart)} ± {half_width:.2f} points)."
+    return f"{names[0]} loses {apart:.2f} ± {half_width:.2f} points more than {names[1]}."
+
+
+def fronts(results: Results, bench: Bench, dataset: str) -> list[Finding]:
+    """List the files that no other one beats in accuracy and in size, in latency, or in throughput.
+
+    Here alone times of different processes stand beside each other: each file was timed in one.
+    """
     found = results.by_file(record for record in results.at(bench) if record.dataset == dataset)
     if len(found) < 2:
-        return None
-    best = pareto([(_mean_bytes(records) / MIB, _mean_top1(records)) for records in found])
-    listed = ", ".join(
-        f"{found[i][0].variant} {precision_name(found[i][0].precision)} "
-        f"({mib(_mean_bytes(found[i]))} MiB, {percent(_mean_top1(found[i]))} %)"
-        for i in best
-    )
-    return Finding.of(
-        f"Pareto-optimal files on {pretty(dataset)} (size, top-1), smallest first: {listed}.", files=len(best)
-    )
+        return []
+    batch = f"throughput at batch {results.batch_size(bench)}"
+    return [
+        _front(results, f"{pretty(dataset)} (size, top-1), smallest first", found, _mean_bytes, _in_mib),
+        _front(results, f"{pretty(dataset)} (latency at batch 1, top-1), fastest first", found, _mean_latency, _in_ms),
+        _front(results, f"{pretty(dataset)} ({batch}, top-1), fastest first", found, _image_seconds, _per_second),
+    ]
+
+
+def _front(
+    results: Results,
+    name: str,
+    found: Sequence[Sequence[Measurement]],
+    cost: Callable[[Sequence[Measurement]], float],
+    write: Callable[[float], str],
+) -> Finding:
+    """List one front, and mark a file whose top-1 cannot be told apart from that of the cheaper one before it."""
+    best = [found[i] for i in pareto([(cost(records), _mean_top1(records)) for records in found])]
+    listed = []
+    for records, cheaper in zip(best, [None, *best], strict=False):
+        gained = results.difference(records, cheaper) if cheaper else None
+        own = f"{write(cost(records))}, {percent(_mean_top1(records))} %"
+        mark = "" if gained is None or gained.separable else "≈ "
+        listed.append(f"{mark}{records[0].variant} {precision_name(records[0].precision)} ({own})")
+    legend = " ≈: its top-1 cannot be told apart from that of the file before it." if "≈" in "".join(listed) else ""
+    return Finding.of(f"Pareto-optimal files on {name}: {', '.join(listed)}.{legend}", files=len(best))
+
+
+def _in_mib(size_bytes: float) -> str:
+    return f"{mib(size_bytes)} MiB"
+
+
+def _in_ms(latency_ms: float) -> str:
+    return f"{milliseconds(latency_ms)} ms"
+
+
+def _per_second(seconds: float) -> str:
+    return f"{1 / seconds:,.0f} images/s"
+
+
+def _mean_latency(found: Sequence[Measurement]) -> float:
+    return mean([record.latency.p50_ms for record in found])
+
+
+def _image_seconds(found: Sequence[Measurement]) -> float:
+    return 1 / mean([record.batch_latency.images_per_second for record in found])
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the indices of (size, accuracy) pairs that no other pair beats, by rising size."""
+    """Return the indices of (cost, accuracy) pairs that no other pair beats, by rising cost."""
     front: list[int] = []
     for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
         if not front or points[index][1] > points[front[-1]][1]:
@@ -320,16 +517,16 @@ def against_reference(results: Results, bench: Bench) -> Finding | None:
     published = results.published(first, reference.deployed, first.ratio, first.precision)
     if published is None:
         return None
-    gain = 100 * _mean_top1(found) - float(published["top1_percent"])
+    printed = float(published["top1_percent"])
+    gain = unpaired_difference((_mean_top1(found), first.num_images), (printed / 100, first.num_images))
     distilled = any(record.distillation for record in results.pruned(first.variant))
     own = "; ours is distilled from the unpruned model, which the published one is not" if distilled else ""
     return Finding.of(
         f"The candidate reaches {percent(_mean_top1(found))} %; the published study "
-        f"{published['top1_percent']} % with the same model, dataset, ratio and precision ({signed(gain)} "
-        f"points{own}).",
+        f"{published['top1_percent']} % with the same model, dataset, ratio and precision ({_told(gain)}{own}).",
         top1_percent=100 * _mean_top1(found),
-        published_top1_percent=float(published["top1_percent"]),
-        points_gained=gain,
+        published_top1_percent=printed,
+        points_gained=gain.points,
     )
 
 
@@ -374,7 +571,7 @@ def closing(results: Results) -> list[Finding]:
     for device in results.training_devices():
         said += [_named(results, device, finding) for finding in _of_device(results.on(device))]
     if bench is not None:
-        said += [front(results, bench, dataset) for dataset in results.study.datasets]
+        said += [found for dataset in results.study.datasets for found in fronts(results, bench, dataset)]
     said += [_named(results, each, finding) for each in results.benches() for finding in _of_bench(results, each)]
     said.append(runtimes(results))
     return [finding for finding in said if finding]
@@ -390,8 +587,8 @@ def _of_bench(results: Results, bench: Bench) -> list[Finding]:
     measured = results.at(bench)
     said = [against_baseline(results, bench)]
     if len({record.workload for record in measured}) > 1:
-        said += [precision_cost(measured, precision) for precision in ("fp16", "int8")]
-    said.append(fastest(measured))
+        said += [precision_cost(results, measured, precision) for precision in ("fp16", "int8")]
+    said += [fastest(measured), beside_bf16(results, bench)]
     rounded = [found for key in results.study.workloads if (found := rounding(results, bench, key))]
     return [finding for finding in said if finding] + [Finding.joined(found) for found in rounded]
 
@@ -402,14 +599,13 @@ def against_baseline(results: Results, bench: Bench) -> Finding | None:
     found = results.candidate_file(bench)
     if bench == results.headline_bench() or not base or not found:
         return None
-    gained = 100 * (_mean_top1(found) - _mean_top1(base))
     name = f"{found[0].variant} {precision_name(found[0].precision)}"
     return Finding.of(
         f"{name} is at {percent(_mean_top1(found))} %, {base[0].variant} FP32 at {percent(_mean_top1(base))} % "
-        f"({signed(gained)} points).",
+        f"({_told(results.difference(found, base))}).",
         top1_percent=100 * _mean_top1(found),
         baseline_top1_percent=100 * _mean_top1(base),
-        points_gained=gained,
+        points_gained=100 * (_mean_top1(found) - _mean_top1(base)),
     )
 
 
@@ -449,11 +645,33 @@ def rivals(results: Results) -> list[list[str]]:
     return [list(group.values()) for group in groups.values() if len(group) > 1]
 
 
-def points(lost: float) -> str:
-    """Write lost points: "1.20 points lost", "0.30 points gained"."""
-    if abs(lost) < 0.005:
-        return "no points lost"
-    return f"{abs(lost):.2f} points {'lost' if lost > 0 else 'gained'}"
+def _lost_or_gained(gained: Difference | None) -> str:
+    """Write lost points: "1.20 ± 0.41 points lost (McNemar's p < 0.001)"; or that there is nothing to tell apart."""
+    if gained is None:
+        return "no seed in common, so that points are not compared"
+    if not gained.separable:
+        return f"a top-1 that cannot be told apart ({_test(gained)})"
+    direction = "lost" if gained.points < 0 else "gained"
+    return f"{abs(gained.points):.2f} ± {gained.half_width:.2f} points {direction} ({_known_by(gained)})"
+
+
+def _told(gained: Difference | None) -> str:
+    """Write points gained with their interval, and whether it tells the two apart."""
+    if gained is None:
+        return "no seed in common"
+    return _test(gained) if gained.separable else f"{_test(gained)}: cannot be told apart"
+
+
+def _test(gained: Difference) -> str:
+    return f"{plus_minus(gained)} points, {_known_by(gained)}"
+
+
+def _known_by(gained: Difference) -> str:
+    """Say what kind of interval it is; for a paired one give the p of McNemar's test."""
+    if gained.p_value is None:
+        return "unpaired" if gained.kind == "unpaired" else "over the seeds"
+    p = p_value(gained.p_value)
+    return f"McNemar's p {p if p.startswith('<') else f'= {p}'}"
 
 
 def _unrounded(results: Results, variant: str) -> str | None:
@@ -532,16 +750,22 @@ def _name(record: Record) -> str:
     return f"{pretty(record.model)} on {pretty(record.dataset)}"
 
 
-def _pays(lost: float) -> str:
-    return f"pays {lost:.2f} points" if lost > 0 else f"gains {-lost:.2f} points"
+def _pays(lost: Difference) -> str:
+    if not lost.separable:
+        return f"pays no points that can be told from chance ({plus_minus(lost.reversed)})"
+    return f"{'pays' if lost.points > 0 else 'gains'} {abs(lost.points):.2f} ± {lost.half_width:.2f} points"
 
 
 def _gain(records: Sequence[Pruning]) -> float:
     return 100 * mean([record.top1_accuracy - record.top1_before for record in records])
 
 
-def _lost(records: Sequence[Pruning]) -> float:
-    return 100 * mean([record.top1_unpruned - record.top1_accuracy for record in records])
+def _lost(results: Results, records: Sequence[Pruning]) -> Difference:
+    """Return the points that pruned models lost against their unpruned ones."""
+    unpruned, num_images = results.unpruned(records[0].workload), records[0].num_images
+    lost = results.difference(results.pruned(unpruned) if unpruned else [], records)
+    base, own = mean([r.top1_unpruned for r in records]), mean([r.top1_accuracy for r in records])
+    return lost or unpaired_difference((base, num_images), (own, num_images))
 
 
 def _mean_top1(found: Sequence[Measurement]) -> float:

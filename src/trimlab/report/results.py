@@ -117,7 +117,7 @@ class Results:
         """Return the measurements of one bench."""
         return [record for record in self.measurements if bench_of(record) == bench]
 
-    def answers(self, record: Record) -> Answers | None:
+    def answers(self, record: Scored) -> Answers | None:
         """Return which images a record's model got right; None where that is not known.
 
         A torch model's answers are those of an FP32 file of the same weights, where both have the same top-1.
@@ -128,7 +128,7 @@ class Results:
             self.correct.get(r.digest)
             for r in (self.whole or self).measurements
             if (r.weights_sha256, r.precision) == (record.weights_sha256, "fp32")
-            if r.top1_accuracy == record.top1_accuracy
+            if math.isclose(r.top1_accuracy, record.top1_accuracy)
         )
         return next((answers for answers in same if answers is not None), None)
 
@@ -142,10 +142,10 @@ class Results:
         return over_seeds(differences) if len(pairs) > 1 else next(iter(differences), None)
 
     def _difference(self, a: Scored, b: Scored) -> Difference:
-        answers = self.answers(a), self.answers(b)
+        ours, theirs = self.answers(a), self.answers(b)
         same_images = (a.dataset_sha256, a.split) == (b.dataset_sha256, b.split)
-        if same_images and answers[0] is not None and answers[1] is not None:
-            return paired_difference(*answers)
+        if same_images and ours is not None and theirs is not None:
+            return paired_difference(ours, theirs)
         return unpaired_difference((a.top1_accuracy, a.num_images), (b.top1_accuracy, b.num_images))
 
     def trained(self, workload: str) -> list[Training]:

@@ -53,6 +53,8 @@ def _headline(results: Results, drawn: Sequence[str]) -> Blocks:
     blocks = _paragraph(findings.headline(results))
     if bench is None:
         return blocks
+    blocks += _paragraph(findings.opponents(results))
+    blocks += _paragraph(findings.few_images(results))
     blocks += _paragraph(findings.against_reference(results, bench))
     for warning in findings.inexact(results, results.candidate_file(bench)):
         blocks += _paragraph(warning)
@@ -97,6 +99,7 @@ def _how_to_read(results: Results) -> Blocks:
     split = {record.split for record in results.records}
     facts = [
         findings.ratio_explained(results),
+        findings.importance(results),
         Finding.of(
             strong("Sizes"),
             " are in MiB (2^20 bytes): of the torch model (parameters and buffers) in the pruning "
@@ -118,7 +121,7 @@ def _how_to_read(results: Results) -> Blocks:
             " are wall clock, warm-up left out; the caption of each table of latencies says whether copies are "
             "included.",
         ),
-        Finding.of(strong("n"), " is the number of seeds: mean ± standard deviation (n − 1) where there are several."),
+        *findings.intervals(results),
         Finding.of(
             "Rows marked ",
             Span(tables.REFERENCE.text, tables.REFERENCE.style),
@@ -181,7 +184,7 @@ def _precisions(results: Results) -> Blocks:
             measured = [record for record in results.at(bench) if record.workload == workload]
             if measured:
                 heading = (*_workload_heading(results, workload), Span(_bench_suffix(results, bench)))
-                read = [findings.precision_cost(measured, precision) for precision in ("fp16", "int8")]
+                read = [findings.precision_cost(results, measured, precision) for precision in ("fp16", "int8")]
                 read.append(findings.baseline_times(measured))
                 sections.append(Section(heading, (tables.precisions(results, workload, bench), *_paragraph(*read))))
     return sections

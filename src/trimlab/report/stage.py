@@ -16,9 +16,7 @@ from trimlab.report.sections import report
 from trimlab.report.series import metrics, plot_data
 
 
-def render(
-    study: Params, records: list[Record], folder: Path, correct: Mapping[str, Answers] | None = None
-) -> None:
+def render(study: Params, records: list[Record], folder: Path, correct: Mapping[str, Answers] | None = None) -> None:
     """Write a report into a folder: report.md, metrics.json, figures/*.svg, plots/*.csv; all of it or nothing.
 
     The same params, records and answers give the same bytes, in whatever order the records come. Figures and plot

@@ -5,20 +5,26 @@ statistic) stands in the line under it. A published figure is in a row of its ow
 model, dataset, ratio and precision.
 """
 
+import itertools
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from trimlab import formats
 from trimlab.records import Epoch, Latency, Measurement, Pruning, Record, Training
 from trimlab.report import reference
+from trimlab.report.intervals import wilson
 from trimlab.report.model import Column, Table, Value, words
-from trimlab.report.results import Bench, Results, bench_of, full_size, is_untouched, mean, of_file
+from trimlab.report.results import Bench, Results, Scored, bench_of, full_size, is_untouched, mean, of_file
 from trimlab.report.text import (
     MIB,
+    importance_name,
     mib,
     millions,
     name_ratio,
+    p_value,
     percent,
+    plus_minus,
     precision_name,
     pretty,
     signed,
@@ -35,6 +41,7 @@ DRIFT = 1.2
 RESUMED = "interrupted and resumed, so timed in several processes"
 FELL_BACK = "AMP was asked for, but the device does not compute bf16 natively"
 UNKNOWN_UNPRUNED = Value("—", note="the records hold no unpruned model of this workload")
+NOT_TOLD_APART = Value("—", note="cannot be told apart from the unpruned model")
 REFERENCE = Value("reference", style="published")
 RATIO = Column("Ratio", "%")
 PARAMS = Column("Params M", "M")
@@ -49,6 +56,7 @@ DEPLOYED = (
 
 Values = list[str | Value]
 """A row in the making."""
+T = TypeVar("T", bound=Scored)
 
 
 def devices(results: Results) -> Table:
@@ -118,14 +126,16 @@ def pruning(results: Results, workload: str) -> Table:
 
 
 def candidate(results: Results, bench: Bench) -> Table:
-    """Return baseline, candidate in every precision, and the other unpruned models of that dataset.
+    """Return baseline, candidate in every precision, and the opponents: every unpruned model of that dataset.
 
-    Points are gained against the baseline.
+    An unpruned model stands there in FP32 and at its best precision. Points are gained against the baseline.
     """
     report = results.study.report
     precisions = [p for p in formats.MADE if p in results.study.variants[report.candidate].precisions]
-    own = [(report.baseline, "fp32"), *((report.candidate, precision) for precision in precisions)]
-    return deployed(results, "candidate", [*own, *_other_models(results, bench)], bench, against=report.baseline)
+    own = [(report.candidate, precision) for precision in precisions]
+    others = [file for variant in _other_models(results) for file in at_best(results, bench, variant)]
+    files = [(report.baseline, "fp32"), *at_best(results, bench, report.baseline), *own, *others]
+    return deployed(results, "candidate", files, bench, against=report.baseline)
 
 
 def precisions(results: Results, workload: str, bench: Bench) -> Table:
@@ -145,6 +155,7 @@ def overview(studies: Iterable[Results]) -> Table:
         words("Measured on"),
         words("Candidate"),
         Column("Top-1 %", "%"),
+        Column("Δ points", "points"),
         Column("Size MiB", "MiB"),
         Column("× batch 1"),
         Column("× large batch"),
@@ -153,8 +164,9 @@ def overview(studies: Iterable[Results]) -> Table:
     ]
     caption = (
         "Top-1 and size: the study's unpruned FP32 baseline → its candidate; in TensorRT the size is the engine's, "
-        "elsewhere the ONNX file's. ×: how many times as fast as the unpruned FP32 file of the same model, timed "
-        "alternately with it in the same process, p50 with copies. n: seeds."
+        "elsewhere the ONNX file's. Δ points: with n = 1 ± the half width of the 95 % interval, both files on the same "
+        "images; with more, mean ± standard deviation. ×: how many times as fast as the unpruned FP32 file of the same "
+        "model, timed alternately with it in the same process, p50 with copies. n: seeds."
     )
     return Table.of("overview", columns, [row for results in studies for row in _overview_rows(results)], caption)
 
@@ -169,7 +181,8 @@ def _overview_rows(results: Results) -> Iterator[Values]:
                 Value(report.title, link=f"reports/{study}/report.md"),
                 where(results, found),
                 describe(results, found),
-                " → ".join(spread_percent([record.top1_accuracy for record in file]).text for file in files),
+                " → ".join(spread([100 * record.top1_accuracy for record in file], hundredths).text for file in files),
+                _delta(results, found, base, report.baseline),
                 " → ".join(size(mean([record.deployed_bytes for record in file])).text for file in files),
                 *_speedups(results, found),
                 whole(results.batch_size(bench)),
@@ -177,15 +190,37 @@ def _overview_rows(results: Results) -> Iterator[Values]:
             ]
 
 
-def _other_models(results: Results, bench: Bench) -> list[tuple[str, str]]:
-    """Return the FP32 files of the other unpruned models on the baseline's dataset."""
+def _other_models(results: Results) -> list[str]:
+    """Return the other unpruned models on the baseline's dataset."""
     baseline = results.study.report.baseline
     return [
-        (variant, "fp32")
+        variant
         for workload, settings in results.study.workloads.items()
         if settings.dataset == results.dataset_of(baseline) and (variant := results.unpruned(workload))
-        if variant != baseline and of_file(results.at(bench), variant, "fp32")
+        if variant != baseline
     ]
+
+
+def smaller_opponents(results: Results, bench: Bench) -> list[list[Measurement]]:
+    """Return the unpruned models of the candidate's dataset that are smaller than it, each at its best precision."""
+    files = [at_best(results, bench, variant)[-1:] for variant in _other_models(results)]
+    found = [of_file(results.at(bench), *file) for file in itertools.chain.from_iterable(files)]
+    own = mean([record.deployed_bytes for record in results.candidate_file(bench)])
+    return [records for records in found if mean([record.deployed_bytes for record in records]) < own]
+
+
+def at_best(results: Results, bench: Bench, variant: str) -> list[tuple[str, str]]:
+    """Return a variant's FP32 file, and of those that were measured and are not known to be less accurate the smallest.
+
+    Each as (variant, precision); without an FP32 file nothing.
+    """
+    fp32, *others = (of_file(results.at(bench), variant, precision) for precision in formats.MADE)
+    if not fp32:
+        return []
+    differences = [(found, results.difference(found, fp32)) for found in others if found]
+    kept = [found for found, lost in differences if lost and not (lost.separable and lost.points < 0)]
+    best = min([fp32, *kept], key=lambda found: mean([record.deployed_bytes for record in found]))
+    return [(variant, "fp32"), (variant, best[0].precision)]
 
 
 def deployed(results: Results, name: str, files: Sequence[tuple[str, str]], bench: Bench, against: str = "") -> Table:
@@ -199,9 +234,8 @@ def deployed(results: Results, name: str, files: Sequence[tuple[str, str]], benc
     rows: list[Values] = []
     for variant, precision in present:
         found = of_file(measured, variant, precision)
-        rows.append(
-            _deployed_row(results, found, _delta(found, of_file(measured, against or variant, "fp32"), against))
-        )
+        delta = _delta(results, found, of_file(measured, against or variant, "fp32"), against)
+        rows.append(_deployed_row(results, found, delta))
         published = results.published(found[0], reference.deployed, found[0].ratio, precision)
         last = not any(
             other_precision == precision and results.alike(variant, other)
@@ -222,11 +256,13 @@ def measurements(results: Results, measured: Sequence[Measurement]) -> Table:
     several = len({record.seed for record in measured}) > 1
     compared = all(record.onnx_agreement is not None for record in measured)
     clocked = all(record.clocks for record in measured)
+    known = any(record.digest in results.correct for record in measured)
     shown: list[tuple[Column, Callable[[Measurement], str | Value], bool]] = [
         (words("Variant"), lambda r: r.variant, True),
         (words("Precision"), lambda r: precision_name(r.precision), True),
         (Column("Seed"), lambda r: whole(r.seed), True),
-        (TOP1, lambda r: share(r.top1_accuracy), several and not compared),
+        (TOP1, lambda r: top1([r]), several and not compared),
+        (Column("McNemar's p"), lambda r: _p_value(results, r, measured), known),
         (Column("Agrees with torch %", "%"), lambda r: share(r.torch_agreement), not compared),
         (SIZE, lambda r: size(r.deployed_bytes), several),
         (Column("ONNX MiB", "MiB"), lambda r: size(r.file_bytes), any(r.engine for r in measured)),
@@ -244,6 +280,8 @@ def measurements(results: Results, measured: Sequence[Measurement]) -> Table:
         f"{where(results, measured)}. {single}Large batch: {_calls(r.batch_latency for r in measured)}; copies "
         "included. Peak memory: of a process that ran this file alone, at the large batch."
     )
+    if known:
+        caption += " McNemar's p: of the exact test against the FP32 file of the same weights."
     return Table.of(results.key("measurements", bench_of(measured[0])), columns, rows, caption)
 
 
@@ -322,9 +360,13 @@ def spread(values: Sequence[float], write: Callable[[float], str]) -> Value:
     return Value(f"{text} ± {statistics.stdev(values):,.{digits}f}", average)
 
 
-def spread_percent(shares: Sequence[float]) -> Value:
-    """Write shares of 1 as percent: mean and standard deviation."""
-    return spread([100 * share for share in shares], hundredths)
+def top1(records: Sequence[T], of: Callable[[T], float] = lambda record: record.top1_accuracy) -> Value:
+    """Write an accuracy as percent: of one seed with its 95 % interval, of several as mean and standard deviation."""
+    value = spread([100 * of(record) for record in records], hundredths)
+    if len(records) > 1:
+        return value
+    low, high = wilson(round(of(records[0]) * records[0].num_images), records[0].num_images)
+    return value._replace(text=f"{value.text} ({100 * low:.1f}–{100 * high:.1f})")
 
 
 def whole(number: int) -> Value:
@@ -379,7 +421,7 @@ def _training_row(results: Results, records: Sequence[Training]) -> Values:
         pretty(first.model),
         pretty(first.dataset),
         *(_recipe(results, first) if all(timed) else [GIVEN_WEIGHTS] * 3),
-        spread_percent([record.top1_accuracy for record in records]),
+        top1(records),
         *(_epoch_times(timed, records) if all(timed) else [GIVEN_WEIGHTS] * 2),
         whole(len(records)),
     ]
@@ -429,8 +471,8 @@ def _pruning_row(records: Sequence[Pruning], unpruned_params: float | None) -> V
         UNKNOWN_UNPRUNED if removed is None else Value(f"{removed:.1f}", removed),
         size(mean([record.size_bytes for record in records])),
         _timed(spread([record.eager_latency.p50_ms for record in records], milliseconds), records),
-        spread_percent([record.top1_before for record in records]),
-        spread_percent([record.top1_accuracy for record in records]),
+        top1(records, lambda record: record.top1_before),
+        top1(records),
         Value(f"{first.learning_rate:g}", first.learning_rate) if tuned else NOT_TUNED,
         whole(first.epochs),
         _epochs_timed(spread(seconds, milliseconds), records) if tuned else NOT_TUNED,
@@ -468,7 +510,7 @@ def _pruning_reference_note(rows: list[Values], records: Sequence[Pruning]) -> s
     if not _has_reference(rows):
         return ""
     first = records[0]
-    ours = [f"importance {first.importance}"] if first.importance != "l1" else []
+    ours = [f"importance {importance_name(first.importance)}"] if first.importance != "l1" else []
     ours += ["one ranking over all layers"] if first.scope != "uniform" else []
     ours += [f"widths rounded to {first.round_to}"] if first.round_to else []
     other = f" The study pruned by L1, uniformly; ours: {', '.join(ours)}: compare by parameters." if ours else ""
@@ -485,7 +527,7 @@ def _deployed_row(results: Results, found: Sequence[Measurement], delta: Value) 
         _precision(first),
         f"{'engine' if first.engine else 'ONNX file'}, {pretty(first.runtime)}",
         size(mean([record.deployed_bytes for record in found])),
-        spread_percent([record.top1_accuracy for record in found]),
+        top1(found),
         delta,
         _timed(spread([record.latency.p50_ms for record in found], milliseconds), found),
         _timed(spread([record.batch_latency.images_per_second for record in found], _thousands), found),
@@ -523,16 +565,37 @@ def _precision(record: Measurement) -> Value:
     return Value(precision_name(record.precision), note=note)
 
 
-def _delta(found: Sequence[Measurement], fp32: Sequence[Measurement], against: str) -> Value:
-    """Write the points gained against an FP32 file, seed by seed: of the same weights, or of the variant `against`."""
+def _delta(results: Results, found: Sequence[Measurement], fp32: Sequence[Measurement], against: str) -> Value:
+    """Write the points gained against an FP32 file, seed by seed: of the same weights, or of the variant `against`.
+
+    Of one seed with the paired 95 % interval, where the answers to each image are known.
+    """
     if found == fp32:
         return Value("0", 0, f"Δ is measured against {f'{against} in FP32' if against else 'FP32'}")
-    pairs = [
-        (a, b) for a in found for b in fp32 if a.seed == b.seed and (against or a.weights_sha256 == b.weights_sha256)
-    ]
-    if not pairs:
-        return Value("—", note=f"no FP32 file of {against or 'the same weights'} was measured")
-    return spread([100 * (a.top1_accuracy - b.top1_accuracy) for a, b in pairs], signed)
+    own = {record.weights_sha256 for record in found}
+    base = [record for record in fp32 if against or record.weights_sha256 in own]
+    gained = _points(results, found, base)
+    return gained or Value("—", note=f"no FP32 file of {against or 'the same weights'} was measured")
+
+
+def _points(results: Results, found: Sequence[Scored], base: Sequence[Scored]) -> Value | None:
+    """Write how much higher the top-1 of records is than that of others; None where they have no common seed."""
+    points = [100 * (a.top1_accuracy - b.top1_accuracy) for a in found for b in base if a.seed == b.seed]
+    difference = results.difference(found, base)
+    if difference and difference.kind == "paired":
+        return Value(plus_minus(difference), difference.points)
+    return spread(points, signed) if points else None
+
+
+def _p_value(results: Results, record: Measurement, measured: Sequence[Measurement]) -> Value:
+    """Write the p of McNemar's exact test between a file and the FP32 file of the same weights."""
+    fp32 = [r for r in of_file(measured, record.variant, "fp32") if r.weights_sha256 == record.weights_sha256]
+    if record in fp32:
+        return Value("—", note="the FP32 file, with which the others of the same weights are compared")
+    difference = results.difference([record], fp32)
+    if difference is None or difference.p_value is None:
+        return Value("—", note="no FP32 file of the same weights, or no true labels")
+    return Value(p_value(difference.p_value), difference.p_value)
 
 
 def _published_deployed(row: reference.Line) -> Values:
@@ -565,25 +628,28 @@ def _loss_rows(results: Results, workload: str) -> list[Values]:
     if untouched is None:
         return []
     base = results.pruned(untouched)
-    return [_loss_row(records, base) for variant in variants if (records := results.pruned(variant))]
+    return [_loss_row(results, records, base) for variant in variants if (records := results.pruned(variant))]
 
 
-def _loss_row(records: Sequence[Pruning], base: Sequence[Pruning]) -> Values:
+def _loss_row(results: Results, records: Sequence[Pruning], base: Sequence[Pruning]) -> Values:
     first = records[0]
     lost, saved = lost_and_saved(records, base)
     unpruned = Value("—", note="unpruned: what the others are against")
     nothing = Value("—", note="nothing saved at ratio 0")
+    difference = results.difference(base, records)
+    known = bool(difference and difference.separable)
+    per_mib = Value(signed(lost / saved), lost / saved) if known and saved > 0 else NOT_TOLD_APART
     compared = [
-        Value(signed(lost), lost),
+        _points(results, base, records) or Value(signed(lost), lost),
         Value(mib(saved * MIB), saved) if saved > 0 else nothing,
-        Value(signed(lost / saved), lost / saved) if saved > 0 else nothing,
+        per_mib if saved > 0 else nothing,
     ]
     return [
         pretty(first.model),
         pretty(first.dataset),
         first.variant,
         _ratio(first.ratio, first.num_params, first.round_to),
-        spread_percent([record.top1_accuracy for record in records]),
+        top1(records),
         *([unpruned] * 3 if first.variant == base[0].variant else compared),
     ]
 

@@ -1,6 +1,7 @@
 """How the report writes names and numbers."""
 
 from trimlab import formats
+from trimlab.report.intervals import Difference
 
 MIB = 2**20
 
@@ -17,6 +18,7 @@ _NAMES = {
     "pytorch": "PyTorch",
     "state_dict": "state dict",
 }
+_IMPORTANCES = {"l1": "group L1"}
 _SPLITS = {"test": "test set", "holdout": "hold-out"}
 
 
@@ -55,6 +57,21 @@ def signed(value: float) -> str:
     """Write points with their sign; what rounds to nothing has none."""
     text = f"{value:+.2f}"
     return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+
+
+def plus_minus(difference: Difference) -> str:
+    """Write points gained with the half width of their interval: "−1.15 ± 0.42"."""
+    return f"{signed(difference.points)} ± {difference.half_width:.2f}"
+
+
+def p_value(probability: float) -> str:
+    """Write the p of a test with two digits, and what is below a thousandth as that."""
+    return "< 0.001" if probability < 0.001 else f"{probability:.2g}"
+
+
+def importance_name(importance: str) -> str:
+    """Return how what ranks channels is written."""
+    return _IMPORTANCES.get(importance, importance)
 
 
 def split_name(split: str) -> str:
