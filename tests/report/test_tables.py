@@ -465,6 +465,15 @@ def test_fronts_are_of_size_latency_and_throughput_and_mark_what_cannot_be_told_
     assert "≈ large FP16 (" in size and size.endswith("cannot be told apart from that of the file before it.")
 
 
+def test_beside_a_runtime_with_bf16_the_unpruned_models_speed_in_it_is_noted() -> None:
+    study = factories.study()
+    bf16 = factories.measurement(study, "large", "bf16", latency=factories.latency(2.5))
+    of = Results.of(study, [*factories.everything(study), bf16])
+    assert "the unpruned model in BF16: 2.00×" in shown(tables.overview([of]))
+    assert "The unpruned model in BF16 is 2.0× at batch 1, " in plain(findings.beside_bf16(of, BENCH))
+    assert findings.beside_bf16(results(), BENCH) is None
+
+
 def test_few_images_say_how_little_they_show() -> None:
     study = factories.study()
     few = [r.model_copy(update={"num_images": 359}) for r in factories.everything(study)]

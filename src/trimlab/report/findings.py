@@ -332,7 +332,7 @@ def fastest(measured: Sequence[Measurement]) -> Finding | None:
         for (variant, precision), found in files.items()
         if found != best and mean([r.batch_speedup for r in found]) > batch_speedup / DRIFT
     ]
-    beside = f" Within a fifth of that: {', '.join(near)}." if near else ""
+    beside = f" Within a fifth of that: {'; '.join(near)}." if near else ""
     return Finding.of(
         f"Largest gain in throughput over its unpruned FP32 file: {variant} {precision_name(precision)}, "
         f"{batch_speedup:.1f}× at batch {best[0].batch_latency.batch_size} and "
@@ -445,19 +445,19 @@ def _dearest(results: Results, losses: dict[str, Difference]) -> str:
 
 
 def fronts(results: Results, bench: Bench, dataset: str) -> list[Finding]:
-    """List the files that no other one beats in accuracy and in size, in latency, or in throughput.
-
-    Here alone times of different processes stand beside each other: each file was timed in one.
-    """
+    """List the files that no other one beats in accuracy and in size, in latency, or in throughput."""
     found = results.by_file(record for record in results.at(bench) if record.dataset == dataset)
     if len(found) < 2:
         return []
-    batch = f"throughput at batch {results.batch_size(bench)}"
+    by_batch = f"{pretty(dataset)} (throughput at batch {results.batch_size(bench)}, top-1), fastest first"
     return [
         _front(results, f"{pretty(dataset)} (size, top-1), smallest first", found, _mean_bytes, _in_mib),
         _front(results, f"{pretty(dataset)} (latency at batch 1, top-1), fastest first", found, _mean_latency, _in_ms),
-        _front(results, f"{pretty(dataset)} ({batch}, top-1), fastest first", found, _image_seconds, _per_second),
+        Finding.joined([_front(results, by_batch, found, _image_seconds, _per_second), Finding.of(_CLOSE_TIMES)]),
     ]
+
+
+_CLOSE_TIMES = "In the fronts of latency and throughput, close times may change places: each is of one process."
 
 
 def _front(

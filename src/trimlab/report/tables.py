@@ -184,10 +184,22 @@ def _overview_rows(results: Results) -> Iterator[Values]:
                 " → ".join(spread([100 * record.top1_accuracy for record in file], hundredths).text for file in files),
                 _delta(results, found, base, report.baseline),
                 " → ".join(size(mean([record.deployed_bytes for record in file])).text for file in files),
-                *_speedups(results, found),
+                *_beside_bf16(results, bench, _speedups(results, found)),
                 whole(results.batch_size(bench)),
                 whole(len(found)),
             ]
+
+
+def _beside_bf16(results: Results, bench: Bench, candidates: list[Value]) -> list[Value]:
+    """Note at the candidate's speed-ups those of the unpruned model in BF16, where a runtime computes that."""
+    unpruned = results.unpruned(results.study.variants[results.study.report.candidate].workload)
+    bf16 = of_file(results.at(bench), unpruned or "", "bf16")
+    own = _speedups(results, bf16) if bf16 else []
+    noted = [
+        value._replace(note=value.note or f"the unpruned model in BF16: {low.text}×")
+        for value, low in zip(candidates, own, strict=False)
+    ]
+    return noted or candidates
 
 
 def _other_models(results: Results) -> list[str]:
