@@ -25,6 +25,7 @@ def tiny(reproduced, tmp_path):
 def test_a_repro_ends_with_a_report_and_a_second_one_runs_nothing(reproduced):
     report = (reproduced.root / "report/report.md").read_text()
     assert report.startswith("# Tiny")
+    assert "true labels" not in report and "McNemar's p" in report
     for figure in re.findall(r"\]\((figures/[^)]+)\)", report):
         assert (reproduced.root / "report" / figure).exists()
     assert not re.search(r"\| +\|", report), "an empty cell"

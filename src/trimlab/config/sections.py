@@ -287,7 +287,7 @@ class PruningSettings(Section):
     """What all pruning points share."""
 
     importance: Literal["l1", "l2", "lamp", "fpgm", "bn_scale", "random"] = "l1"
-    """torch-pruning's criterion for the channels that are kept."""
+    """torch-pruning's criterion for the channels that are kept; `l1` is its group L1, over all coupled layers."""
     scope: Literal["uniform", "global"] = "uniform"
     """`uniform` prunes every layer by the ratio; `global` ranks the channels of all layers together."""
     round_to: Annotated[int, Field(ge=2, le=64)] | None = None
