@@ -34,7 +34,7 @@ def quick(in_tmp, project):
 
 def with_workload(study, **changes):
     """The study with one workload changed, checked as if it had been read."""
-    values = study.model_dump()
+    values = study.model_dump(exclude_unset=True)
     values["workloads"]["resnet20-digits"] |= changes
     return config.Params.model_validate(values)
 
