@@ -6,7 +6,7 @@ from trimlab.config import Evaluated
 from trimlab.records import Measurement
 from trimlab.report.model import Column, Table, Value, words
 from trimlab.report.results import Bench, Results, bench_of, mean, of_file
-from trimlab.report.tables import SEEDS, TOP1, Values, describe, share, spread_percent, where, whole
+from trimlab.report.tables import SEEDS, TOP1, Values, describe, hundredths, share, spread, top1, where, whole
 from trimlab.report.text import precision_name
 
 WORST = 5
@@ -64,10 +64,10 @@ def worst_classes(results: Results, bench: Bench) -> Table | None:
 
 
 def _figure(found: Sequence[Measurement], name: Evaluated) -> Value:
-    """Write a figure's mean over seeds; say why where there is none."""
+    """Write a figure's mean over seeds, top-1 with its interval; say why where there is none."""
     values = [value for record in found if (value := _FIGURES[name](record)) is not None]
     if len(values) == len(found):
-        return spread_percent(values)
+        return top1(found) if name == "top1" else spread([100 * value for value in values], hundredths)
     return FEW_CLASSES if name == "top5" and found[0].num_classes <= 5 else OLDER
 
 

@@ -14,6 +14,7 @@ from trimlab.report.model import (
     Report,
     Section,
     Span,
+    Table,
     Text,
     code,
     strong,
@@ -23,6 +24,13 @@ from trimlab.report.results import Bench, Results
 from trimlab.report.text import pretty
 
 _METHODS = {"minmax": "their minimum and maximum", "entropy": "least entropy loss", "percentile": "percentile"}
+_PUBLISHED_ROWS = Finding.of(
+    "Rows marked ",
+    Span(tables.REFERENCE.text, tables.REFERENCE.style),
+    " are the published ResNet-18 compression study's. Each stands directly under our row of the same model, dataset, "
+    "ratio and precision, and says what its size is of and in which runtime it was timed. Its GPU and batch size were "
+    "not published, so its sizes and times cannot be compared with ours.",
+)
 Blocks = list[Block]
 
 
@@ -31,7 +39,6 @@ def report(results: Results, drawn: Sequence[str]) -> Report:
     sections = [
         ("Candidate against baseline", _headline(results, drawn)),
         ("Devices and versions", _setup(results)),
-        ("How to read the tables", _how_to_read(results)),
         ("Baseline: full and mixed precision", _baseline(results, drawn)),
         ("Pruning", _pruning(results, drawn)),
         ("Pruning × precision", [*_precisions(results), *_speed(drawn)]),
@@ -43,6 +50,8 @@ def report(results: Results, drawn: Sequence[str]) -> Report:
         ("Conclusions", _list(findings.closing(results))),
         ("Every measurement", _measurements(results)),
     ]
+    shown = [block for _, blocks in sections for block in blocks]
+    sections.insert(2, ("How to read the tables", _how_to_read(results, _shows_published(shown))))
     # A section without content has no heading either.
     made = tuple(Section(text_of(heading), tuple(blocks)) for heading, blocks in sections if blocks)
     return Report(results.study.report.title, made)
@@ -93,7 +102,17 @@ def _missing(results: Results) -> list[Finding]:
     return [Finding.of(strong("Not measured yet"), f": {'; '.join(absent)}.")] if absent else []
 
 
-def _how_to_read(results: Results) -> Blocks:
+def _shows_published(blocks: Iterable[Block]) -> bool:
+    """Say whether a table has a row of the published study's."""
+    return any(
+        _shows_published(block.blocks)
+        if isinstance(block, Section)
+        else isinstance(block, Table) and any(row[0] == tables.REFERENCE for row in block.rows)
+        for block in blocks
+    )
+
+
+def _how_to_read(results: Results, published: bool) -> Blocks:
     batches = sorted({results.batch_size(bench) for bench in results.benches()})
     batch = " or ".join(map(str, batches or [results.study.benchmark.batch_size]))
     split = {record.split for record in results.records}
@@ -122,14 +141,9 @@ def _how_to_read(results: Results) -> Blocks:
             "included.",
         ),
         *findings.intervals(results),
-        Finding.of(
-            "Rows marked ",
-            Span(tables.REFERENCE.text, tables.REFERENCE.style),
-            " are the published ResNet-18 compression study's. Each stands directly under our row of the same model, "
-            "dataset, ratio and precision, and says what its size is of and in which runtime it was timed. Its GPU and "
-            "batch size were not published, so its sizes and times cannot be compared with ours.",
-        ),
     ]
+    if published:
+        facts.append(_PUBLISHED_ROWS)
     if any("int8" in variant.precisions for variant in results.study.variants.values()):
         settings = results.study.quantization
         kept = f"; layers kept in FP32: {', '.join(settings.keep)}" if settings.keep else ""
