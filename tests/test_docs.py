@@ -210,7 +210,7 @@ def test_params_in_a_page_are_valid_in_the_study_to_start_from(project, page, bl
     yaml = YAML(typ="safe", pure=True)
     whole, own = yaml.load(project / "studies/own.yaml"), yaml.load(block)
     for section, values in own.items():
-        whole[section] = {**whole[section], **values}
+        whole[section] = {**whole[section], **values} if isinstance(values, dict) and "study" not in own else values
     config.Params.model_validate(whole)
 
 

@@ -140,7 +140,7 @@ def test_a_random_resized_crop_takes_the_place_of_the_default_padding(text, tmp_
 
 
 RECIPES = {
-    "optimizer: adamw, learning_rate: 0.001, momentum: 0.9": "momentum 0.9 does not work with optimizer adamw: remove",
+    "optimizer: adamw, learning_rate: 0.001, momentum: 0.8": "momentum 0.8 does not work with optimizer adamw: remove",
     "optimizer: adamw, learning_rate: 0.001, nesterov: false": "nesterov False does not work with optimizer adamw",
     "optimizer: adamw": "learning_rate 0.1 is not in (0, 0.02], the range for adamw: set it (0.001 is usual)",
     "weight_decay: 0.5": "weight_decay 0.5 is not in [0, 0.1], the range for sgd: lower it",

@@ -1,7 +1,7 @@
 """The sections of params.yaml, each with its keys and their bounds."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -72,11 +72,16 @@ class DatasetSource(Section):
 
     @model_validator(mode="after")
     def _options_fit_source(self) -> "DatasetSource":
-        if "resize" in self.model_fields_set and not self.image_size:
+        if self.resize != _default(self, "resize") and not self.image_size:
             raise ValueError(f"resize {self.resize!r} has no size to resize to: add image_size")
-        if "test_fraction" in self.model_fields_set and self.source not in ("folder", "index"):
+        if self.test_fraction != _default(self, "test_fraction") and self.source not in ("folder", "index"):
             raise ValueError(f"test_fraction {self.test_fraction} does not fit source {self.source!r}: remove it")
         return self
+
+
+def _default(section: Section, field: str) -> Any:
+    """Return a field's default. Written out, it means the same as left out: what a program dumps can be read again."""
+    return type(section).model_fields[field].default
 
 
 class LowResolution(Section):
@@ -191,7 +196,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _one_crop(self) -> "Recipe":
-        if self.random_resized_crop and self.crop_padding and "crop_padding" in self.model_fields_set:
+        if self.random_resized_crop and self.crop_padding not in (0, _default(self, "crop_padding")):
             raise ValueError(
                 f"crop_padding {self.crop_padding} has no effect with random_resized_crop: leave one of them out"
             )
@@ -214,7 +219,7 @@ class Recipe(Section):
         problems = [
             f"{name} {getattr(self, name)} does not work with optimizer adamw: remove it, or use sgd"
             for name in ("momentum", "nesterov")
-            if name in self.model_fields_set
+            if getattr(self, name) != _default(self, name)
         ]
         if problem := learning_rate_problem(self, self.learning_rate):
             problems.append(f"learning_rate {problem}")
