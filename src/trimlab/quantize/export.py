@@ -14,6 +14,7 @@ from torch import nn
 
 from trimlab import __version__
 from trimlab.data.dataset import Dataset
+from trimlab.errors import UserError
 from trimlab.quantize import onnx_files
 from trimlab.quantize.onnx_graph import INPUT, OUTPUT, graph_of
 
@@ -45,8 +46,7 @@ def export(
         metadata: stored in the file, and in those made from it.
 
     Raises:
-        UserError: torch's exporter does not take the model.
-        RuntimeError: the file's logits are not torch's.
+        UserError: torch's exporter does not take the model, or the file's logits are not torch's.
     """
     proto = graph_of(model, image_shape)
     proto.producer_name, proto.producer_version = "trimlab", __version__
@@ -68,7 +68,7 @@ def check_parity(model: nn.Module, image_shape: tuple[int, int, int], path: Path
     """Compare a file's logits with torch's on three random images.
 
     Raises:
-        RuntimeError: they differ by more than `PARITY_TOLERANCE`.
+        UserError: they differ by more than `PARITY_TOLERANCE`.
     """
     images = torch.randn(3, *image_shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -77,4 +77,7 @@ def check_parity(model: nn.Module, image_shape: tuple[int, int, int], path: Path
     largest = np.abs(expected).max() or 1.0  # an untrained vision transformer's logits are 0
     difference = float(np.abs(logits - expected).max() / largest)
     if not difference <= PARITY_TOLERANCE:  # so that NaN fails
-        raise RuntimeError(f"{path}: logits differ from torch's by {difference:.1e}, more than {PARITY_TOLERANCE}")
+        raise UserError(
+            f"{path}: logits differ from torch's by {difference:.1e} of the largest, more than {PARITY_TOLERANCE}: "
+            "make the model's forward deterministic, or write it with operators that the exporter knows"
+        )
