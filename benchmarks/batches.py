@@ -1,7 +1,7 @@
 """Training on images in memory and in a file, side by side: `python benchmarks/batches.py`, on a quiet machine.
 
 Both take turns in this one run, on the same random images: rates are medians, and the ratio is that of the medians. The
-model is small, so that the cost of the data shows. The file was just written, so the system may still have its pages.
+models are small, so that the cost of the data shows. The file was just written, so the system may still have its pages.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from trimlab.measure import device
 from trimlab.models import registry
 from trimlab.train import loop
 
+MODELS = {32: "resnet20", 224: "torchvision/shufflenet_v2_x0_5"}
 AUGMENTED = {
     "flip and shift": config.Recipe(epochs=2, evaluate_every=2),
     "crop, colour, CutMix": config.Recipe(
@@ -62,7 +63,7 @@ def rates(found: dict[str, Dataset], recipe: config.Recipe, rounds: int, folder:
             label = f"{dataset.image_shape[-1]} px, {where}, round {turn + 1}"
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 done = loop.fit(
-                    registry.build("resnet20", 10), dataset, "test", recipe, "fp32", 0,
+                    registry.build(MODELS[dataset.image_shape[-1]], 10), dataset, "test", recipe, "fp32", 0,
                     resumable=Path(scratch) / "resume.safetensors", label=label, on_epoch=lambda _: None,
                 )  # fmt: skip
             measured[where].append(done.curve[-1].images_per_second)
@@ -77,8 +78,8 @@ def compared(size: int, batch_size: int, arguments: argparse.Namespace, folder: 
         sized = recipe.model_copy(update={"batch_size": batch_size})
         memory, file = (statistics.median(values) for values in rates(found, sized, arguments.rounds, folder).values())
         said.append(
-            f"ResNet-20, {size}×{size}, batch {batch_size}, {name}, {arguments.steps} steps, n={arguments.rounds}: "
-            f"{memory:.0f} images/s in memory, {file:.0f} in the file: {file / memory:.3f}×"
+            f"{MODELS[size]}, {size}×{size}, batch {batch_size}, {name}, {arguments.steps} steps, "
+            f"n={arguments.rounds}: {memory:.0f} images/s in memory, {file:.0f} in the file: {file / memory:.3f}×"
         )
     return said
 
