@@ -88,7 +88,7 @@ def test_the_report_speaks_of_these_photographs_and_of_nothing_else(walked):
 
 def test_what_is_done_with_photographs_and_model_is_said(walked):
     assert "head" in walked.printed  # the classifier that was found
-    assert re.search(r"dataset parts: .*test", walked.printed)  # a test split was drawn
+    assert re.search(r"data/parts: 256 training and 64 test images \(drawn", walked.printed)
     facts = json.loads((walked.root / "prepare/parts/dataset.json").read_text())
     assert facts["classes"] == list(CLASSES)
     assert facts["train_images"] + facts["test_images"] == sum(CLASSES.values())
