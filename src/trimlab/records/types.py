@@ -13,8 +13,6 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import (
     AfterValidator,
-    AliasChoices,
-    AliasGenerator,
     BaseModel,
     ConfigDict,
     Field,
@@ -79,23 +77,6 @@ Instant = Annotated[str, Field(pattern=_INSTANT), AfterValidator(_instant)]
 """ISO 8601 with a time zone."""
 
 
-FORMER_NAMES = {
-    "baseline_file_sha256": "yardstick_sha256",
-    "baseline_latency": "yardstick_latency",
-    "baseline_batch_latency": "yardstick_batch_latency",
-}
-"""The names of these fields in older records. A record can be read under either name. Digests keep using the older
-names, because committed records carry their digest in the file name."""
-
-
-def _names(field: str) -> str | AliasChoices:
-    return AliasChoices(field, FORMER_NAMES[field]) if field in FORMER_NAMES else field
-
-
-def _name_in_digests(field: str) -> str:
-    return FORMER_NAMES.get(field, field)
-
-
 class Part(BaseModel):
     """A piece of a record: strict, frozen, without unknown keys; no number is infinite or NaN."""
 
@@ -104,7 +85,6 @@ class Part(BaseModel):
         frozen=True,
         use_attribute_docstrings=True,
         allow_inf_nan=False,
-        alias_generator=AliasGenerator(validation_alias=_names, serialization_alias=_name_in_digests),
     )
 
 
@@ -475,7 +455,7 @@ class Measurement(Record):
 def _canonical(record: Record) -> str:
     # Without defaults: a field that is added later leaves the identity of older records alone.
     return json.dumps(
-        {"kind": getattr(record, "kind", None), **record.model_dump(by_alias=True, exclude_defaults=True)},
+        {"kind": getattr(record, "kind", None), **record.model_dump(exclude_defaults=True)},
         sort_keys=True,
     )
 

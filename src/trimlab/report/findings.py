@@ -325,12 +325,15 @@ def fastest(measured: Sequence[Measurement]) -> Finding | None:
         files.setdefault((record.variant, record.precision), []).append(record)
     if not files:
         return None
-    (variant, precision), best = max(files.items(), key=lambda item: mean([r.batch_speedup for r in item[1]]))
+    gains = {file: mean([record.batch_speedup for record in found]) for file, found in files.items()}
+    variant, precision = first = max(sorted(gains), key=lambda file: gains[file])
+    best = files[first]
     speedup, batch_speedup = mean([r.speedup for r in best]), mean([r.batch_speedup for r in best])
+    # By name: the order of records is that of their digests, and close times are not ranked.
     near = [
-        f"{variant} {precision_name(precision)}"
-        for (variant, precision), found in files.items()
-        if found != best and mean([r.batch_speedup for r in found]) > batch_speedup / DRIFT
+        f"{other[0]} {precision_name(other[1])}"
+        for other in sorted(gains)
+        if other != first and gains[other] > batch_speedup / DRIFT
     ]
     beside = f" Within a fifth of that: {'; '.join(near)}." if near else ""
     return Finding.of(
