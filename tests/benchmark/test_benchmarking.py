@@ -19,7 +19,7 @@ from trimlab.benchmark import interpreters, runner
 from trimlab.benchmark import stage as benchmark_stage
 from trimlab.benchmark.targets import Target
 from trimlab.config import Normalisation
-from trimlab.data.dataset import load_dataset
+from trimlab.data.dataset import calibration_images, load_dataset
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
 from trimlab.measure import device, runtimes, scoring
@@ -146,6 +146,19 @@ def test_images_are_normalised_as_the_workload_says(project, study, monkeypatch,
     quantize_stage.export_workload(study.model_copy(update={"workloads": {"small": workload}}), "small")
     lowest = np.load(onnx_files.calibration_file("small")).min(axis=(0, 2, 3))
     np.testing.assert_allclose(lowest, [-0.5, -2, -6], rtol=1e-6)  # black pixels
+
+
+def test_calibration_images_are_normalised_in_parts(project, study, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(project / "prepare", "prepare")
+    shutil.copytree(project / "train", "train")
+    monkeypatch.setattr(quantize_stage, "_AT_ONCE", 7)
+    quantize_stage.export_workload(study, "small")
+    dataset = load_dataset("digits")
+    drawn = calibration_images(dataset, study.quantization.calibration_images)
+    assert len(drawn) % 7, "the last part is to be smaller"
+    expected = dataset.normalise(dataset.train_images[drawn]).numpy()
+    np.testing.assert_array_equal(onnx_files.read_calibration("small"), expected)
 
 
 @pytest.mark.parametrize("split", ["test", "holdout"])

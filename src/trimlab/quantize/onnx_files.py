@@ -34,14 +34,14 @@ def calibration_file(workload: str) -> Path:
 
 
 def read_calibration(workload: str) -> NDArray[np.float32]:
-    """Return a workload's calibration images.
+    """Return a workload's calibration images, mapped.
 
     Raises:
         UserError: the file is missing, or not as it was written.
     """
     path = calibration_file(workload)
     try:
-        images: NDArray[np.float32] = np.load(path)
+        images: NDArray[np.float32] = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         why = one_line(error)
         raise UserError(f"{path} holds no calibration images ({why}): run `dvc repro export@{workload}`") from None

@@ -14,9 +14,13 @@ from trimlab.quantize.calibration import Floats
 from trimlab.quantize.int8 import Files, quantize
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from trimlab.data.dataset import Dataset
 
 MANIFEST = "manifest.json"
+_AT_ONCE = 100
+"""Images that are normalised together."""
 
 
 def export_workload(study: config.Params, workload: str) -> None:
@@ -28,7 +32,7 @@ def export_workload(study: config.Params, workload: str) -> None:
 
         dataset = dataset_for(study.workloads[workload])
         chosen = calibration_images(dataset, study.quantization.calibration_images)
-        np.save(onnx_files.calibration_file(workload), dataset.normalise(dataset.train_images[chosen]).numpy())
+        _write_calibration(dataset, chosen, onnx_files.calibration_file(workload))
         for seed in study.seeds:
             progress.say(f"export {workload}: seed {seed}")
             weights = paths.weights_file(paths.trained(workload), seed)
@@ -36,6 +40,14 @@ def export_workload(study: config.Params, workload: str) -> None:
     # Always there: an empty folder would be no output that DVC can pull.
     files = {file.name: sha256_of(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST}
     (folder / MANIFEST).write_text(json.dumps({"workload": workload, "files_sha256": files}, indent=1) + "\n")
+
+
+def _write_calibration(dataset: "Dataset", chosen: "Tensor", file: Path) -> None:
+    """Write the chosen training images, normalised, as (N, C, H, W) float32. They need not fit into memory."""
+    images = np.lib.format.open_memmap(file, "w+", np.float32, (len(chosen), *dataset.image_shape))
+    for start in range(0, len(chosen), _AT_ONCE):
+        part = chosen[start : start + _AT_ONCE]
+        images[start : start + _AT_ONCE] = dataset.normalise(dataset.train_images[part]).numpy()
 
 
 def quantize_variant(study: config.Params, variant: str) -> None:
