@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from families import FAMILIES, SHAPE, built, conv_next, shuffle, transformer
+from families import FAMILIES, SHAPE, built, conv_next, dense, inception, shuffle, transformer
 from onnx_examples import exported, images
 from trimlab import config
 from trimlab.errors import UserError
@@ -47,6 +47,8 @@ def test_int8_files_of_every_family_run_and_are_near_fp32(family, made):
         exact = Settings("int8", 1, 64, exact=True)
         found = runtimes.open_file("onnxruntime", str(file), exact).run(batch)
         assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.97, file.name
+    found = runtimes.open_file("openvino", str(files.seven_bit), Settings("int8", 1, 64)).run(batch)
+    assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.97
 
 
 def quantized_nodes(path):
@@ -56,14 +58,19 @@ def quantized_nodes(path):
     return Counter(node.op_type for node in proto.graph.node if node.input and node.input[0] in pairs)
 
 
+def rounded(path):
+    """The operators whose result goes to a QuantizeLinear."""
+    proto = onnx.load(path)
+    taken = {node.input[0] for node in proto.graph.node if node.op_type == "QuantizeLinear"}
+    return Counter(node.op_type for node in proto.graph.node if node.output[0] in taken)
+
+
 def test_a_transformer_computes_its_linear_layers_in_int8_and_the_rest_in_float(made):
     found = quantized_nodes(made(transformer)[1].u8s8)
     assert found["Conv"] == 1
     assert found["MatMul"] + found["Gemm"] == 2 * 4 + 1  # in a block: in and out of attention, two of the MLP
     assert not {"Erf", "LayerNormalization", "Softmax"} & found.keys()
-    proto = onnx.load(made(transformer)[1].u8s8)
-    rounded = {node.input[0] for node in proto.graph.node if node.op_type == "QuantizeLinear"}
-    assert not [node.name for node in proto.graph.node if node.op_type == "Add" and node.output[0] in rounded]
+    assert not rounded(made(transformer)[1].u8s8)["Add"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -75,6 +82,12 @@ def test_onnxruntime_fuses_gelu(precision, made, tmp_path):
     found = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
     assert found.count("BiasGelu") == 2
     assert "Erf" not in found
+
+
+def test_concatenations_that_a_batchnorm_reads_are_float(made):
+    """As in DenseNet; those of GoogLeNet, which convolutions read, are of int8 values."""
+    assert not rounded(made(dense)[1].u8s8)["Concat"]
+    assert rounded(made(inception)[1].u8s8)["Concat"]
 
 
 def test_a_channel_shuffle_moves_int8_values(made):

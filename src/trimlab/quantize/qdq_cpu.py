@@ -23,7 +23,9 @@ def u8s8_model(
     """Return a copy with uint8 activations with zero point and int8 weights per channel, logits float32.
 
     Products of two activations (attention) stay float, as LayerNorm, GELU, softmax and the like do, and so do sums that
-    no convolution ends in: eight bits are too few for what a transformer adds up over all blocks.
+    no convolution ends in: eight bits are too few for what a transformer adds up over all blocks. So do concatenations
+    that a BatchNorm reads, which is float itself: a chain of them, as in DenseNet, crashes OpenVINO 2026.4
+    (openvinotoolkit/openvino#9534 has repaired some).
 
     Args:
         proto: FP32 model.
@@ -57,9 +59,13 @@ def u8s8_model(
 
 
 def _float_nodes(proto: ModelProto) -> list[str]:
-    """Return the names of products of two activations, and of sums that no convolution ends in."""
+    """Return the names of products of two activations, of sums that no convolution ends in, and of concatenations that
+    a BatchNorm reads.
+    """
     weights = {tensor.name for tensor in proto.graph.initializer}
     convolved = {node.output[0] for node in proto.graph.node if node.op_type == "Conv"}
     products = [node for node in proto.graph.node if node.op_type == "MatMul" and node.input[1] not in weights]
     sums = [node for node in proto.graph.node if node.op_type == "Add" and not convolved & set(node.input)]
-    return [node.name for node in [*products, *sums]]
+    normalised = {node.input[0] for node in proto.graph.node if node.op_type == "BatchNormalization"}
+    joined = [node for node in proto.graph.node if node.op_type == "Concat" and node.output[0] in normalised]
+    return [node.name for node in [*products, *sums, *joined]]
