@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import trimlab
 from trimlab import cli
 
-COMMANDS = ["check", "schema", "import", "report", "track", "slice", "bundle"]
+COMMANDS = ["check", "schema", "import", "report", "track", "slice", "bundle", "release"]
 COMPLETE = """\
 eval "$(trimlab --show-completion bash)"
 COMP_WORDS=({words})
@@ -53,6 +53,7 @@ def test_bash_completes_studies_variants_and_runtimes(project, tmp_path):
     for command in ("report", "track", "slice"):
         assert completed(f"trimlab {command} ''", tmp_path) == ["other", "quick"]
     assert completed("trimlab bundle res", tmp_path) == ["resnet20-digits", "resnet20-digits-r60"]
+    assert completed("trimlab release ''", tmp_path) == ["resnet20-digits", "resnet20-digits-amp"]
     assert completed("trimlab bundle candidate --runtime o", tmp_path) == ["onnxruntime", "openvino"]
 
 
@@ -61,4 +62,5 @@ def test_bash_completes_studies_variants_and_runtimes(project, tmp_path):
 def test_completion_is_silent_where_there_is_no_valid_study(params, tmp_path):
     if params:
         (tmp_path / "params.yaml").write_text(params)
-    assert completed("trimlab report ''", tmp_path) == completed("trimlab bundle ''", tmp_path) == []
+    for command in ("report", "bundle", "release"):
+        assert completed(f"trimlab {command} ''", tmp_path) == []

@@ -30,6 +30,13 @@ def _studies() -> Sequence[str]:
     return archive.study_names()
 
 
+def _workloads() -> Sequence[str]:
+    """Offer the workloads, for shell completion; none without a valid params.yaml."""
+    with suppress(errors.UserError):
+        return list(config.load().workloads)
+    return []
+
+
 def _measured_variants() -> Sequence[str]:
     """Offer the variants that have files to measure, for shell completion; none without a valid params.yaml."""
     with suppress(errors.UserError):
@@ -155,6 +162,28 @@ def bundle(
     wanted = config.runtimes(runtime or study.benchmark.runtimes)
     asked = bundles.write(study, variants, wanted, out)
     print(f"wrote {out}: {asked} measurements, {out.stat().st_size / 2**20:.1f} MiB; run it with `python {out.name}`")
+
+
+@app.command()
+def release(
+    workloads: Annotated[
+        list[str],
+        typer.Argument(metavar="WORKLOAD...", help="Workloads that `dvc repro` trained.", autocompletion=_workloads),
+    ],
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Release this seed (repeatable). Default: the study's seeds.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The folder to write to.")] = paths.RELEASED,
+) -> None:
+    """Write trained weights in FP16, with the records of their trainings, for git: a study names them as `weights`."""
+    from trimlab import release as released
+
+    study = config.load()
+    if out.exists() and not out.is_dir():
+        raise errors.UserError(f"--out {out} is not a folder: name a folder")
+    for workload in workloads:
+        for each in seed or study.seeds:
+            print(released.release(study, workload, each, out))
 
 
 def main() -> None:

@@ -24,6 +24,8 @@ NO_FILE = Path("data/none")
 """The committed file that stands for "none" (DVC has no optional dependency)."""
 PRETRAINED = Path("data/pretrained")
 """The committed file that stands for a model's published weights."""
+RELEASED = Path("released")
+"""Weights that git carries, `released/WORKLOAD/seedN.safetensors`, with the records of their trainings as `.json`."""
 
 
 def project_root() -> Path:
@@ -110,6 +112,11 @@ def measured(variant: str) -> Path:
 def weights_file(folder: Path, seed: int) -> Path:
     """Return the weights of one seed in a `train` or `prune` folder."""
     return folder / MODEL / f"seed{seed}.safetensors"
+
+
+def given_weights(given: Path, seed: int) -> Path:
+    """Return the file of weights that the params name for a seed: that file, or in a folder the seed's."""
+    return given / f"seed{seed}.safetensors" if given.is_dir() else given
 
 
 def outcome_file(folder: Path, seed: int) -> Path:

@@ -59,7 +59,8 @@ def test_a_folder_is_no_file_and_a_file_no_folder(study):
         (paths.Path("data") / name).mkdir()
     (paths.Path("data") / "mine").touch()
     assert checks.missing_files(study) == [
-        "workloads.large.weights 'data/mine.pt' is not a file: name a file",
+        "workloads.large.weights 'data/mine.pt/seed0.safetensors' does not exist: put the file there and run "
+        "`dvc add data/mine.pt/seed0.safetensors`",
         "datasets.mine.path 'data/mine' is not a folder: name a folder",
         "datasets.pack.path 'data/pack.npz' is not a file: name a file",
     ]

@@ -62,7 +62,7 @@ def refusal(act):
 
 def read(values, tmp_path, name="given.pt"):
     torch.save(values, tmp_path / name)
-    return checkpoint.read_weights(tmp_path / name)
+    return checkpoint.read_weights(tmp_path / name).tensors
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_initial_weights_that_do_not_fit_are_refused_in_one_line(weights, said, 
     monkeypatch.setattr(loop, "fit", None)
     torch.save({**registry.build("resnet20", 10).state_dict(), **weights}, "initial.pt")
     if said is None:  # another classifier, whatever its inputs
-        assert start.fill(registry.build("resnet20", 10), checkpoint.read_weights(Path("initial.pt")), "x")
+        assert start.fill(registry.build("resnet20", 10), checkpoint.read_weights(Path("initial.pt")).tensors, "x")
         return
     assert said in refusal(lambda: train(with_workload(quick, initial="initial.pt")))
 

@@ -45,8 +45,9 @@ def _model_files(study: Params) -> Iterator[tuple[str, str, str]]:
     """Yield key, path and kind of the files that workloads name."""
     for key, workload in study.workloads.items():
         yield f"workloads.{key}.code", workload.code, _CODE
-        yield f"workloads.{key}.initial", workload.initial, "file"
-        yield f"workloads.{key}.weights", workload.weights, "file"
+        for name, given in (("initial", workload.initial), ("weights", workload.weights)):
+            for file in dict.fromkeys(paths.given_weights(Path(given), seed) for seed in study.seeds):
+                yield f"workloads.{key}.{name}", str(file), "file"
 
 
 def _is_there(path: Path, kind: str) -> bool:
@@ -73,6 +74,8 @@ def _complaint(path: Path, kind: str) -> str:
         return f"does not exist, though DVC tracks it: run `dvc checkout {tracked}`, or `dvc pull {tracked}`"
     if kind == _CODE:
         return f"does not exist: put the {kind} there"
+    if path.is_relative_to(paths.RELEASED):
+        return f"does not exist: run `git checkout {path}`, or write it with `trimlab release`"
     return f"does not exist: put the {kind} there and run `dvc add {path}`"
 
 

@@ -48,11 +48,12 @@ class Workload(Section):
     bf16, and is FP32 on a CPU that would only emulate bf16. `auto` is `amp` if the device computes bf16 natively, else
     `tf32`."""
     initial: Annotated[str, Field(min_length=1, max_length=200)]
-    """A weights file from which training starts; `data/pretrained` for the published weights of a library's model,
-    which are downloaded; `data/none` to start from random weights. With another number of classes, the classifier
-    starts from random weights."""
+    """A weights file from which training starts, or a folder with one a seed; `data/pretrained` for the published
+    weights of a library's model, which are downloaded; `data/none` to start from random weights. With another number
+    of classes, the classifier starts from random weights."""
     weights: Annotated[str, Field(min_length=1)]
-    """A weights file (safetensors or a state dict) that replaces training; `data/none` to train."""
+    """A weights file (safetensors or a state dict) that replaces training, or a folder with one a seed,
+    `seed0.safetensors`; `data/none` to train."""
     normalisation: NormalisedBy = "dataset"
     """How images are normalised for the model: by the mean and standard deviation of the training set (`dataset`) or of
     ImageNet (`imagenet`), or by `{mean: […], std: […]}`. Existing weights need the values of their training."""

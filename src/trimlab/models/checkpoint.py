@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +24,17 @@ from trimlab.models.reshape import fit_to
 
 LARGEST = 1e8
 """Magnitude that no weight of a trained model has; products of larger ones soon exceed float32."""
+
+
+class Weights(NamedTuple):
+    """A user's or a released file of weights, as it was read."""
+
+    tensors: dict[str, Tensor]
+    """A state dict in float32."""
+    dtype: str
+    """What the file holds, such as `float16`; of several types, all of them."""
+    training: str | None
+    """The digest of the record of the training that made them; None where the file names none."""
 
 
 def save(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
@@ -75,10 +86,9 @@ def architecture(path: Path) -> Architecture:
         UserError: the file is missing, damaged, or not written by trimlab.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("trimlab", "null"))
-            if metadata is None:
-                raise ValueError("its metadata does not say what it is")
+        metadata = _metadata(path)
+        if metadata is None:
+            raise ValueError("its metadata does not say what it is")
         return Architecture.read(metadata)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run `dvc repro`") from None
@@ -87,6 +97,12 @@ def architecture(path: Path) -> Architecture:
             f"{path} is damaged, or was not written by trimlab ({one_line(error, 100)}): run `dvc checkout "
             f"{path.parent}`, or remove it and run `dvc repro`"
         ) from None
+
+
+def _metadata(path: Path) -> Any:
+    """Return what `save` wrote into a safetensors header; None where something else wrote the file."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads((file.metadata() or {}).get("trimlab", "null"))
 
 
 def rebuild(architecture: Architecture, weights: Mapping[str, Tensor]) -> nn.Module:
@@ -104,7 +120,7 @@ def rebuild(architecture: Architecture, weights: Mapping[str, Tensor]) -> nn.Mod
     return model
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> Weights:
     """Read a user's file of weights: safetensors, or a state dict without code in it.
 
     Everything is returned as float32: float16 and bfloat16 lose nothing, float64 is rounded. The prefix that
@@ -117,12 +133,24 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise UserError(f"weights {path} {what}: name an existing file, or `data/none` to train")
-    state: Any = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
+    is_safetensors = path.suffix == ".safetensors"
+    state: Any = _load_safetensors(path) if is_safetensors else _load_pickle(path)
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
     if not named or not state:
         raise UserError(f"weights {path} holds no state dict: save `model.state_dict()`")
-    return {key: _sane(path, key, tensor.detach()) for key, tensor in _unwrapped(state).items()}
+    tensors = {key: _sane(path, key, tensor.detach()) for key, tensor in _unwrapped(state).items()}
+    dtypes = sorted({str(t.dtype).removeprefix("torch.") for t in state.values() if t.is_floating_point()})
+    return Weights(tensors, ", ".join(dtypes), _training(path) if is_safetensors else None)
+
+
+def _training(path: Path) -> str | None:
+    """Return the digest of the training record that a file's header names."""
+    try:
+        metadata = _metadata(path)
+    except ValueError:  # another program's metadata under the same name
+        return None
+    return str(metadata["training"]) if isinstance(metadata, dict) and "training" in metadata else None
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trimlab import paths
+from trimlab import paths, records
 from trimlab.config import Normalisation, Workload
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
 from trimlab.models import checkpoint, factories, registry
 from trimlab.models.architecture import Architecture
+from trimlab.records import Training
 
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 """Where torchvision's published weights hold second heads, which no model here has."""
@@ -29,7 +30,11 @@ class Initial(NamedTuple):
     redrawn: str | None
     """One line where the classifier's weights are not used."""
     normalisation: Normalisation | None
-    """Of the images that a library's weights were trained with; None for a file, which does not say."""
+    """Of the images that a library's weights were trained with; None for a file."""
+    dtype: str | None = None
+    """What the file holds; None for a library's weights."""
+    training: Training | None = None
+    """The record of the training that made them, where the file has one."""
 
 
 class Start(NamedTuple):
@@ -37,7 +42,7 @@ class Start(NamedTuple):
 
     model: nn.Module
     initial: Initial | None
-    """None where they are random, or take the place of training."""
+    """None where they are random."""
 
 
 def starting_model(workload: Workload, architecture: Architecture, seed: int) -> Start:
@@ -47,16 +52,37 @@ def starting_model(workload: Workload, architecture: Architecture, seed: int) ->
         UserError: the model cannot be built, or the weights cannot be read or do not fit it.
     """
     if Path(workload.weights) != paths.NO_FILE:
-        weights = checkpoint.read_weights(Path(workload.weights))
-        return Start(checkpoint.rebuild(architecture, weights), None)
+        file = paths.given_weights(Path(workload.weights), seed)
+        weights = checkpoint.read_weights(file)
+        return Start(checkpoint.rebuild(architecture, weights.tensors), _of_file(file, weights))
     model = registry.build_from(architecture, seed)
-    file = Path(workload.initial)
-    if file == paths.NO_FILE:
+    if Path(workload.initial) == paths.NO_FILE:
         return Start(model, None)
-    if file == paths.PRETRAINED:
+    if Path(workload.initial) == paths.PRETRAINED:
         return Start(model, _fill_from_library(model, architecture))
-    redrawn = fill(model, checkpoint.read_weights(file), workload.initial)
-    return Start(model, Initial(workload.initial, sha256_of(file), redrawn, None))
+    file = paths.given_weights(Path(workload.initial), seed)
+    weights = checkpoint.read_weights(file)
+    return Start(model, _of_file(file, weights, fill(model, weights.tensors, str(file))))
+
+
+def _of_file(file: Path, weights: checkpoint.Weights, redrawn: str | None = None) -> Initial:
+    training = _training_of(file, weights.training) if weights.training else None
+    return Initial(str(file), sha256_of(file), redrawn, None, weights.dtype, training)
+
+
+def _training_of(file: Path, digest: str) -> Training:
+    """Read the record beside released weights, which names their origin.
+
+    Raises:
+        UserError: it is missing, or not the one that the file of weights names.
+    """
+    beside = file.with_suffix(".json")
+    if not beside.is_file():
+        raise UserError(f"{beside} does not exist: put it there, the record of the training that made {file}")
+    record = records.read(beside)
+    if not isinstance(record, Training) or record.digest != digest:
+        raise UserError(f"{beside} is not the record of the training that made {file}: copy both again")
+    return record
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> str | None:

@@ -242,9 +242,14 @@ class Training(Record):
     code_sha256: Annotated[Sha256 | None, OF_WEIGHTS] = None
     """Of the user's code that the model is built from; None for a model of a package."""
     initial: Text | None = None
-    """The file or published weights from which training started; None where it started from random ones."""
+    """The file or published weights from which training started, or whose place it took; None where it started from
+    random ones, and in older records of given weights."""
     initial_sha256: Sha256 | None = None
     """Of that file, or of the tensors of published weights."""
+    initial_dtype: Text | None = None
+    """What the file holds, such as `float16`; it is computed with as float32. None where there is no file."""
+    initial_training: "Training | None" = None
+    """The record of the training that made these weights; None where the file has none beside it."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"]
     """What was really computed in, after `auto` and `amp` were resolved."""
     epochs: WholeNumber
@@ -472,8 +477,8 @@ def fields_with(kind: type[Part], role: Role) -> set[str]:
 
 
 def _parts(annotation: Any) -> Iterator[type[Part]]:
-    """Yield the parts that a field may hold, alone or in a list."""
-    if isinstance(annotation, type) and issubclass(annotation, Part):
+    """Yield the parts that a field may hold, alone or in a list; a record within a record speaks of another one."""
+    if isinstance(annotation, type) and issubclass(annotation, Part) and not issubclass(annotation, Record):
         yield annotation
     for inner in get_args(annotation):
         yield from _parts(inner)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from trimlab import formats
 from trimlab.measure.weights import EXACT
-from trimlab.records import Measurement, Pruning, Record
+from trimlab.records import Measurement, Pruning, Record, Training
 from trimlab.report import reference
 from trimlab.report.intervals import Difference, least_separable, unpaired_difference, wilson
 from trimlab.report.model import Finding, strong, text_of
@@ -19,6 +19,7 @@ from trimlab.report.results import (
     Results,
     bench_of,
     exact_difference,
+    full_size,
     is_inexact,
     mean,
     of_file,
@@ -34,6 +35,7 @@ from trimlab.report.tables import (
 )
 from trimlab.report.text import (
     MIB,
+    count,
     decimals,
     importance_name,
     mib,
@@ -174,6 +176,37 @@ def intervals(results: Results) -> list[Finding]:
             )
         )
     return said
+
+
+def given_weights(results: Results) -> list[Finding]:
+    """Say where weights come from that were given in place of a training, a finding a workload."""
+    given = [[r for r in results.trained(key) if r.origin == "file" and r.initial] for key in results.study.workloads]
+    return [_given_weights(records) for records in given if records]
+
+
+def _given_weights(records: Sequence[Training]) -> Finding:
+    files = {record.initial_sha256: record for record in records}
+    listed = "; ".join(_origin(record) for record in files.values())
+    said = [f" {listed}."]
+    if not all(record.initial_training for record in records):
+        said.append("How they were trained is not recorded.")
+    if len(files) < len(records):
+        said.append("All seeds start from these weights: their spread says nothing of training.")
+    return Finding.of(strong(f"Unpruned weights of {records[0].workload}:"), " ".join(said))
+
+
+def _origin(record: Training) -> str:
+    """Say which file weights were read from and, where its record says so, who trained them and how."""
+    made, top1 = record.initial_training, f"{percent(record.top1_accuracy)} %"
+    if made is None:
+        return f"{record.initial} ({record.initial_dtype}, sha256 {(record.initial_sha256 or '')[:12]}), {top1}"
+    small = len(made.curve) - len(full_size(made.curve))
+    sizes = f" ({small} of them on smaller images)" if small else ""
+    return (
+        f"{record.initial}, trained by study {made.study} (seed {made.seed}) at commit {made.commit}: "
+        f"{count(made.epochs, 'epoch')}{sizes}, batch {made.batch_size}, {made.precision} on {made.device.name}; "
+        f"{percent(made.top1_accuracy)} % there, {top1} here as {record.initial_dtype}"
+    )
 
 
 def amp(results: Results) -> list[Finding]:

@@ -164,7 +164,8 @@ def _how_to_read(results: Results, published: bool) -> Blocks:
 def _baseline(results: Results, drawn: Sequence[str]) -> Blocks:
     def section(on: Results) -> Blocks:
         shown = any(on.trained(key) and not on.repeats(key) for key in on.study.workloads)
-        return [*([tables.baselines(on)] if shown else []), *_paragraph(*findings.amp(on))]
+        said = (*findings.given_weights(on), *findings.amp(on))
+        return [*([tables.baselines(on)] if shown else []), *_paragraph(*said)]
 
     blocks = _per_device(results, lambda on: bool(on.trainings), section)
     return [*blocks, *_figure(drawn, "training", "Training loss and top-1 over the epochs")]

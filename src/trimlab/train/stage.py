@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from trimlab import machine, paths, progress
+from trimlab import machine, paths, progress, records
 from trimlab.config import Normalisation, Params
 from trimlab.data.dataset import Dataset, calibration_images, dataset_for
 from trimlab.digests import sha256_of
@@ -45,7 +45,8 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
     progress.say(f"train {workload}: {registry.describe_classifier(model)}")
     if initial:
         _check_normalisation(workload, initial, dataset)
-        progress.say(f"train {workload}: {initial.redrawn or f'every weight starts from {initial.name}'}")
+        _check_unseen(study.data.split, initial, dataset)
+        progress.say(f"train {workload}: {initial.redrawn or _started(initial)}")
     given, recipe, precision = Path(spec.weights) != paths.NO_FILE, study.recipe(workload), resolve(spec.precision)
     files = [digest for digest in (architecture.code_sha256, initial and initial.sha256) if digest]
     resumable = resume.resumable_file(
@@ -64,6 +65,8 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
         code_sha256=architecture.code_sha256,
         initial=initial.name if initial else None,
         initial_sha256=initial.sha256 if initial else None,
+        initial_dtype=initial.dtype if initial else None,
+        initial_training=initial.training if initial else None,
         params_digest=study.training_digest(workload),
         contended=watch.contended,
         origin="file" if given else "trained",
@@ -87,9 +90,25 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
     return record
 
 
+def _started(initial: Initial) -> str:
+    """Say where weights start, and in what a file holds them, if that is not what is computed with."""
+    other = f", which holds {initial.dtype}: computed in float32" if initial.dtype not in (None, "float32") else ""
+    return f"every weight starts from {initial.name}{other}"
+
+
+def _check_unseen(split: str, initial: Initial, dataset: Dataset) -> None:
+    """Refuse to score a hold-out that released weights were trained on."""
+    made = initial.training
+    if made and split == "holdout" and (made.split, made.dataset_sha256) != (split, dataset.sha256):
+        raise UserError(
+            f"{initial.name} was trained on images of the hold-out (data.split {made.split} there): set data.split to "
+            "test, or train without these weights"
+        )
+
+
 def _check_normalisation(workload: str, initial: Initial, dataset: Dataset) -> None:
     """Refuse images that are normalised in another way than those of published weights."""
-    own = initial.normalisation
+    own = initial.normalisation or (initial.training and initial.training.normalisation)
     if own and not _equal(own, dataset):
         raise UserError(
             f"{initial.name} was trained with images normalised by mean {own.mean} and std {own.std}: set the "
@@ -97,7 +116,7 @@ def _check_normalisation(workload: str, initial: Initial, dataset: Dataset) -> N
         )
 
 
-def _equal(normalisation: Normalisation, dataset: Dataset) -> bool:
+def _equal(normalisation: Normalisation | records.Normalisation, dataset: Dataset) -> bool:
     values = torch.tensor([normalisation.mean, normalisation.std])
     return values.shape[1] == len(dataset.mean) and torch.allclose(values, torch.stack([dataset.mean, dataset.std]))
 
