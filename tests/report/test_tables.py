@@ -209,8 +209,8 @@ def test_a_bar_in_a_name_does_not_break_the_table() -> None:
 @pytest.mark.parametrize(
     ("latencies", "said"),
     [
-        ((9.0, 3.0), "falls with the ratio: 9.00 ms at 0 %, 3.00 ms at 50 %."),
-        ((9.0, 4.0, 4.4, 2.0), "falls with the ratio: 9.00 ms at 0 %, 2.00 ms at 80 %."),
+        ((9.0, 3.0), "falls with the ratio: 9.00 ms at 0 %, 3.00 ms at 50 %, one process a ratio."),
+        ((9.0, 4.0, 4.4, 2.0), "falls with the ratio: 9.00 ms at 0 %, 2.00 ms at 80 %, one process a ratio."),
         ((1.9, 1.8), "is flat over the ratios (1.80 to 1.90 ms)"),
         ((2.0, 4.0), "follows no trend over the ratios: least 2.00 ms at 0 %, most 4.00 ms at 50 %."),
         ((12.08, 4.57, 4.88, 9.59), "follows no trend over the ratios: least 4.57 ms at 50 %, most 12.08 ms at 0 %."),
@@ -421,9 +421,9 @@ def test_files_that_their_precision_moves_are_named_and_no_others() -> None:
 @pytest.mark.parametrize(
     ("top1", "said"),
     [
-        (0.919, "ResNet-18 on CIFAR-10 can lose 50 % of its channels and stay within 1 point of its unpruned model"),
+        (0.919, "ResNet-18 on CIFAR-10 lost 50 % of its channels and stayed within 1 point of its unpruned model"),
         (0.913, "ResNet-18 on CIFAR-10 was not shown to stay within 1 point of its unpruned model at any ratio tried"),
-        (0.88, "ResNet-18 on CIFAR-10 loses more than 1 point at every ratio tried; the least loss, at 50 %, is 4.00 "),
+        (0.88, "ResNet-18 on CIFAR-10 lost more than 1 point at every ratio tried; the least loss, at 50 %, is 4.00 "),
     ],
 )
 def test_what_can_be_pruned_holds_for_the_whole_interval(top1: float, said: str) -> None:

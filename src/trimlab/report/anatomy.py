@@ -35,8 +35,6 @@ MULTIPLE = 16
 """Channels that vector units and tensor cores take at once; other widths are filled up."""
 LAUNCH_BOUND = 1.2
 """A GPU's time without a CUDA graph over that with one, from which on launching counts as the bound."""
-OVERHEAD = 0.5
-"""Share of a CPU's batch 1 that a large batch saves each image, from which on overhead counts as the bound."""
 NOT_EXACT = Finding.of(
     "The exact arithmetic of these INT8 files was not computed: what the runtime's kernels lose is not known."
 )
@@ -189,7 +187,7 @@ def explained(results: Results, bench: Bench) -> list[Finding]:
 
 
 def explanation(results: Results, record: Measurement) -> Finding:
-    """Say what bounds a file's speed: precision really used, the rest of the work, widths, launches."""
+    """Say what a file's speed goes with: precision really used, the rest of the work, widths, launches."""
     parts = [_gain(results, record), _precisions(record), _rest(record), _widths(results, record), _batch_one(record)]
     name = strong(f"{record.variant}, {precision_name(record.precision)}.")
     return Finding.joined(part for part in parts if part).led_by(name, " ")
@@ -204,7 +202,7 @@ def _computed(measured: Sequence[Measurement], precision: str) -> Finding | None
     name = precision_name(precision)
     own = sum(layer.precision == name for layer in weighted)
     others = " and ".join(sorted({layer.precision for layer in weighted} - {name}))
-    rest = f"; the rest in {others}" if others and own else f"; all in {others}: files are smaller, not faster"
+    rest = f"; the rest in {others}" if others and own else f"; all in {others}: smaller files, the same arithmetic"
     return Finding.of(
         strong(f"{name}."),
         f" {own} of the {len(weighted)} convolutions and linear layers of {len(records)} files were "
@@ -346,12 +344,11 @@ def _batch_one(record: Measurement) -> Finding:
         )
     batch_size = record.batch_latency.batch_size
     alone, shared = record.latency.p50_ms, record.batch_latency.p50_ms / batch_size
-    overhead = max(0.0, 1 - shared / alone)
-    start = "Batch 1 is bound by overhead: an" if overhead > OVERHEAD else "An"
+    saved = max(0.0, 1 - shared / alone)
     return Finding.of(
-        f"{start} image takes {100 * overhead:.0f} % less time in a batch of {batch_size} than alone "
+        f"An image takes {100 * saved:.0f} % less time in a batch of {batch_size} than alone "
         f"({milliseconds(alone)} ms).",
-        overhead_percent=100 * overhead,
+        saved_percent=100 * saved,
         latency_ms=alone,
     )
 

@@ -157,7 +157,8 @@ def intervals(results: Results) -> list[Finding]:
             strong("n"),
             " is the number of seeds. For one seed, top-1 is followed by its 95 % interval (Wilson), and Δ points by "
             "the half width of the paired 95 % interval: both files classify the same images, and those that only one "
-            "of the two gets right decide. For several seeds, both are mean ± standard deviation (n − 1).",
+            "of the two gets right decide. Neither covers what another training seed would change. For several "
+            "seeds, both are mean ± standard deviation (n − 1).",
         ),
         Finding.of(
             "Two accuracies ",
@@ -263,7 +264,7 @@ def _latency_course(values: Sequence[float], ratios: Sequence[str]) -> str:
         )
     rises = any(value > FLAT * min(values[:index]) for index, value in enumerate(values) if index)
     if not rises and values[-1] < values[0]:
-        return f"falls with the ratio: {at[0]}, {at[-1]}"
+        return f"falls with the ratio: {at[0]}, {at[-1]}, one process a ratio"
     return f"follows no trend over the ratios: least {at[least]}, most {at[most]}"
 
 
@@ -296,7 +297,7 @@ def headroom(results: Results, workload: str) -> Finding | None:
     far, lost = kept[-1]
     params = mean([r.num_params for r in far])
     return Finding.of(
-        f"{_name(far[0])} can lose {ratio_percent(far[0].ratio)} of its channels and stay within {TOLERATED_POINTS:g} "
+        f"{_name(far[0])} lost {ratio_percent(far[0].ratio)} of its channels and stayed within {TOLERATED_POINTS:g} "
         f"point of its unpruned model ({_told(lost.reversed)}); {millions(params)} M parameters are left.",
         about=_pruning_key(results, sweep),
         points_lost=lost.points,
@@ -309,7 +310,7 @@ def _no_headroom(results: Results, losses: Sequence[tuple[list[Pruning], Differe
     best, lost = min(losses, key=lambda pair: pair[1].points)
     more = all(lost.points - lost.half_width > TOLERATED_POINTS for _, lost in losses)
     claim = (
-        f"loses more than {TOLERATED_POINTS:g} point at every ratio tried"
+        f"lost more than {TOLERATED_POINTS:g} point at every ratio tried"
         if more
         else f"was not shown to stay within {TOLERATED_POINTS:g} point of its unpruned model at any ratio tried"
     )
@@ -368,7 +369,7 @@ def fastest(measured: Sequence[Measurement]) -> Finding | None:
         for other in sorted(gains)
         if other != first and gains[other] > batch_speedup / DRIFT
     ]
-    beside = f" Within a fifth of that: {'; '.join(near)}." if near else ""
+    beside = f" Within a fifth of that, so that their order is not known: {'; '.join(near)}." if near else ""
     return Finding.of(
         f"Largest gain in throughput over its unpruned FP32 file: {variant} {precision_name(precision)}, "
         f"{batch_speedup:.1f}× at batch {best[0].batch_latency.batch_size} and "
@@ -433,8 +434,8 @@ def baseline_times(measured: Sequence[Measurement]) -> Finding | None:
     batch = [record.baseline_batch_latency.p50_ms for record in measured]
     return Finding.of(
         f"The unpruned FP32 file, timed again in each of these {len(measured)} processes: p50 {least_to_most(single)} "
-        f"ms at batch 1, {least_to_most(batch)} ms at batch {measured[0].batch_latency.batch_size}. That is the "
-        "machine's own variation.",
+        f"ms at batch 1, {least_to_most(batch)} ms at batch {measured[0].batch_latency.batch_size}. That is how much "
+        "the time of one file varies between processes.",
         least_ms=min(single),
         most_ms=max(single),
         least_batch_ms=min(batch),
@@ -556,10 +557,11 @@ def against_reference(results: Results, bench: Bench) -> Finding | None:
     printed = float(published["top1_percent"])
     gain = unpaired_difference((_mean_top1(found), first.num_images), (printed / 100, first.num_images))
     distilled = any(record.distillation for record in results.pruned(first.variant))
-    own = "; ours is distilled from the unpruned model, which the published one is not" if distilled else ""
+    own = ": ours is distilled from the unpruned model, which the published one is not" if distilled else ""
     return Finding.of(
         f"The candidate reaches {percent(_mean_top1(found))} %; the published study "
-        f"{published['top1_percent']} % with the same model, dataset, ratio and precision ({_told(gain)}{own}).",
+        f"{published['top1_percent']} % with the same model, dataset, ratio and precision ({_told(gain)}; recipes "
+        f"differ{own}).",
         top1_percent=100 * _mean_top1(found),
         published_top1_percent=printed,
         points_gained=gain.points,

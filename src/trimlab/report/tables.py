@@ -165,8 +165,9 @@ def overview(studies: Iterable[Results]) -> Table:
     caption = (
         "Top-1 and size: the study's unpruned FP32 baseline → its candidate; in TensorRT the size is the engine's, "
         "elsewhere the ONNX file's. Δ points: with n = 1 ± the half width of the 95 % interval, both files on the same "
-        "images; with more, mean ± standard deviation. ×: how many times as fast as the unpruned FP32 file of the same "
-        "model, timed alternately with it in the same process, p50 with copies. n: seeds."
+        "images, without what another training seed would change; with more, mean ± standard deviation. ×: how many "
+        "times as fast as the unpruned FP32 file of the same model, timed alternately with it in the same process, p50 "
+        "with copies. n: seeds."
     )
     return Table.of("overview", columns, [row for results in studies for row in _overview_rows(results)], caption)
 
@@ -320,7 +321,7 @@ def losses(results: Results, workloads: Sequence[str]) -> Table:
     ]  # fmt: skip
     caption = (
         f"{where(results, results.prunings)}. Torch models after fine-tuning, FP32, each against the same workload "
-        "unpruned. MiB: parameters and buffers. Points per MiB: points lost / MiB saved; less is better."
+        "unpruned. MiB: parameters and buffers. Points per MiB: points lost / MiB saved."
     )
     key = results.key(f"losses-{chosen[0].dataset}", results.prunings[0].device.identity)
     return Table.of(key, columns, rows, caption)

@@ -1,4 +1,4 @@
-"""The published ResNet-18 compression study, figure by figure: what this project reproduces.
+"""The published ResNet-18 compression study, figure by figure: what reports set beside ours.
 
 Each CSV is one of the study's tables, as printed there; `cited.csv` holds what it cites without measuring. A
 figure is handed out only for the same model, dataset, ratio and precision, as the text the study printed.
