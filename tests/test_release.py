@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from trimlab import cli, config, paths, records
+from trimlab import cli, config, paths, records, rehearsal
 from trimlab.config import checks
 from trimlab.data import stage as data_stage
 from trimlab.digests import sha256_of
@@ -242,6 +242,14 @@ def test_released_weights_without_their_own_record_are_refused(spoil, said, mine
 def test_a_hold_out_that_the_weights_were_trained_on_is_not_scored(mine):
     with pytest.raises(UserError, match="was trained on images of the hold-out"):
         train(using(released(), split="holdout"))
+
+
+def test_a_study_without_seed_0_needs_no_weights_of_it(mine):
+    for suffix in (".safetensors", ".json"):
+        released(0).with_suffix(suffix).unlink()
+    text = Path("params.yaml").read_text().replace("  - 0\n  - 1\n", "  - 1\n", 1)
+    Path("params.yaml").write_text(text)
+    rehearsal.rehearse(using(paths.RELEASED / WORKLOAD), WORKLOAD)
 
 
 def test_another_normalisation_than_the_records_is_refused(mine):

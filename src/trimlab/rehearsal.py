@@ -56,7 +56,7 @@ def rehearse(study: Params, workload: str) -> None:
     classes, shape = facts
     if spec.initial == str(paths.PRETRAINED):
         spec = spec.model_copy(update={"initial": str(paths.NO_FILE)})
-    model = start.starting_model(spec, Architecture.of(spec, classes), seed=0).model
+    model = start.starting_model(spec, Architecture.of(spec, classes), study.seeds[0]).model
     probe.probe(model, spec, shape, classes)
     _try_pruning(model, study, workload, shape)
     _try_exporting(model, study, workload, shape)

@@ -537,6 +537,8 @@ ANY = {
     "batch_layers": st.sampled_from(LAYERS),
     "precision": st.sampled_from(["fp32", "bf16", "tf32"]),
     "origin": st.sampled_from(["trained", "file"]),
+    "initial": st.sampled_from([None, "data/mine.pt"]),
+    "initial_training": st.sampled_from([None, factories.training(factories.study(), "small")]),
 }
 ANY |= dict.fromkeys(("latency", "batch_latency", "baseline_latency", "baseline_batch_latency"), latencies())
 ANY |= {"eager_latency": latencies()}

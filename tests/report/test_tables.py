@@ -172,6 +172,22 @@ def test_given_weights_have_no_invented_recipe() -> None:
     assert tables.GIVEN_WEIGHTS.note in shown(table)
 
 
+def test_released_weights_have_the_recipe_of_their_training_and_its_published_row() -> None:
+    study = factories.study()
+    made = factories.training(study, "large", epochs=13)
+    given = factories.training(study, "large", origin="file", epochs=0, curve=[], initial_training=made)
+    table = tables.baselines(Results.of(study, [given]))
+    assert rows(table)[1][3:6] == ["FP32¹", "13¹", "128¹"]
+    assert rows(table)[2][3] == "*FP32*"
+    assert f"large: 13 epochs here, 100 published. ¹ {tables.TRAINED_BEFORE}." in shown(table)
+
+
+def test_weights_of_an_unknown_training_stand_beside_no_published_one() -> None:
+    study = factories.study()
+    given = factories.training(study, "large", origin="file", epochs=0, curve=[])
+    assert "reference" not in shown(tables.baselines(Results.of(study, [given])))
+
+
 def test_what_was_not_measured_is_named() -> None:
     study = factories.study()
     made = [

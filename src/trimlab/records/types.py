@@ -241,7 +241,7 @@ class Training(Record):
     """`file` where the weights were given."""
     code_sha256: Annotated[Sha256 | None, OF_WEIGHTS] = None
     """Of the user's code that the model is built from; None for a model of a package."""
-    initial: Text | None = None
+    initial: LongText | None = None
     """The file or published weights from which training started, or whose place it took; None where it started from
     random ones, and in older records of given weights."""
     initial_sha256: Sha256 | None = None

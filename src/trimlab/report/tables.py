@@ -33,6 +33,7 @@ from trimlab.report.text import (
 
 NOT_PUBLISHED = Value("—", note="not given by the published study")
 GIVEN_WEIGHTS = Value("—", note="the weights were given, not trained here")
+TRAINED_BEFORE = "of the training that made the given weights"
 NOT_TUNED = Value("—", note="not fine-tuned")
 CONTENDED = "timed while other processes took more than a tenth of the machine"
 DRIFTED = "timed while the unpruned FP32 file beside it was off its usual time by more than a fifth"
@@ -81,10 +82,11 @@ def baselines(results: Results) -> Table:
     recipes: list[str] = []
     for records in groups:
         rows.append(_training_row(results, records))
-        published = results.published(records[0], reference.baseline, records[0].precision)
-        if published:
+        made = _made_by(records[0])
+        published = results.published(records[0], reference.baseline, made.precision) if made else None
+        if made and published:
             rows.append(_published_training(published))
-            recipes += _other_epochs(records[0], published)
+            recipes += _other_epochs(records[0].workload, made, published)
     columns = [
         words("Workload"), words("Model"), words("Dataset"), words("Precision"), Column("Epochs"),
         Column("Batch", "images"), TOP1, Column("Epoch s", "s"), Column("Images/s", "1/s"), SEEDS,
@@ -433,16 +435,27 @@ def _training_row(results: Results, records: Sequence[Training]) -> Values:
         first.workload,
         pretty(first.model),
         pretty(first.dataset),
-        *(_recipe(results, first) if all(timed) else [GIVEN_WEIGHTS] * 3),
+        *_recipe(results, first),
         top1(records),
         *(_epoch_times(timed, records) if all(timed) else [GIVEN_WEIGHTS] * 2),
         whole(len(records)),
     ]
 
 
+def _made_by(record: Training) -> Training | None:
+    """Return the record of the training that made a record's weights; None where nobody knows it."""
+    return record if record.origin == "trained" else record.initial_training
+
+
 def _recipe(results: Results, record: Training) -> list[Value]:
+    made = _made_by(record)
+    if made is None:
+        return [GIVEN_WEIGHTS] * 3
+    recipe = [Value(_TRAINED_IN[made.precision]), whole(made.epochs), whole(made.batch_size)]
+    if made is not record:
+        return [value._replace(note=TRAINED_BEFORE) for value in recipe]
     note = FELL_BACK if results.fell_back(record.workload) else ""
-    return [Value(_TRAINED_IN[record.precision], note=note), whole(record.epochs), whole(record.batch_size)]
+    return [recipe[0]._replace(note=note), *recipe[1:]]
 
 
 def _epoch_times(timed: Sequence[Sequence[Epoch]], records: Sequence[Training]) -> list[Value]:
@@ -462,13 +475,13 @@ def _published_training(row: reference.Line) -> Values:
     ]  # fmt: skip
 
 
-def _other_epochs(record: Training, published: reference.Line) -> list[str]:
-    """Say that the published training took another number of epochs; given weights have none of ours."""
-    if record.origin != "trained" or record.epochs == int(published["epochs"]):
+def _other_epochs(workload: str, record: Training, published: reference.Line) -> list[str]:
+    """Say that the published training took another number of epochs."""
+    if record.epochs == int(published["epochs"]):
         return []
     small = len(record.curve) - len(full_size(record.curve))
     sizes = f" ({small} of them on smaller images)" if small else ""
-    return [f"{record.workload}: {record.epochs} epochs here{sizes}, {published['epochs']} published."]
+    return [f"{workload}: {record.epochs} epochs here{sizes}, {published['epochs']} published."]
 
 
 def _pruning_row(records: Sequence[Pruning], unpruned_params: float | None) -> Values:
