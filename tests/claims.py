@@ -92,10 +92,16 @@ def _figures(files: Files, study: str) -> str:
 
 
 def _top1(found: Sequence[Measurement]) -> str:
-    return f"{np.mean([100 * record.top1_accuracy for record in found]):.2f}"
+    return f"{np.mean([100 * record.top1_accuracy for record in distinct(found)]):.2f}"
+
+
+def distinct(found: Sequence[Measurement]) -> list[Measurement]:
+    """Return a record for each file of weights: one that was given to several seeds is one training."""
+    return list({record.weights_sha256: record for record in found}.values())
 
 
 def _wilson(found: Sequence[Measurement]) -> str:
+    found = distinct(found)
     if len(found) > 1:
         return f"standard deviation {np.std([100 * r.top1_accuracy for r in found], ddof=1):.2f}, {len(found)} seeds"
     low, high = wilson(found[0])
@@ -199,7 +205,7 @@ def _row_problems(row: dict[str, str], files: Files) -> Iterator[str]:
     base, found = files.baseline, files.candidate
     first = found[0]
     shown = {
-        "Top-1 %": [seeds([100 * r.top1_accuracy for r in own]) for own in (base, found)],
+        "Top-1 %": [seeds([100 * r.top1_accuracy for r in distinct(own)]) for own in (base, found)],
         "Δ points": [_gained(found, base, first.study)],
         "Size MiB": [[_size(own)] for own in (base, found)],
         "× batch 1": [seeds([r.speedup for r in found])],

@@ -182,6 +182,16 @@ def test_released_weights_have_the_recipe_of_their_training_and_its_published_ro
     assert f"large: 13 epochs here, 100 published. ¹ {tables.TRAINED_BEFORE}." in shown(table)
 
 
+def test_one_file_of_weights_for_several_seeds_has_the_interval_of_one_training() -> None:
+    same, other = ({"weights_sha256": factories.weights(name)} for name in ("same", "other"))
+    study = factories.study(seeds=[0, 1, 2])
+    given = [factories.training(study, "large", seed, top1_accuracy=0.92, **same) for seed in (0, 1)]
+    assert tables.top1(given).text == "92.00 (91.5–92.5)"
+    assert (
+        tables.top1([*given, factories.training(study, "large", 2, top1_accuracy=0.93, **other)]).text == "92.50 ± 0.71"
+    )
+
+
 def test_weights_of_an_unknown_training_stand_beside_no_published_one() -> None:
     study = factories.study()
     given = factories.training(study, "large", origin="file", epochs=0, curve=[])

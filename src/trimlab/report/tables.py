@@ -184,7 +184,7 @@ def _overview_rows(results: Results) -> Iterator[Values]:
                 Value(report.title, link=f"reports/{study}/report.md"),
                 where(results, found),
                 describe(results, found),
-                " → ".join(spread([100 * record.top1_accuracy for record in file], hundredths).text for file in files),
+                " → ".join(spread([100 * r.top1_accuracy for r in distinct(file)], hundredths).text for file in files),
                 _delta(results, found, base, report.baseline),
                 " → ".join(size(mean([record.deployed_bytes for record in file])).text for file in files),
                 *_beside_bf16(results, bench, _speedups(results, found)),
@@ -375,8 +375,14 @@ def spread(values: Sequence[float], write: Callable[[float], str]) -> Value:
     return Value(f"{text} ± {statistics.stdev(values):,.{digits}f}", average)
 
 
+def distinct(records: Sequence[T]) -> list[T]:
+    """Return one record for each file of weights: weights that were given to several seeds are one training."""
+    return list({record.weights_sha256: record for record in records}.values())
+
+
 def top1(records: Sequence[T], of: Callable[[T], float] = lambda record: record.top1_accuracy) -> Value:
     """Write an accuracy as percent: of one seed with its 95 % interval, of several as mean and standard deviation."""
+    records = distinct(records)
     value = spread([100 * of(record) for record in records], hundredths)
     if len(records) > 1:
         return value
