@@ -226,6 +226,21 @@ def test_a_study_starts_from_a_weights_file(tiny):
     assert (trained.origin, trained.epochs) == ("file", 0)
 
 
+def test_a_clone_starts_from_released_weights_that_git_alone_carries(tiny, tmp_path):
+    trained = tiny.records()["train/digits/record/seed0.json"]
+    printed = tiny.run("trimlab", "release", "digits")
+    assert printed.startswith("released/digits/seed0.safetensors: 0.53 MiB, 3 epochs at commit ")
+    tiny.edit("weights: data/none", "weights: released/digits")
+    tiny.commit("release")
+    tiny.run("git", "clone", "-q", ".", str(tmp_path / "clone"))
+    clone = Project(tmp_path / "clone")
+    assert clone.repro("train@digits") == ["fingerprint", "prepare@digits", "train@digits"]
+    given = records.read(clone.root / "train/digits/record/seed0.json")
+    assert (given.initial, given.initial_dtype) == ("released/digits/seed0.safetensors", "float16")
+    assert given.initial_training == trained
+    assert clone.run("git", "status", "--short", "--", "released") == ""
+
+
 def write_images(root, shade):
     for part, count in (("train", 40), ("test", 4)):
         for index, label in enumerate(("dark", "light")):
