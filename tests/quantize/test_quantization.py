@@ -1,6 +1,7 @@
 """INT8: ranges by method, and what each of the two flavours quantizes."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import onnx
@@ -9,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
 import factories
-from onnx_examples import exported, images
+from onnx_examples import exported, images, operators
 from trimlab.config import Quantization
 from trimlab.measure import runtimes
 from trimlab.measure.session import Settings
@@ -102,6 +104,31 @@ def test_the_7_bit_file_has_the_ranges_and_weights_of_the_other_in_half_the_step
         assert np.abs(wide[name].astype(int)).max() == 127
         assert np.abs(narrow[name].astype(int)).max() == 64
         np.testing.assert_allclose(narrow[name].astype(float), wide[name] * (64 / 127), atol=0.51 + 64 / 127 / 2)
+
+
+class Reader(CalibrationDataReader):
+    def __init__(self, batch):
+        self.batches = iter([{"x": batch}])
+
+    def get_next(self):
+        return next(self.batches, None)
+
+
+def test_the_7_bit_file_leaves_nothing_but_the_logits_in_float_that_onnxruntimes_own_function_quantizes(
+    quantized, tmp_path
+):
+    peer = tmp_path / "peer.onnx"
+    quantize_static(
+        exported("resnet20"), peer, Reader(images(40)), per_channel=True, reduce_range=True,
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+    )  # fmt: skip
+    ours, theirs = constants(quantized["minmax"].seven_bit), constants(peer)
+    assert theirs.keys() - ours.keys() == {"logits_scale", "logits_zero_point"}
+    for name, value in ours.items():
+        np.testing.assert_allclose(theirs[name], value, rtol=1e-5, err_msg=name)
+    assert Counter(operators(peer)) - Counter(operators(quantized["minmax"].seven_bit)) == Counter(
+        ["QuantizeLinear", "DequantizeLinear"]
+    )
 
 
 def test_the_symmetric_file_has_zero_points_0_and_float_biases(quantized):
