@@ -7,8 +7,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from families import FAMILIES, SHAPE, built, conv_next, dense, inception, shuffle, transformer
-from onnx_examples import exported, images
+from families import FAMILIES, SHAPE, built, conv_next, dense, efficient, inception, shuffle, transformer
+from onnx_examples import exported, images, operators
 from trimlab import config
 from trimlab.errors import UserError
 from trimlab.measure import runtimes
@@ -73,14 +73,19 @@ def test_a_transformer_computes_its_linear_layers_in_int8_and_the_rest_in_float(
     assert not rounded(made(transformer)[1].u8s8)["Add"]
 
 
+def optimized(path, tmp_path):
+    """The operators that ONNX Runtime makes of a file."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Counter(operators(tmp_path / "optimized.onnx"))
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_onnxruntime_fuses_gelu(precision, made, tmp_path):
     fp32, files = made(conv_next)
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
-    onnxruntime.InferenceSession(str(fp32 if precision == "fp32" else files.u8s8), options)
-    found = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
-    assert found.count("BiasGelu") == 2
+    found = optimized(fp32 if precision == "fp32" else files.u8s8, tmp_path)
+    assert found["BiasGelu"] == 2
     assert "Erf" not in found
 
 
@@ -88,6 +93,14 @@ def test_concatenations_that_a_batchnorm_reads_are_float(made):
     """As in DenseNet; those of GoogLeNet, which convolutions read, are of int8 values."""
     assert not rounded(made(dense)[1].u8s8)["Concat"]
     assert rounded(made(inception)[1].u8s8)["Concat"]
+
+
+def test_onnxruntime_computes_silu_and_gates_in_int8(made, tmp_path):
+    fp32, files = made(efficient)
+    found = optimized(files.u8s8, tmp_path)
+    assert found["QLinearSigmoid"] == found["QLinearMul"] == operators(fp32).count("Sigmoid")
+    assert found["QuantizeLinear"] == 1  # the image
+    assert not {"Sigmoid", "Mul", "DequantizeLinear"} & found.keys()
 
 
 def test_a_channel_shuffle_moves_int8_values(made):

@@ -11,7 +11,7 @@ from trimlab.quantize.calibration import Ranges
 
 # fmt: off
 _CPU_OPERATORS = [
-    "Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "Concat",
+    "Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "Sigmoid", "Mul", "Concat",
     "MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Flatten", "Split", "Transpose",
 ]
 # fmt: on
@@ -25,7 +25,8 @@ def u8s8_model(
     Products of two activations (attention) stay float, as LayerNorm, GELU, softmax and the like do, and so do sums that
     no convolution ends in: eight bits are too few for what a transformer adds up over all blocks. So do concatenations
     that a BatchNorm reads, which is float itself: a chain of them, as in DenseNet, crashes OpenVINO 2026.4
-    (openvinotoolkit/openvino#9534 has repaired some).
+    (openvinotoolkit/openvino#9534 has repaired some). SiLU and the gates of squeeze-and-excitation are quantized: in
+    float ONNX Runtime would compute the sigmoid of every value.
 
     Args:
         proto: FP32 model.
@@ -59,13 +60,17 @@ def u8s8_model(
 
 
 def _float_nodes(proto: ModelProto) -> list[str]:
-    """Return the names of products of two activations, of sums that no convolution ends in, and of concatenations that
-    a BatchNorm reads.
+    """Return the names of what stays float though its operator is quantized.
+
+    These are products of two activations, sums and sigmoids of no convolution, products with no such sigmoid, and
+    concatenations that a BatchNorm reads.
     """
-    weights = {tensor.name for tensor in proto.graph.initializer}
-    convolved = {node.output[0] for node in proto.graph.node if node.op_type == "Conv"}
-    products = [node for node in proto.graph.node if node.op_type == "MatMul" and node.input[1] not in weights]
-    sums = [node for node in proto.graph.node if node.op_type == "Add" and not convolved & set(node.input)]
-    normalised = {node.input[0] for node in proto.graph.node if node.op_type == "BatchNormalization"}
-    joined = [node for node in proto.graph.node if node.op_type == "Concat" and node.output[0] in normalised]
-    return [node.name for node in [*products, *sums, *joined]]
+    nodes, weights = proto.graph.node, {tensor.name for tensor in proto.graph.initializer}
+    convolved = {node.output[0] for node in nodes if node.op_type == "Conv"}
+    gates = {node.output[0] for node in nodes if node.op_type == "Sigmoid" and node.input[0] in convolved}
+    needed = {"Add": convolved, "Sigmoid": convolved, "Mul": gates}
+    products = [node for node in nodes if node.op_type == "MatMul" and node.input[1] not in weights]
+    others = [node for node in nodes if node.op_type in needed and not needed[node.op_type] & set(node.input)]
+    normalised = {node.input[0] for node in nodes if node.op_type == "BatchNormalization"}
+    joined = [node for node in nodes if node.op_type == "Concat" and node.output[0] in normalised]
+    return [node.name for node in [*products, *others, *joined]]
