@@ -123,6 +123,17 @@ def test_a_curve_without_points_is_a_warning():
     ]
 
 
+def test_cached_labels_of_images_that_are_shown_in_parts_are_a_warning():
+    point = {"ratio": 0.6, "epochs": 3, "distillation": 0.5, "soft_labels": "cached"}
+    cropping = {"short": {"epochs": 3, "random_resized_crop": {}}}
+    assert checks.warnings(factories.study(prune=point)) == []
+    assert checks.warnings(factories.study(prune=point, training=cropping)) == [
+        "prune.soft_labels is `cached`, of whole images, but training.short.random_resized_crop shows parts of them: "
+        "`fresh` labels are of the same part"
+    ]
+    assert checks.warnings(factories.study(prune={**point, "distillation": 0.0}, training=cropping)) == []
+
+
 def test_committed_studies_have_nothing_to_warn_of(project, monkeypatch):
     monkeypatch.chdir(project)
     for file in sorted((project / "studies").glob("*.yaml")):

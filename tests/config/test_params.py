@@ -148,6 +148,7 @@ RECIPES = {
     "clip_norm: 0.0": "clip_norm 0.0 is not in (0, 1000000.0]: set it in that range",
     "accumulate: 0": "accumulate 0 is not in [1, 1024]: set it in that range",
     "balance: weight": "balance 'weight' is not allowed: use one of none, weights or sampling",
+    "flip: alternate": "flip 'alternate' is not allowed: use one of true, false or alternating",
 }
 
 

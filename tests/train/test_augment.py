@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from trimlab import config
 from trimlab.train.augment import cut_out, jitter, resized_crop, shift
@@ -19,41 +20,48 @@ def noise(count=16, height=12, width=20):
     return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=drawn(1))
 
 
-@given(padding=st.integers(0, 4), flip=st.booleans(), size=st.integers(5, 12), seed=st.integers(0, 99))
+@given(
+    padding=st.integers(0, 4),
+    mirrored=st.lists(st.booleans(), min_size=4, max_size=4),
+    size=st.integers(5, 12),
+    seed=st.integers(0, 99),
+)
 @settings(max_examples=40)
-def test_augmented_images_are_shifted_and_mirrored_copies(padding, flip, size, seed):
+def test_augmented_images_are_shifted_and_mirrored_copies(padding, mirrored, size, seed):
     images = torch.arange(1, 1 + 4 * 3 * size * size).reshape(4, 3, size, size)
-    out = shift(images, padding, flip, torch.Generator().manual_seed(seed))
+    out = shift(images, padding, torch.tensor(mirrored), drawn(seed))
     assert out.shape == images.shape
-    for image, moved in zip(images, out, strict=True):
+    for image, flip, moved in zip(images, mirrored, out, strict=True):
         wide = torch.nn.functional.pad(image, (padding,) * 4)
         crops = [
             wide[:, y : y + size, x : x + size]
             for y in range(2 * padding + 1)
             for x in range(2 * padding + 1)
         ]  # fmt: skip
-        assert any(torch.equal(moved, c) or (flip and torch.equal(moved, c.flip(2))) for c in crops)
+        assert any(torch.equal(moved, crop.flip(2) if flip else crop) for crop in crops)
 
 
 CROP = config.RandomResizedCrop()
+UNFLIPPED = torch.zeros(16, dtype=torch.bool)
 
 
 def test_a_part_as_large_as_its_image_is_the_image():
     whole = config.RandomResizedCrop(scale=[1.0, 1.0], ratio=[1.0, 1.0])
     images = noise(width=12)
-    assert torch.equal(resized_crop(images, whole, False, drawn()), images)
-    out = resized_crop(images, whole, True, drawn())
-    mirrored = [torch.equal(moved, image.flip(2)) for image, moved in zip(images, out, strict=True)]
-    kept = [torch.equal(moved, image) for image, moved in zip(images, out, strict=True)]
-    assert 0 < sum(mirrored) < 16
-    assert sum(mirrored) + sum(kept) == 16
+    assert torch.equal(resized_crop(images, whole, UNFLIPPED, drawn()), images)
+    mirrored = torch.arange(16) % 3 == 0
+    out = resized_crop(images, whole, mirrored, drawn())
+    assert torch.equal(out[mirrored], images[mirrored].flip(3))
+    assert torch.equal(out[~mirrored], images[~mirrored])
 
 
 def test_a_part_is_inside_its_image_and_has_the_area_that_was_asked_for():
     """Of images whose channels are the place of their pixels."""
     rows, columns = torch.arange(100).view(-1, 1).expand(100, 200), torch.arange(200).expand(100, 200)
     images = torch.stack([rows, columns, rows]).byte().expand(64, 3, 100, 200)
-    out = resized_crop(images, config.RandomResizedCrop(scale=[0.2, 0.3], ratio=[0.75, 1.3333]), False, drawn()).float()
+    out = resized_crop(
+        images, config.RandomResizedCrop(scale=[0.2, 0.3], ratio=[0.75, 1.3333]), UNFLIPPED.repeat(4), drawn()
+    ).float()
     high, wide = (out[:, c].amax((1, 2)) - out[:, c].amin((1, 2)) + 1 for c in (0, 1))
     assert ((high * wide / 20000 > 0.18) & (high * wide / 20000 < 0.32)).all()
     assert ((wide / high > 0.7) & (wide / high < 1.4)).all()
@@ -104,17 +112,18 @@ LABELS = torch.arange(16) % 4
 def test_labels_are_mixed_as_the_images_are(values, seed):
     """Of images whose pixels are their class."""
     images = LABELS.byte()[:, None, None, None].expand(16, 3, 10, 10) * 60
-    mixed, shares = mix(images, LABELS, config.Recipe(epochs=1, **values), 4, drawn(seed))
-    assert (mixed.dtype, shares.shape) == (torch.uint8, (16, 4))
+    mixed = mix(images, config.Recipe(epochs=1, **values), drawn(seed))
+    shares = mixed.labels(F.one_hot(LABELS, 4).float())
+    assert (mixed.images.dtype, shares.shape) == (torch.uint8, (16, 4))
     torch.testing.assert_close(shares.sum(1), torch.ones(16))
     expected = (shares * torch.arange(4) * 60).sum(1)
-    assert (mixed.float().mean((1, 2, 3)) - expected).abs().max() < 0.51
+    assert (mixed.images.float().mean((1, 2, 3)) - expected).abs().max() < 0.51
 
 
 def test_a_batch_is_mixed_in_one_of_two_ways():
     recipe = config.Recipe(epochs=1, mixup=1.0, cutmix=1.0)
     images = LABELS.byte()[:, None, None, None].expand(16, 3, 10, 10) * 60
-    pasted = [bool((mix(images, LABELS, recipe, 4, drawn(seed))[0] % 60 == 0).all()) for seed in range(40)]
+    pasted = [bool((mix(images, recipe, drawn(seed)).images % 60 == 0).all()) for seed in range(40)]
     assert 10 < sum(pasted) < 30
 
 

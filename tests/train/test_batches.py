@@ -1,9 +1,12 @@
 """Batches: the same ones from memory and from a file, from any step on."""
 
 import threading
+from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import small_datasets
 from trimlab import config
@@ -68,7 +71,8 @@ def test_an_epoch_starts_at_any_step(values, in_memory, tmp_path):
         rest = list(batches.of_epoch(1, step))
         assert len(rest) == 3 - step
         for one, other in zip(whole[step:], rest, strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+            assert one.soft is other.soft is None
+            assert all(torch.equal(a, b) for a, b in zip(one[:-1], other[:-1], strict=True))
 
 
 def test_a_last_batch_of_one_image_is_left_out():
@@ -84,6 +88,38 @@ def test_the_hold_out_is_never_trained_on(tmp_path):
     held = small_datasets.tiny().train_images[:8].flatten(1)
     assert len(found) == 56
     assert not (found[:, None] == held[None]).all(2).any()
+
+
+def mirrored_in(epoch, seed, flip, **values):
+    """Which images of the tiny dataset an epoch mirrors, in the dataset's order."""
+    dataset = small_datasets.tiny()
+    batches = Batches(dataset, "test", recipe(flip=flip, crop_padding=0, **values), seed, CPU)
+    known = {image.numpy().tobytes(): index for index, image in enumerate(dataset.train_images)}
+    known |= {image.flip(2).numpy().tobytes(): index + 64 for index, image in enumerate(dataset.train_images)}
+    seen = [known[image.numpy().tobytes()] for batch in batches.of_epoch(epoch) for image in batch.images]
+    assert sorted(index % 64 for index in seen) == list(range(64))
+    return torch.tensor([index + 64 in seen for index in range(64)])
+
+
+@given(seed=st.integers(0, 1000), epoch=st.integers(0, 30), batch_size=st.sampled_from([16, 24, 64]))
+@settings(max_examples=20)
+def test_alternating_flips_mirror_an_image_every_other_epoch(seed, epoch, batch_size):
+    first = mirrored_in(0, seed, "alternating")
+    assert 0 < first.sum() < 64
+    assert torch.equal(mirrored_in(epoch, seed, "alternating", batch_size=batch_size), first ^ (epoch % 2 == 1))
+
+
+def test_alternating_flips_start_with_another_half_for_another_seed():
+    halves = [mirrored_in(0, seed, "alternating") for seed in range(8)]
+    assert len({tuple(half.tolist()) for half in halves}) == 8
+    assert 0.4 < torch.stack(halves).float().mean() < 0.6
+
+
+def test_random_flips_are_drawn_anew_in_every_epoch():
+    epochs = [mirrored_in(epoch, 0, True) for epoch in range(3)]
+    changed = [(one ^ other).sum() for one, other in pairwise(epochs)]
+    assert all(0 < change < 64 for change in changed)
+    assert not mirrored_in(0, 0, False).any()
 
 
 def test_another_order_can_be_given():

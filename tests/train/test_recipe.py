@@ -83,6 +83,7 @@ def test_adamw_takes_torchs_steps():
 ADAMW = {"optimizer": "adamw", "learning_rate": 0.01}
 OPTIONS = [
     ADAMW,
+    {"flip": "alternating"},
     {"ema": 0.9},
     {"clip_norm": 0.1},
     {"accumulate": 4},

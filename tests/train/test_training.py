@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 import small_datasets
 from trimlab import config, paths, records
 from trimlab.data import stage as data_stage
-from trimlab.data.dataset import IMAGENET, Dataset, dataset_for, load_dataset
+from trimlab.data.dataset import IMAGENET, dataset_for, load_dataset
 from trimlab.errors import UserError
 from trimlab.models import checkpoint, registry
 from trimlab.train import hardware, loop, precision, resume
 from trimlab.train import stage as train_stage
-from trimlab.train.distill import Teacher
 from trimlab.train.precision import computing_in, resolve
 from trimlab.train.schedule import learning_rate_at
 
@@ -87,7 +86,7 @@ def test_training_learns(tiny, tmp_path):
 
 
 def test_a_diverging_training_ends_in_one_line(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop._Loop, "_loss", lambda self, logits, targets, inputs: logits.sum() * float("nan"))
+    monkeypatch.setattr(loop._Loop, "_loss", lambda self, logits, batch, inputs: logits.sum() * float("nan"))
     with pytest.raises(UserError, match=r"the loss is nan in epoch 1: lower the learning rate \(its peak is 0\.05\)"):
         fit(registry.build("resnet20", 2), tiny, tmp_path / "resume.safetensors")
 
@@ -103,15 +102,6 @@ def test_two_runs_of_a_seed_are_equal_and_two_seeds_are_not(tiny, tmp_path):
 
     assert torch.equal(weights(1, "a"), weights(1, "b"))
     assert not torch.equal(weights(1, "c"), weights(2, "d"))
-
-
-def test_a_fully_weighted_teacher_replaces_the_labels(tiny, tmp_path):
-    teacher = Teacher(registry.build("resnet20", 2, seed=5), 1.0, 4.0)
-    swapped = Dataset(**{**vars(tiny), "train_labels": 1 - tiny.train_labels})
-    first, second = registry.build("resnet20", 2), registry.build("resnet20", 2)
-    fit(first, tiny, tmp_path / "a" / "resume.safetensors", teacher=teacher)
-    fit(second, swapped, tmp_path / "b" / "resume.safetensors", teacher=teacher)
-    assert torch.equal(first.fc.weight, second.fc.weight)
 
 
 @given(done=st.floats(0, 1), schedule=st.sampled_from(["cosine", "linear"]), warmup=st.floats(0, 0.5))

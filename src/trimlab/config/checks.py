@@ -125,9 +125,20 @@ def _odd(study: Params) -> Iterator[str]:
                 f"workloads.{key}.normalisation is `dataset`: if the weights in {short(workload.initial)} were trained "
                 "with other values, set those"
             )
+    yield from sorted(set(_cached_labels_of_crops(study)))
     for key, recipe in study.training.items():
         if recipe.evaluate_every > recipe.epochs:
             yield (
                 f"training.{key}.evaluate_every {recipe.evaluate_every} is above its {recipe.epochs} epochs: "
                 "the curve has the last epoch only"
+            )
+
+
+def _cached_labels_of_crops(study: Params) -> Iterator[str]:
+    for key, variant in study.variants.items():
+        point, training = study.point(key), study.workloads[variant.workload].training
+        if point.distillation and point.soft_labels == "cached" and study.recipe(variant.workload).random_resized_crop:
+            yield (
+                f"{variant.pruning}.soft_labels is `cached`, of whole images, but {training}.random_resized_crop shows "
+                "parts of them: `fresh` labels are of the same part"
             )

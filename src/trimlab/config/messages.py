@@ -31,7 +31,8 @@ def _complaint(detail: ErrorDetails) -> str:
         case "string_pattern_mismatch":
             return f"{value} does not match {context['pattern']}: rename it"
         case "literal_error":
-            return f"{value} is not allowed: use one of {context['expected'].replace(chr(39), '')}"
+            expected = context["expected"].replace("'", "").replace("True, False", "true, false")
+            return f"{value} is not allowed: use one of {expected}"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
             return f"{value} is not in {_range_at(detail)}: set it in that range"
         case kind:

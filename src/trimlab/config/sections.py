@@ -173,8 +173,10 @@ class Recipe(Section):
     images of an epoch, with repetition, so that all classes are equally frequent."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread over all classes."""
-    flip: bool = True
-    """Mirror half of the images; false for digits."""
+    flip: Literal[True, False, "alternating"] = True
+    """`true` mirrors every image with a chance of one half, in every epoch anew. `alternating` draws that for the first
+    epoch alone; in each later one an image is mirrored if it was not in the epoch before. `false` mirrors none, as
+    digits and letters need."""
     crop_padding: Annotated[int, Field(ge=0, le=16)] = 4
     """Random translation by up to this many pixels; the border is padded with zeros."""
     random_resized_crop: RandomResizedCrop | None = None
@@ -281,6 +283,9 @@ class PruningPoint(Section):
     """Weight of the unpruned model's soft labels in the loss, against the true labels; 0 turns distillation off."""
     temperature: Annotated[float, Field(gt=0, le=20)] = 4.0
     """Temperature that softens the unpruned model's labels."""
+    soft_labels: Literal["fresh", "cached"] = "fresh"
+    """`fresh` computes the unpruned model's labels for every augmented batch. `cached` computes them once for each
+    training image, and for its mirror image where the recipe mirrors; no other augmentation is in them."""
     round_to: Annotated[int, Field(ge=2, le=64)] | None = None
     """Replaces `pruning.round_to` at this point."""
     keep: Patterns = []

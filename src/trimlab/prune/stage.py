@@ -16,7 +16,7 @@ from trimlab.prune.eager_latency import eager_latency
 from trimlab.train import evaluate, hardware, loop, resume
 from trimlab.train import stage as train_stage
 from trimlab.train.distill import Teacher
-from trimlab.train.precision import resolve
+from trimlab.train.precision import UsedPrecision, resolve
 from trimlab.train.schedule import fine_tune_recipe
 
 
@@ -123,7 +123,7 @@ def _fine_tuned(
             resumable=resumable,
             label=f"prune {variant}",
             on_epoch=on_epoch,
-            teacher=_teacher(baseline, point, study.workloads[workload]),
+            teacher=_teacher(study, variant, baseline, dataset, precision),
         )
     after = evaluate.predict(model, dataset, split) if point.epochs else before
     return _Tuned(
@@ -135,7 +135,16 @@ def _fine_tuned(
     )
 
 
-def _teacher(baseline: Path, point: config.PruningPoint, workload: config.Workload) -> Teacher | None:
+def _teacher(
+    study: config.Params, variant: str, baseline: Path, dataset: Dataset, precision: UsedPrecision
+) -> Teacher | None:
+    point, workload = study.point(variant), study.variants[variant].workload
     if point.distillation == 0:
         return None
-    return Teacher(checkpoint.load(baseline, workload), point.distillation, point.temperature)
+    cache = None
+    if point.soft_labels == "cached":
+        # By nothing of the point: all variants of a workload share it, until the report is rendered.
+        identity = (study.training_digest(workload), sha256_of(baseline), dataset.sha256)
+        cache = paths.finished(resume.resumable_file(__name__, precision, *identity))
+    model = checkpoint.load(baseline, study.workloads[workload])
+    return Teacher(model, point.distillation, point.temperature, cache)

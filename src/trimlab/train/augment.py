@@ -17,31 +17,32 @@ GREY = (0.299, 0.587, 0.114)
 """Shares of red, green and blue (ITU-R BT.601)."""
 
 
-def augment(images: Tensor, recipe: Recipe, scale: Fraction, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, recipe: Recipe, scale: Fraction, mirrored: Tensor, generator: torch.Generator) -> Tensor:
     """Change a batch at random, as a recipe says.
 
     Args:
         images: (N, C, H, W) uint8.
         recipe: what is changed.
         scale: the images' size as a share of the dataset's; lengths in pixels shrink with it.
+        mirrored: which images are mirrored, (N,) bool.
         generator: on the CPU, so that every device draws the same numbers.
     """
     if recipe.random_resized_crop:
-        images = resized_crop(images, recipe.random_resized_crop, recipe.flip, generator)
+        images = resized_crop(images, recipe.random_resized_crop, mirrored, generator)
     else:
-        images = shift(images, math.ceil(recipe.crop_padding * scale), recipe.flip, generator)
+        images = shift(images, math.ceil(recipe.crop_padding * scale), mirrored, generator)
     if recipe.color_jitter:
         images = jitter(images, recipe.color_jitter, generator)
     return cut_out(images, math.ceil(recipe.cutout * scale), generator) if recipe.cutout else images
 
 
-def shift(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Translate and mirror a batch.
+def shift(images: Tensor, padding: int, mirrored: Tensor, generator: torch.Generator) -> Tensor:
+    """Translate a batch, and mirror some of it.
 
     Args:
         images: (N, C, H, W) of any type.
         padding: largest translation in pixels; the border is filled with zeros.
-        flip: mirror half of the images.
+        mirrored: which images are mirrored, (N,) bool.
         generator: on the CPU, so that every device draws the same numbers.
     """
     count, _, height, width = images.shape
@@ -49,30 +50,33 @@ def shift(images: Tensor, padding: int, flip: bool, generator: torch.Generator) 
     shifts = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator).to(device)
     rows = shifts[0] + torch.arange(height, device=device)
     columns = torch.arange(width, device=device).expand(count, width)
-    if flip:
-        mirrored = torch.rand(count, 1, generator=generator).to(device) < 0.5
-        columns = torch.where(mirrored, width - 1 - columns, columns)
-    columns = columns + shifts[1]
+    columns = torch.where(mirrored.to(device)[:, None], width - 1 - columns, columns) + shifts[1]
     # Rows of channels: one gather moves whole pixels, and the result is channels_last already.
     padded = F.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
     index = torch.arange(count, device=device)[:, None, None]
     return padded[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def resized_crop(images: Tensor, section: RandomResizedCrop, flip: bool, generator: torch.Generator) -> Tensor:
-    """Scale a random part of every image (N, C, H, W) uint8 to the whole, bilinear, and mirror half of them.
+def resized_crop(images: Tensor, section: RandomResizedCrop, mirrored: Tensor, generator: torch.Generator) -> Tensor:
+    """Scale a random part of every image to the whole, bilinear, and mirror some of them.
 
     A part that would be wider or higher than its image is as wide or high as that.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        section: the part's size and form.
+        mirrored: which images are mirrored, (N,) bool.
+        generator: on the CPU, so that every device draws the same numbers.
     """
     count, _, height, width = images.shape
-    area, form, top, left, mirror = torch.rand(5, count, dtype=torch.float64, generator=generator)
+    area, form, top, left = torch.rand(4, count, dtype=torch.float64, generator=generator)
     area = section.scale[0] + area * (section.scale[1] - section.scale[0])
     low, high = (math.log(ratio * height / width) for ratio in section.ratio)
     ratio = torch.exp(low + form * (high - low))  # of the part's share of the width to that of the height
     across, down = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     # An affine map of coordinates in [-1, 1], in which the part's centre moves by what the part leaves over.
     boxes = torch.zeros(count, 2, 3, dtype=torch.float64)
-    boxes[:, 0, 0] = torch.where(mirror < 0.5, -across, across) if flip else across
+    boxes[:, 0, 0] = torch.where(mirrored.cpu(), -across, across)
     boxes[:, 1, 1] = down
     boxes[:, 0, 2], boxes[:, 1, 2] = (2 * left - 1) * (1 - across), (2 * top - 1) * (1 - down)
     grid = F.affine_grid(boxes.float().to(images.device), list(images.shape), align_corners=False)

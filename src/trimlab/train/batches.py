@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from trimlab.config import Recipe
 from trimlab.data.dataset import MEMORY_SHARE, Dataset, Images
@@ -17,6 +18,7 @@ from trimlab.errors import UserError
 from trimlab.train.augment import augment, resize
 from trimlab.train.mix import mix
 from trimlab.train.prefetch import ahead
+from trimlab.train.soft_labels import SoftLabels
 
 Order = Callable[[Tensor, int, int], Tensor]
 """Draws an epoch's order, (N,) positions, from labels (N,), the training's seed and the epoch (from 0)."""
@@ -31,6 +33,8 @@ class Batch(NamedTuple):
     """(B,) int64: those that weigh most, where images are mixed."""
     targets: Tensor
     """What the loss compares with: the labels, or the share of each class where images are mixed, (B, classes)."""
+    soft: Tensor | None
+    """The teacher's softened labels (B, classes) float32, where they are cached."""
 
 
 class Batches:
@@ -44,6 +48,7 @@ class Batches:
         seed: int,
         device: torch.device,
         order: Order | None = None,
+        soft_labels: SoftLabels | None = None,
     ) -> None:
         """Copy the images to the device, if they fit there.
 
@@ -54,6 +59,7 @@ class Batches:
             seed: decides order and augmentation.
             device: where batches are wanted.
             order: draws the order of an epoch; by default `shuffled`.
+            soft_labels: of the images trained on, for distillation from cached ones.
 
         Raises:
             UserError: cutout would leave nothing of an image.
@@ -63,7 +69,8 @@ class Batches:
             raise UserError(f"cutout {recipe.cutout} can cover images of {dataset.name}: lower it below {side}")
         self._subset, self._recipe, self._seed, self._device = dataset.trained_on(split), recipe, seed, device
         self._order, self._native, self._num_classes = order or shuffled, dataset.image_shape[-1], dataset.num_classes
-        self._labels = self._subset.labels.to(device)
+        self._labels, self._soft_labels = self._subset.labels.to(device), soft_labels
+        self._mirrored_first = torch.rand(len(self._subset), generator=_drawing(seed, -1, 0)) < 0.5
         self._resident = _resident(self._subset.images, self._native, device)
 
     @property
@@ -96,8 +103,7 @@ class Batches:
             self._resize_all(size)
 
         def batch(step: int) -> Batch:
-            draw = torch.Generator().manual_seed(seed_of(self._seed, epoch, step + 1))
-            return self._batch(positions[step], size, draw)
+            return self._batch(positions[step], size, epoch, _drawing(self._seed, epoch, step + 1))
 
         steps = range(start, self.steps)
         yield from map(batch, steps) if self._resident else ahead(batch, steps)
@@ -108,13 +114,27 @@ class Batches:
             small = [resize(chunk, size) for chunk in torch.split(self._resident[self._native], 256)]
             self._resident = {self._native: self._resident[self._native], size: torch.cat(small)}
 
-    def _batch(self, positions: Tensor, size: int, draw: torch.Generator) -> Batch:
-        images = augment(self._images(positions, size), self._recipe, Fraction(size, self._native), draw)
+    def _batch(self, positions: Tensor, size: int, epoch: int, draw: torch.Generator) -> Batch:
+        mirrored = self._mirrored(positions, epoch, draw)
+        images = augment(self._images(positions, size), self._recipe, Fraction(size, self._native), mirrored, draw)
         labels = self._labels[positions.to(self._device)]
+        soft = self._soft(positions, mirrored)
         if not (self._recipe.mixup or self._recipe.cutmix):
-            return Batch(images, labels, labels)
-        images, shares = mix(images, labels, self._recipe, self._num_classes, draw)
-        return Batch(images, shares.argmax(1), shares)
+            return Batch(images, labels, labels, soft)
+        mixed = mix(images, self._recipe, draw)
+        shares = mixed.labels(F.one_hot(labels, self._num_classes).float())
+        return Batch(mixed.images, shares.argmax(1), shares, None if soft is None else mixed.labels(soft))
+
+    def _soft(self, positions: Tensor, mirrored: Tensor) -> Tensor | None:
+        if self._soft_labels is None:
+            return None
+        return self._soft_labels.of(positions, mirrored).to(self._device, non_blocking=True)
+
+    def _mirrored(self, positions: Tensor, epoch: int, draw: torch.Generator) -> Tensor:
+        """Return which images of a batch are mirrored, (B,) bool on the CPU."""
+        if self._recipe.flip == "alternating":
+            return self._mirrored_first[positions] ^ (epoch % 2 == 1)
+        return torch.rand(len(positions), generator=draw) < (0.5 if self._recipe.flip else 0.0)
 
     def _images(self, positions: Tensor, size: int) -> Tensor:
         """Return images (B, C, size, size) uint8 on the device."""
@@ -129,12 +149,16 @@ class Batches:
 
 def shuffled(labels: Tensor, seed: int, epoch: int) -> Tensor:
     """Return all positions in a random order."""
-    return torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed_of(seed, epoch, 0)))
+    return torch.randperm(len(labels), generator=_drawing(seed, epoch, 0))
 
 
 def seed_of(seed: int, epoch: int, step: int) -> int:
-    """Return one number for a position in training; step 0 is that of the order."""
+    """Return one number for a position in training; step 0 is that of the order, epoch -1 comes before the training."""
     return int(digest_of(seed, epoch, step)[:15], 16)
+
+
+def _drawing(seed: int, epoch: int, step: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_of(seed, epoch, step))
 
 
 def _resident(images: Images, size: int, device: torch.device) -> dict[int, Tensor]:

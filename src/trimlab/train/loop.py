@@ -20,11 +20,11 @@ from trimlab.config import Recipe
 from trimlab.data.dataset import Dataset
 from trimlab.errors import UserError
 from trimlab.records import Epoch
-from trimlab.train import evaluate, hardware, onednn, resume
+from trimlab.train import evaluate, hardware, onednn, resume, soft_labels
 from trimlab.train.averaging import averaged
 from trimlab.train.balance import balanced_order, class_weights, cross_entropy
 from trimlab.train.batches import Batch, Batches, seed_of
-from trimlab.train.distill import Teacher, soft_loss
+from trimlab.train.distill import Teacher, soft_loss, soften
 from trimlab.train.optimizer import optimizer_of, take_step
 from trimlab.train.precision import UsedPrecision, computing_in, fp32_products
 from trimlab.train.resume import Position
@@ -99,7 +99,10 @@ class _Loop:
         self.average = averaged(self.model, recipe.ema) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         order = balanced_order if recipe.balance == "sampling" else None
-        self.batches = Batches(dataset, split, recipe, seed, self.device, order)
+        cached = None
+        if teacher is not None and teacher.cache:
+            cached = soft_labels.cached(teacher, dataset, split, bool(recipe.flip), precision, label)
+        self.batches = Batches(dataset, split, recipe, seed, self.device, order, cached)
         self.class_weights = self._class_weights()
         self.position = Position()
         self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)
@@ -174,7 +177,7 @@ class _Loop:
         inputs = self.dataset.normalise(batch.images).contiguous(memory_format=torch.channels_last)
         with computing_in(self.precision):
             logits = self.model(inputs)
-            loss = self._loss(logits, batch.targets, inputs)
+            loss = self._loss(logits, batch, inputs)
         self._learn(loss, len(batch.labels))
         right = (logits.detach().argmax(1) == batch.labels).sum()
         self.sums += torch.stack([loss.detach().double(), right.double()])
@@ -201,15 +204,15 @@ class _Loop:
             if self.average is not None:
                 self.average.update_parameters(self.model)
 
-    def _loss(self, logits: Tensor, targets: Tensor, inputs: Tensor) -> Tensor:
-        hard = cross_entropy(logits.float(), targets, self.recipe.label_smoothing, self.class_weights)
+    def _loss(self, logits: Tensor, batch: Batch, inputs: Tensor) -> Tensor:
+        hard = cross_entropy(logits.float(), batch.targets, self.recipe.label_smoothing, self.class_weights)
         if self.teacher is None:
             return hard
-        with torch.no_grad():
-            taught = self.teacher.model(inputs).float()
-        return (1 - self.teacher.weight) * hard + self.teacher.weight * soft_loss(
-            logits.float(), taught, self.teacher.temperature
-        )
+        weight, temperature, soft = self.teacher.weight, self.teacher.temperature, batch.soft
+        if soft is None:
+            with torch.no_grad():
+                soft = soften(self.teacher.model(inputs), temperature)
+        return (1 - weight) * hard + weight * soft_loss(logits.float(), soft, temperature)
 
     def _set_learning_rate(self, done: float) -> None:
         for group in self.optimizer.param_groups:

@@ -1,29 +1,37 @@
 """Images mixed with others of their batch, and labels alike: mixup (Zhang et al. 2018), CutMix (Yun et al. 2019)."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from trimlab.config import Recipe
 
 
-def mix(
-    images: Tensor, labels: Tensor, recipe: Recipe, classes: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+class Mixed(NamedTuple):
+    """A batch whose images are mixed in pairs."""
+
+    images: Tensor
+    """(B, C, H, W) uint8."""
+    other: Tensor
+    """The second image of each pair, (B,) int64 into the batch."""
+    share: float
+    """Of the first image, in [0, 1]."""
+
+    def labels(self, labels: Tensor) -> Tensor:
+        """Mix the labels of the batch's images alike, (B, classes) float32: shares or probabilities of each class."""
+        return self.share * labels + (1 - self.share) * labels[self.other]
+
+
+def mix(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Mixed:
     """Mix a batch as a recipe says: by mixup or by CutMix, by either with equal odds if it asks for both.
 
     Args:
         images: (B, C, H, W) uint8.
-        labels: (B,) int64.
         recipe: with `mixup` or `cutmix`.
-        classes: how many there are.
         generator: on the CPU, so that every device draws the same numbers.
-
-    Returns:
-        Images like those given, and the share of each class, (B, classes) float32.
     """
     odds = 0.5 if recipe.mixup and recipe.cutmix else float(recipe.mixup > 0)
     blended = float(torch.rand((), generator=generator)) < odds
@@ -33,8 +41,7 @@ def mix(
         mixed = (share * images + (1 - share) * images[other]).round().to(torch.uint8)
     else:
         mixed, share = _pasted(images, images[other], share, generator)
-    targets = F.one_hot(labels, classes).float()
-    return mixed, share * targets + (1 - share) * targets[other]
+    return Mixed(mixed, other, share)
 
 
 def _beta(alpha: float, generator: torch.Generator) -> float:
