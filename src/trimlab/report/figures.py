@@ -278,7 +278,7 @@ def _published_points(results: Results, measured: Sequence[Measurement], model: 
 
 
 def _points(results: Results, workload: str) -> list[list[Pruning]]:
-    return [records for variant in results.variants_of(workload) if (records := results.pruned(variant))]
+    return [records for variant in results.swept(workload) if (records := results.pruned(variant))]
 
 
 def _size(records: Sequence[Measurement]) -> float:
