@@ -147,7 +147,7 @@ def importance(results: Results) -> Finding:
     others = [
         f"{importance_name(point.importance)} for {variant}"
         for variant in results.study.variants
-        if (point := results.study.point(variant)).importance
+        if (point := results.study.point(variant)).importance and results.pruned(variant)
     ]
     return Finding.of(
         strong("Importance"),
