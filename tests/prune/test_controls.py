@@ -20,6 +20,7 @@ from trimlab.prune.scratch import from_scratch
 from trimlab.train import loop
 from trimlab.train import stage as train_stage
 from trimlab.train.budget import training_macs
+from trimlab.train.distill import Teacher
 
 SHAPE = (3, 32, 32)
 RESNET20 = Architecture("resnet20", 10)
@@ -159,4 +160,4 @@ def test_a_budget_counts_images_at_their_size(count, batch, epochs, low):
     seen = count - (count % batch == 1)
     expected = 3 * seen * 2 * (low * 8 * 8 + (epochs - low) * 16 * 16)
     assert training_macs(model, dataset, "test", recipe) == expected
-    assert training_macs(model, dataset, "test", recipe, teacher=model) == expected * 4 / 3
+    assert training_macs(model, dataset, "test", recipe, teacher=Teacher(model, 0.5, 1.0)) == expected * 4 / 3

@@ -49,7 +49,7 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     if point.initial == "scratch":
         model = from_scratch(model, architecture, seed)
     teacher = Teacher(unpruned, point.distillation, point.temperature) if point.distillation else None
-    recipe = _recipe(study, variant, dataset, model, unpruned)
+    recipe = _recipe(study, variant, dataset, model, unpruned, teacher)
     with machine.exclusive(f"prune {variant}") as watch:
         tuned = _fine_tuned(model, study, variant, dataset, seed, recipe, teacher, on_epoch)
     path = paths.weights_file(paths.pruned(variant), seed)
@@ -83,7 +83,7 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
         num_params=count_params(model),
         size_bytes=size_bytes(model),
         macs=count_macs(model, dataset.image_shape),
-        training_macs=training_macs(model, dataset, study.data.split, recipe, teacher.model if teacher else None),
+        training_macs=training_macs(model, dataset, study.data.split, recipe, teacher),
         eager_latency=tuned.latency,
         train_seconds=sum(epoch.seconds for epoch in tuned.done.curve),
         resumptions=tuned.done.resumptions,
@@ -97,21 +97,21 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
 
 
 def _recipe(
-    study: config.Params, variant: str, dataset: Dataset, model: nn.Module, unpruned: nn.Module
+    study: config.Params,
+    variant: str,
+    dataset: Dataset,
+    model: nn.Module,
+    unpruned: nn.Module,
+    teacher: Teacher | None,
 ) -> config.Recipe:
     """Return the recipe of a variant's fine-tuning, or of its training from scratch with the budget asked for."""
-    point, training = study.point(variant), study.recipe(study.variants[variant].workload)
+    point, training, split = study.point(variant), study.recipe(study.variants[variant].workload), study.data.split
     if point.budget == "epochs":
         return fine_tune_recipe(training, point)
-    whole = training_macs(unpruned, dataset, study.data.split, training)
-    an_epoch = training_macs(
-        model,
-        dataset,
-        study.data.split,
-        fine_tune_recipe(training, point, epochs=1),
-        unpruned if point.distillation else None,
+    once, twice = (
+        training_macs(model, dataset, split, fine_tune_recipe(training, point, epochs), teacher) for epochs in (1, 2)
     )
-    more = max(1, round(whole / an_epoch))
+    more = max(1, round(training_macs(unpruned, dataset, split, training) / (twice - once)))
     progress.say(
         f"prune {variant}: {point.epochs + more} epochs from scratch, of which {more} take the multiply-accumulates of "
         "the unpruned model's training"

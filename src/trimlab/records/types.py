@@ -294,7 +294,7 @@ class Pruning(Record):
     rounding: Text = "down"
     keep: list[LongText] = []
     """Patterns of the names of layers that keep all output channels."""
-    reached_ratio: Annotated[Ratio | None, OF_WEIGHTS] = None
+    reached_ratio: Annotated[Ratio | None, OF_WEIGHTS, METRIC] = None
     """Share of the output channels that was removed, of all layers that can lose some; None in older records."""
     initial: Literal["pruned", "scratch"] = "pruned"
     """Weights from which the epochs started: the pruned ones, or fresh ones in the same shape."""

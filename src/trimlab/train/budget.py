@@ -9,10 +9,11 @@ from trimlab.data.dataset import Dataset
 from trimlab.models.facts import count_macs
 from trimlab.records import TRAINING_PASSES
 from trimlab.train.batches import image_size, images_per_epoch
+from trimlab.train.distill import Teacher
 
 
 def training_macs(
-    model: nn.Module, dataset: Dataset, split: str, recipe: Recipe, teacher: nn.Module | None = None
+    model: nn.Module, dataset: Dataset, split: str, recipe: Recipe, teacher: Teacher | None = None
 ) -> float:
     """Return the multiply-accumulates of a training: images × MACs × `TRAINING_PASSES`.
 
@@ -31,7 +32,7 @@ def training_macs(
     epochs = Counter(image_size(recipe, epoch, native) for epoch in range(recipe.epochs))
 
     def cost(size: int) -> int:
-        taught = 0 if teacher is None else count_macs(teacher, (channels, size, size))
+        taught = 0 if teacher is None else count_macs(teacher.model, (channels, size, size))
         return TRAINING_PASSES * count_macs(model, (channels, size, size)) + taught
 
     return float(images * sum(number * cost(size) for size, number in epochs.items()))
