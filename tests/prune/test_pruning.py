@@ -92,6 +92,13 @@ def test_widths_are_rounded_in_the_direction_asked_for(rounding, expected):
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "up"])
+def test_a_layer_of_which_nothing_would_stay_keeps_one_multiple(rounding):
+    model = registry.build("resnet20", 10)
+    pruner.prune(model, 0.95, config.PruningSettings(round_to=8, rounding=rounding), SHAPE)
+    assert {width for name, width in pruner.widths(model).items() if name != "fc"} == {8}
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "up"])
 def test_rounding_that_gives_every_channel_back_is_refused(rounding):
     section = config.PruningSettings(round_to=64, rounding=rounding)
     with pytest.raises(UserError, match=r"sweep\.r95\.ratio 0\.3 removes nothing: pruning\.round_to 64 rounds every"):

@@ -72,13 +72,13 @@ def test_a_control_of_other_widths_is_none() -> None:
 
 def test_budgets_of_a_control_say_what_they_equal() -> None:
     of = results()
-    assert column(made(of, SCRATCH), "Budget TMACs") == [("251 + 41.9", "")] * 2
+    assert column(made(of, SCRATCH), "Budget TMACs") == [("293 (251 + 41.9)", "")] * 2
     assert column(made(of, SCRATCH), "Control's budget TMACs") == [
         ("41.9", "as much as the fine-tuning alone"),
         ("293", "as much as training and fine-tuning together"),
     ]
-    assert column(made(of, RANDOM), "Control's budget TMACs") == [("251 + 41.9", "")]
-    assert column(made(of, UNDISTILLED), "Control's budget TMACs") == [("251 + 40.2", "unequal budgets")]
+    assert column(made(of, RANDOM), "Control's budget TMACs") == [("293 (251 + 41.9)", "")]
+    assert column(made(of, UNDISTILLED), "Control's budget TMACs") == [("292 (251 + 40.2)", "unequal budgets")]
     longer = results({"large-r50-scratch": {"training_macs": 1e14}})
     assert column(made(longer, SCRATCH), "Control's budget TMACs")[0] == ("100", "unequal budgets")
 
@@ -120,6 +120,16 @@ def test_controls_are_no_part_of_the_sweep() -> None:
     assert [key for key in alone.swept("large") if "scratch" in key or "random" in key or "whole" in key] == []
     kept = findings.headroom(alone, "large")
     assert kept and kept.values["points_lost"] == pytest.approx(1.25)
+
+
+def test_the_candidates_shape_from_scratch_is_an_opponent_in_the_first_table() -> None:
+    base = factories.controlled_study().model_dump()
+    points = base["sweep"] | {"r60-plain": base["sweep"]["r60-plain"] | {"initial": "scratch"}}
+    study = factories.study(sweep=points, variants=base["variants"])
+    of = Results.of(study, factories.everything(study))
+    table = tables.candidate(of, of.benches()[0])
+    assert [row[3].text for row in table.rows if row[0].text == "large-r60-plain"] == ["FP32", "INT8"]
+    assert not [row for row in table.rows if row[0].text == "large-r50-scratch"]
 
 
 def test_published_rows_stand_under_pruned_rows_and_not_under_controls() -> None:

@@ -237,8 +237,9 @@ def _check_reached(
     """Refuse a ratio that torch-pruning did not reach: it silently skips a layer of which nothing would be left."""
     if not layers:
         raise UserError(f"{keys.ratio} {ratio:g}: the model has no layer that can lose channels: set {keys.ratio} to 0")
-    step = (section.round_to or 1) - 1
-    below, above = step * (section.rounding != "up"), step * (section.rounding != "down")
+    step = section.round_to or 0
+    below = max(0, step - 1) if section.rounding != "up" else 0
+    above = step if section.rounding != "down" else 0
     if section.scope == "global":
         channels = sum(layer.before for layer in layers)
         share = sum(layer.after for layer in layers) / channels

@@ -37,16 +37,18 @@ def of_training(records: Sequence[Training]) -> Value:
 
 
 def of_pruned(results: Results, records: Sequence[Pruning]) -> Value:
-    """Write what pruned models took: training + fine-tuning, or the training from scratch alone."""
+    """Write what pruned models took: all of it (training + fine-tuning), or the training from scratch alone."""
     budget, first = spent(results, records), records[0]
     if budget.tuning is None:
         return Value("—", note=OLDER)
     if first.initial == "scratch":
         return Value(tera(budget.tuning), budget.total and budget.total / 1e12)
-    tuned = f" + {tera(budget.tuning)}" if first.epochs else ""
     if budget.training is None:
+        tuned = f" + {tera(budget.tuning)}" if first.epochs else ""
         return Value(f"—{tuned}", note=_unknown(results, first.workload))
-    return Value(f"{tera(budget.training)}{tuned}", (budget.training + budget.tuning) / 1e12)
+    total = budget.training + budget.tuning
+    parts = f" ({tera(budget.training)} + {tera(budget.tuning)})" if first.epochs else ""
+    return Value(f"{tera(total)}{parts}", total / 1e12)
 
 
 def spent(results: Results, records: Sequence[Pruning]) -> Budget:

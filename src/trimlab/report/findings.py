@@ -192,7 +192,7 @@ def budget(results: Results) -> list[Finding]:
             strong("Budget"),
             " is what training took, in TMACs (10^12 multiply-accumulates): images × MACs of one forward pass × "
             f"{TRAINING_PASSES}, because backward takes two more; epochs on smaller images count at their size, and a "
-            "teacher's forward pass counts once an image. Of a pruned model: training + fine-tuning.",
+            "teacher's forward pass counts once an image. Of a pruned model: the whole (training + fine-tuning).",
         )
     ]
 

@@ -133,17 +133,29 @@ def pruning(results: Results, workload: str) -> Table:
 
 
 def candidate(results: Results, bench: Bench) -> Table:
-    """Return baseline, candidate in every precision, and the opponents: every unpruned model of that dataset.
+    """Return baseline, candidate in every precision, and the opponents.
 
-    An unpruned model stands there in FP32 and at its best precision. Points are gained against the baseline.
+    These are every unpruned model of that dataset, and the candidate's shape trained from scratch. Each stands there in
+    FP32 and at its best precision. Points are gained against the baseline.
     """
     report = results.study.report
     precisions = [p for p in formats.MADE if p in results.study.variants[report.candidate].precisions]
     own = [(report.candidate, precision) for precision in precisions]
-    others = [file for variant in _other_models(results) for file in at_best(results, bench, variant)]
+    opponents = [*_from_scratch(results), *_other_models(results)]
+    others = [file for variant in opponents for file in at_best(results, bench, variant)]
     files = [(report.baseline, "fp32"), *at_best(results, bench, report.baseline), *own, *others]
     table = deployed(results, "candidate", files, bench, against=report.baseline)
     return replace(table, caption=f"{table.caption}{_budgets(results, [variant for variant, _ in files])}")
+
+
+def _from_scratch(results: Results) -> list[str]:
+    """Return the variants that train the candidate's shape from scratch."""
+    study, candidate = results.study, results.study.report.candidate
+    return [
+        variant
+        for variant in results.variants_of(study.variants[candidate].workload)
+        if variant != candidate and study.point(variant).initial == "scratch" and study.same_shape(candidate, variant)
+    ]
 
 
 def _budgets(results: Results, variants: Iterable[str]) -> str:
@@ -152,7 +164,7 @@ def _budgets(results: Results, variants: Iterable[str]) -> str:
     found = {variant: records for variant in variants if (records := on.pruned(variant))}
     values = {variant: budgets.of_pruned(on, records) for variant, records in found.items()}
     said = [f"{variant} {value.text}" for variant, value in values.items() if not value.note]
-    return f" Training + fine-tuning in TMACs: {', '.join(said)}." if said else ""
+    return f" Budgets in TMACs (training + fine-tuning): {', '.join(said)}." if said else ""
 
 
 def precisions(results: Results, workload: str, bench: Bench) -> Table:
