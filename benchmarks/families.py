@@ -113,7 +113,7 @@ def measured(name: str, dataset: Dataset, scratch: Path, repeats: int) -> dict[s
     row: dict[str, Any] = {"model": name, "params": [count_params(model)], "macs": [count_macs(model, shape)]}
     pruner.dry_run(model, RATIO, config.PruningSettings(), shape)
     train(model, dataset, scratch / "before.safetensors")
-    row["whole"] = len(pruner.prune(model.cpu(), RATIO, config.PruningSettings(), shape))
+    row["whole"] = len(pruner.prune(model.cpu(), RATIO, config.PruningSettings(), shape).whole)
     row["params"].append(count_params(model))
     row["macs"].append(count_macs(model, shape))
     train(model, dataset, scratch / "after.safetensors")

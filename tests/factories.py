@@ -71,6 +71,20 @@ def rounded_study() -> Params:
     )
 
 
+def controlled_study(**changes: Any) -> Params:
+    """Return the study with controls: from scratch with both budgets, random channels, no distillation."""
+    base = study().model_dump()
+    r50 = base["sweep"]["r50"]
+    points = {
+        "r50-scratch": r50 | {"initial": "scratch"},
+        "r50-whole": r50 | {"initial": "scratch", "budget": "whole"},
+        "r50-random": r50 | {"importance": "random"},
+        "r60-plain": base["prune"] | {"distillation": 0.0},
+    }
+    made = {f"large-{name}": {"workload": "large", "pruning": f"sweep.{name}"} for name in points}
+    return study(sweep=base["sweep"] | points, variants=base["variants"] | made, **changes)
+
+
 def everything(of: Params, device: Device = CPU) -> list[Record]:
     """Return every record that the study's stages would write."""
     made: list[Record] = []
@@ -101,6 +115,7 @@ def training(of: Params, workload: str, seed: int = 0, device: Device = CPU, **c
         "num_params": params,
         "size_bytes": 4 * params + 40_000,
         "macs": 50 * params,
+        "training_macs": 50_000.0 * recipe.epochs * 3 * 50 * params,
         "train_seconds": 30.0,
         "resumptions": 0,
         "peak_memory_bytes": 900 * 2**20,
@@ -114,33 +129,40 @@ def pruning(of: Params, variant: str, seed: int = 0, device: Device = CPU, **cha
     workload, point = of.variants[variant].workload, of.point(variant)
     base = training(of, workload, seed, device)
     left = (1 - point.ratio) ** 2 * (0.8 if point.round_to else 1.0)
-    top1 = base.top1_accuracy - 0.05 * point.ratio**2
+    epochs = point.epochs + round(base.epochs / left) * (point.budget == "whole")
+    control = 0.02 * (point.initial == "scratch") + 0.003 * (point.importance == "random")
+    top1 = base.top1_accuracy - 0.05 * point.ratio**2 - control
     fields = _common(of, workload, seed, device) | {
         "params_digest": of.pruning_digest(variant),
         "weights_sha256": weights(device.name, variant, seed, "pruned"),
         "baseline_sha256": base.weights_sha256,
         "variant": variant,
         "ratio": point.ratio,
-        "importance": of.pruning.importance,
+        "importance": of.pruning_of(variant).importance,
         "scope": of.pruning.scope,
         "round_to": of.pruning_of(variant).round_to,
-        "epochs": point.epochs,
+        "rounding": of.pruning_of(variant).rounding,
+        "reached_ratio": point.ratio,
+        "initial": point.initial,
+        "epochs": epochs,
         "learning_rate": point.learning_rate,
         "schedule": point.schedule,
         "distillation": point.distillation,
         "precision": base.precision,
         "top1_unpruned": base.top1_accuracy,
         "top1_before": base.top1_accuracy if point.ratio == 0 else 0.1,
+        "top1_reestimated": None if point.ratio == 0 or point.initial == "scratch" else 0.6,
         "top1_accuracy": top1,
         "widths": {"conv1": round(64 * (1 - point.ratio))},
         "num_params": round(base.num_params * left),
         "size_bytes": round(base.size_bytes * left),
         "macs": round(base.macs * left),
         "eager_latency": latency(8 * left + 1, n=200),
-        "train_seconds": 10.0 * point.epochs,
+        "training_macs": 50_000.0 * epochs * (3 * round(base.macs * left) + (base.macs if point.distillation else 0)),
+        "train_seconds": 10.0 * epochs,
         "resumptions": 0,
         "peak_memory_bytes": 900 * 2**20,
-        "curve": curve(point.epochs, top1, seconds=5.0),
+        "curve": curve(epochs, top1, seconds=5.0),
     }
     return Pruning.model_validate(fields | changes)
 

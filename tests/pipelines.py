@@ -30,7 +30,7 @@ sweep:
   half: {ratio: 0.5, epochs: 1}
 prune: {ratio: 0.3, epochs: 0}
 pruning:
-  importance: l1
+  importance: group-l1
 variants:
   base: {workload: digits, pruning: sweep.none}
   half:

@@ -134,6 +134,19 @@ def test_cached_labels_of_images_that_are_shown_in_parts_are_a_warning():
     assert checks.warnings(factories.study(prune={**point, "distillation": 0.0}, training=cropping)) == []
 
 
+def test_a_control_without_what_it_controls_is_a_warning():
+    study = factories.controlled_study()
+    assert checks.warnings(study) == []
+    alone = {"ratio": 0.7, "epochs": 2, "initial": "scratch"}
+    points = study.model_dump()["sweep"] | {"r50-scratch": alone, "r50-whole": alone | {"ratio": 0.0}}
+    assert checks.warnings(factories.study(sweep=points, variants=study.model_dump()["variants"])) == [
+        "variants.large-r50-scratch is trained from scratch beside no pruned variant: add one of large with the same "
+        "ratio, round_to, rounding and keep",
+        "sweep.r50-whole.initial 'scratch' at ratio 0 trains the unpruned model of large once more: raise ratio, "
+        "unless you want a second baseline",
+    ]
+
+
 def test_committed_studies_have_nothing_to_warn_of(project, monkeypatch):
     monkeypatch.chdir(project)
     for file in sorted((project / "studies").glob("*.yaml")):

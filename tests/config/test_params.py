@@ -22,9 +22,10 @@ from trimlab.records.select import fits
 
 BAD = {
     "ratio: 0.5": ("ratio: 1.4", "prune.ratio 1.4 is not in [0, 0.95]: set it in that range"),
-    "importance: l1": (
+    "importance: group-l1": (
         "importance: l9",
-        "pruning.importance 'l9' is not allowed: use one of l1, l2, lamp, fpgm, bn_scale or random",
+        "pruning.importance 'l9' is not allowed: use one of group-l1, group-l2, filter-l1, lamp, fpgm, bn_scale or "
+        "random",
     ),
     "epochs: 8": ("epochs: 1.5", "training.digits.epochs 1.5 is invalid"),
     "source: digits": ("source: digit", "datasets.digits.source 'digit' is not allowed"),
@@ -54,7 +55,7 @@ BAD = {
     ),
     "study: quick": (f"study: {'q' * 65}", "does not match ^[a-z][a-z0-9-]{0,63}$: rename it"),
     "ratio: 0.3,": ("ratio: !!float word,", "is not valid YAML: could not convert string to float: 'word'"),
-    "importance: l1\n": (f"importance: {'l' * 100_000}\n", "is not allowed: use one of l1"),
+    "importance: group-l1\n": (f"importance: {'l' * 100_000}\n", "is not allowed: use one of group-l1"),
     "scope: uniform": ('"sco\\npe": uniform', "pruning.'sco\\npe' is not a known key"),
 }
 
@@ -94,6 +95,49 @@ def test_a_bad_value_is_named_with_its_bound_and_remedy(good, text, tmp_path):
 def test_an_option_of_a_dataset_that_does_not_fit_is_named(options, expected, text, tmp_path):
     text = text.replace("source: digits, path: data/none", f"source: digits, path: data/none, {options}")
     assert any(expected in line for line in problems(text, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        ("epochs: 3, initial: fresh", "sweep.r30.initial 'fresh' is not allowed: use one of pruned or scratch"),
+        (
+            "epochs: 0, initial: scratch",
+            "sweep.r30.epochs 0 leaves the random weights of initial scratch: raise it, or ",
+        ),
+        ("epochs: 3, budget: whole", "sweep.r30.budget 'whole' is for initial scratch: fine-tuning takes its epochs"),
+        ("epochs: 3, rounding: up", "sweep.r30.rounding 'up' has nothing to round: add round_to"),
+        ("epochs: 3, importance: l1", "sweep.r30.importance 'l1' is not allowed: use one of group-l1, group-l2,"),
+        (
+            "epochs: 3, initial: scratch, importance: random",
+            "sweep.r30.importance 'random' has no effect: initial scratch takes widths from pruning, and with",
+        ),
+    ],
+)
+def test_a_control_that_contradicts_itself_is_one_line(point, message, text, tmp_path):
+    (line,) = problems(text.replace("r30: {ratio: 0.3, epochs: 3", f"r30: {{ratio: 0.3, {point}"), tmp_path)
+    assert message in line
+
+
+def test_rounding_needs_widths_to_round(text, tmp_path):
+    shared = text.replace("  scope: uniform", "  scope: uniform\n  rounding: nearest")
+    (line,) = problems(shared, tmp_path)
+    assert line.endswith("pruning.rounding has nothing to round: add round_to")
+    (tmp_path / "params.yaml").write_text(shared.replace("r30: {ratio: 0.3,", "r30: {ratio: 0.3, round_to: 8,"))
+    study = config.load(tmp_path / "params.yaml")
+    assert study.pruning_of("resnet20-digits-r30").rounding == "nearest"
+
+
+def test_ranked_together_a_control_from_scratch_has_the_widths_of_its_own_importance(text, tmp_path):
+    own = text.replace("r30: {ratio: 0.3, epochs: 3", "r30: {ratio: 0.3, epochs: 3, initial: scratch, importance: lamp")
+    (tmp_path / "params.yaml").write_text(own.replace("scope: uniform", "scope: global"))
+    assert config.load(tmp_path / "params.yaml").pruning_of("resnet20-digits-r30").importance == "lamp"
+
+
+def test_an_adamw_recipe_bounds_the_learning_rate_of_a_control_without_epochs_of_its_own(text, tmp_path):
+    text = text.replace("learning_rate: 0.1,", "learning_rate: 0.001, optimizer: adamw,")
+    text = text.replace("epochs: 3, learning_rate: 0.02", "epochs: 0, initial: scratch, budget: whole")
+    assert any("sweep.r30.learning_rate" not in line or "0.01 is not" in line for line in problems(text, tmp_path))
 
 
 def test_a_candidate_on_another_dataset_than_the_baseline_is_refused(text, tmp_path):

@@ -63,11 +63,11 @@ def silence(group):
 
 
 def test_what_attention_and_shuffles_split_stays_whole():
-    whole = pruner.prune(built(transformer), 0.3, config.PruningSettings(), SHAPE)
+    whole = pruner.prune(built(transformer), 0.3, config.PruningSettings(), SHAPE).whole
     blocks = [f"encoder.layers.encoder_layer_{block}" for block in (0, 1)]
     width_of_tokens = [f"{block}.{layer}" for block in blocks for layer in ("self_attention.out_proj", "mlp.3")]
     assert whole == ["conv_proj", *width_of_tokens]
-    whole = set(pruner.prune(built(shuffle), 0.3, config.PruningSettings(), SHAPE))
+    whole = set(pruner.prune(built(shuffle), 0.3, config.PruningSettings(), SHAPE).whole)
     second = {f"stage2.1.branch2.{index}" for index in (0, 3, 5)}
     assert second & whole == {"stage2.1.branch2.5"}  # the last convolution, before the shuffle
 
@@ -149,7 +149,8 @@ def test_channels_that_take_others_with_them_are_refused():
 
 def test_kept_layers_and_those_coupled_with_them_keep_all_channels():
     model = registry.build("resnet20", 10)
-    whole = pruner.prune(model, 0.5, config.PruningSettings(), SHAPE, keep=["layers.2.0.conv2", "*.1.*.conv1"])
+    keep = ["layers.2.0.conv2", "*.1.*.conv1"]
+    whole = pruner.prune(model, 0.5, config.PruningSettings(), SHAPE, keep=keep).whole
     widths = pruner.widths(model)
     coupled = {name for name, width in widths.items() if width == 64}
     assert coupled == {f"layers.2.{block}.conv2" for block in range(3)} | {"layers.2.0.downsample.0"}

@@ -3,18 +3,21 @@
 import csv
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import factories
 from trimlab import config
+from trimlab.config import sections
 from trimlab.errors import UserError
 from trimlab.models import checkpoint, registry
 from trimlab.models.facts import count_macs, count_params, size_bytes
-from trimlab.prune import pruner
+from trimlab.prune import coupling, pruner
 from trimlab.report import reference
 
 SHAPE = (3, 32, 32)
@@ -42,7 +45,7 @@ def test_a_rebuilt_pruned_model_gives_bit_equal_outputs(name, scope, tmp_path):
     assert pruner.widths(rebuilt) == pruner.widths(model)
 
 
-@given(ratio=st.floats(0.05, 0.9), importance=st.sampled_from(["l1", "l2", "lamp", "fpgm", "bn_scale", "random"]))
+@given(ratio=st.floats(0.05, 0.9), importance=st.sampled_from(get_args(sections.Importance)))
 @settings(max_examples=15)
 def test_any_ratio_and_importance_leaves_a_working_smaller_model(ratio, importance):
     model = registry.build("resnet20", 10)
@@ -56,6 +59,61 @@ def test_pruned_widths_are_multiples_of_round_to(ratio):
     model = registry.build("resnet20", 10)
     pruner.prune(model, ratio, config.PruningSettings(round_to=8), SHAPE)
     assert all(width % 8 == 0 for name, width in pruner.widths(model).items() if name != "fc")
+
+
+@given(
+    width=st.integers(1, 300), ratio=st.floats(0, 0.95), step=st.integers(2, 64),
+    rounding=st.sampled_from(get_args(sections.Rounding)),
+)  # fmt: skip
+def test_a_rounded_width_is_the_multiple_asked_for(width, ratio, step, rounding):
+    kept = int(width * (1 - ratio))
+    found = coupling.rounded(kept, width, step, rounding)
+    assert 0 <= found <= width
+    assert found % step == 0 or found == width
+    if rounding == "down":
+        assert kept - step < found <= kept
+    elif found < width and found > step:
+        assert kept <= found < kept + step if rounding == "up" else abs(found - kept) * 2 <= step
+    else:
+        assert found >= min(step, width)
+
+
+@pytest.mark.parametrize(
+    ("rounding", "expected"), [("down", (4, 12, 24)), ("nearest", (8, 12, 24)), ("up", (8, 12, 28))]
+)
+def test_widths_are_rounded_in_the_direction_asked_for(rounding, expected):
+    model = registry.build("resnet20", 10)
+    section = config.PruningSettings(round_to=4, rounding=rounding)
+    found = pruner.prune(model, 0.6, section, SHAPE)  # leaves 6, 12 and 25 of 16, 32 and 64 channels
+    widths = pruner.widths(model)
+    assert tuple(widths[f"layers.{stage}.0.conv1"] for stage in range(3)) == expected
+    total = [sum(pruner.widths(each).values()) - 10 for each in (model, registry.build("resnet20", 10))]
+    assert found.ratio == pytest.approx(1 - total[0] / total[1])
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "up"])
+def test_a_layer_of_which_nothing_would_stay_keeps_one_multiple(rounding):
+    model = registry.build("resnet20", 10)
+    pruner.prune(model, 0.95, config.PruningSettings(round_to=8, rounding=rounding), SHAPE)
+    assert {width for name, width in pruner.widths(model).items() if name != "fc"} == {8}
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "up"])
+def test_rounding_that_gives_every_channel_back_is_refused(rounding):
+    section = config.PruningSettings(round_to=64, rounding=rounding)
+    with pytest.raises(UserError, match=r"sweep\.r95\.ratio 0\.3 removes nothing: pruning\.round_to 64 rounds every"):
+        pruner.prune(registry.build("resnet20", 10), 0.3, section, SHAPE, keys=KEYS)
+
+
+def test_filter_l1_keeps_the_filters_of_the_largest_l1_norm():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+    )
+    norms = model[0].weight.detach().abs().sum((1, 2, 3))
+    with torch.no_grad():
+        model[4].weight *= 100 * torch.rand(8)  # what follows a channel changes group norms alone
+    pruner.prune(model, 0.5, config.PruningSettings(importance="filter-l1"), SHAPE)
+    assert torch.equal(model[0].weight.detach().abs().sum((1, 2, 3)), norms[norms.argsort()[4:].sort().values])
 
 
 KEYS = config.PruningKeys("sweep.r95.ratio", "pruning.round_to", "sweep.r95.keep")

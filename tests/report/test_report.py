@@ -550,6 +550,10 @@ ANY |= dict.fromkeys(
 )
 
 
+NOT_ANY = {Measurement: {"precision"}, Pruning: {"initial"}}
+"""What another record has under the same name."""
+
+
 @st.composite
 def any_records(draw: st.DrawFn) -> list[Record]:
     """Return valid records of some of the study's cells, on some devices, with any values that their bounds allow."""
@@ -561,9 +565,7 @@ def any_records(draw: st.DrawFn) -> list[Record]:
         ]
         for record in made:
             if draw(st.integers(0, 9)) < 8:
-                own = set(type(record).model_fields) & set(ANY) - (
-                    {"precision"} if isinstance(record, Measurement) else set()
-                )
+                own = set(type(record).model_fields) & set(ANY) - NOT_ANY.get(type(record), set())
                 chosen = draw(st.lists(st.sampled_from(sorted(own)), max_size=3, unique=True))
                 found.append(type(record).model_validate(record.model_dump() | {key: draw(ANY[key]) for key in chosen}))
     return found

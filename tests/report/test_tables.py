@@ -314,9 +314,9 @@ def test_rounded_widths_are_compared_with_those_that_fall() -> None:
     bench = of.benches()[0]
     (found,) = findings.rounding(of, bench, "large")
     assert found.plain == (
-        "large-r50-16 (ResNet-18 on CIFAR-10, 50 %, widths rounded to multiples of 16), INT8: 12.1× at batch 1, 12.1× "
-        "at batch 64, 2.23 M parameters, 111.7 M multiply-accumulates, 90.68 % top-1; without rounding (large-r50): "
-        "10.1× at batch 1, 10.1× at batch 64, 2.79 M, 139.7 M, 90.68 % "
+        "large-r50-16 (ResNet-18 on CIFAR-10, 50 %, widths rounded down to multiples of 16), INT8: 12.1× at batch 1, "
+        "12.1× at batch 64, 2.23 M parameters, 111.7 M multiply-accumulates, 90.68 % top-1; without rounding "
+        "(large-r50): 10.1× at batch 1, 10.1× at batch 64, 2.79 M, 139.7 M, 90.68 % "
         "(0.00 ± 0.81 points, unpaired: cannot be told apart)."
     )
     assert findings.rounding(of, bench, "small") == []

@@ -132,6 +132,25 @@ def _odd(study: Params) -> Iterator[str]:
                 f"training.{key}.evaluate_every {recipe.evaluate_every} is above its {recipe.epochs} epochs: "
                 "the curve has the last epoch only"
             )
+    yield from _odd_controls(study)
+
+
+def _odd_controls(study: Params) -> Iterator[str]:
+    """Yield a line for each control that has nothing to be compared with."""
+    for key, variant in study.variants.items():
+        point = study.point(key)
+        if point.initial == "scratch" and point.ratio == 0:
+            yield (
+                f"{variant.pruning}.initial 'scratch' at ratio 0 trains the unpruned model of {variant.workload} once "
+                "more: raise ratio, unless you want a second baseline"
+            )
+        elif point.initial == "scratch" and not any(
+            study.point(other).initial == "pruned" and study.same_shape(key, other) for other in study.variants
+        ):
+            yield (
+                f"variants.{key} is trained from scratch beside no pruned variant: add one of {variant.workload} with "
+                "the same ratio, round_to, rounding and keep"
+            )
 
 
 def _cached_labels_of_crops(study: Params) -> Iterator[str]:

@@ -23,6 +23,8 @@ Evaluated = Literal["top1", "top5", "macro_f1"]
 BuiltinSource = Literal["cifar10", "cifar100", "digits"]
 Source = Literal["cifar10", "cifar100", "digits", "folder", "index", "npz"]
 Resize = Literal["shorter-side", "stretch", "pad"]
+Importance = Literal["group-l1", "group-l2", "filter-l1", "lamp", "fpgm", "bn_scale", "random"]
+Rounding = Literal["down", "nearest", "up"]
 
 
 class Section(BaseModel):
@@ -273,6 +275,12 @@ class PruningPoint(Section):
     """Share of each layer's output channels that is removed. The classifier keeps all of its outputs."""
     epochs: Annotated[int, Field(ge=0, le=2000)]
     """Fine-tuning epochs; 0 leaves the pruned weights as they are."""
+    initial: Literal["pruned", "scratch"] = "pruned"
+    """Weights from which the point's epochs start: those that pruning leaves, or with `scratch` fresh ones in the same
+    shape, the control that says what the pruned weights are worth. Its learning rate is better one of a training."""
+    budget: Literal["epochs", "whole"] = "epochs"
+    """How long `initial: scratch` trains: the point's epochs, as long as a fine-tuning of so many, or with `whole`
+    besides them as many as take the multiply-accumulates of the unpruned model's training by the workload's recipe."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.01
     """Peak learning rate of fine-tuning."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -286,22 +294,44 @@ class PruningPoint(Section):
     soft_labels: Literal["fresh", "cached"] = "fresh"
     """`fresh` computes the unpruned model's labels for every augmented batch. `cached` computes them once for each
     training image, and for its mirror image where the recipe mirrors; no other augmentation is in them."""
+    importance: Importance | None = None
+    """Replaces `pruning.importance` at this point: with `random`, the control of the criterion."""
     round_to: Annotated[int, Field(ge=2, le=64)] | None = None
     """Replaces `pruning.round_to` at this point."""
+    rounding: Rounding | None = None
+    """Replaces `pruning.rounding` at this point."""
     keep: Patterns = []
     """Layers that keep all of their output channels, by name or pattern such as `layers.0.*`; so do the layers that
     lose channels together with them."""
+
+    @model_validator(mode="after")
+    def _control_trains(self) -> "PruningPoint":
+        if self.initial == "pruned" and self.budget == "whole":
+            raise ValueError("budget 'whole' is for initial scratch: fine-tuning takes its epochs, so remove it")
+        if self.initial == "scratch" and not self.trained:
+            raise ValueError("epochs 0 leaves the random weights of initial scratch: raise it, or set budget to whole")
+        return self
+
+    @property
+    def trained(self) -> bool:
+        """Whether anything is trained at this point."""
+        return self.epochs > 0 or self.budget == "whole"
 
 
 class PruningSettings(Section):
     """What all pruning points share."""
 
-    importance: Literal["l1", "l2", "lamp", "fpgm", "bn_scale", "random"] = "l1"
-    """torch-pruning's criterion for the channels that are kept; `l1` is its group L1, over all coupled layers."""
+    importance: Importance = "group-l1"
+    """Criterion for the channels that are kept. `group-l1` and `group-l2` are torch-pruning's norms of a group: an
+    average over all layers that a channel couples, divided by the mean of those layers' channels. `filter-l1` is the
+    plain L1 norm of the filter that makes the channel. `random` is the control."""
     scope: Literal["uniform", "global"] = "uniform"
     """`uniform` prunes every layer by the ratio; `global` ranks the channels of all layers together."""
     round_to: Annotated[int, Field(ge=2, le=64)] | None = None
     """Widths are rounded to multiples of this number (hardware prefers 8 or 16); null keeps `int(c·(1−ratio))`."""
+    rounding: Rounding = "down"
+    """Where `round_to` rounds a width: to the next multiple below, to the `nearest` (at least one multiple), or `up`. A
+    layer that is narrower than the result keeps all of its channels."""
 
 
 class Variant(Section):

@@ -67,7 +67,7 @@ class Params(Section):
     def _references_resolve(self) -> "Params":
         problems = [*self._workload_problems(), *self._variant_problems(), *self._report_problems()]
         problems += self._repetitions()
-        problems = problems or [*self._role_problems(), *self._fine_tuning_problems()]
+        problems = problems or [*self._role_problems(), *self._fine_tuning_problems(), *self._pruning_problems()]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -137,10 +137,29 @@ class Params(Section):
         found = {
             f"{variant.pruning}.learning_rate {problem}"
             for key, variant in self.variants.items()
-            if self.point(key).epochs
+            if self.point(key).trained
             and (problem := learning_rate_problem(self.recipe(variant.workload), self.point(key).learning_rate))
         }
         return sorted(found)
+
+    def _pruning_problems(self) -> list[str]:
+        """Say which values of pruning have no effect."""
+        rounds = [self.pruning_of(key).round_to for key in self.variants]
+        problems = (
+            ["pruning.rounding has nothing to round: add round_to"]
+            if self.pruning.rounding != "down" and not any(rounds)
+            else []
+        )
+        for reference, key in {variant.pruning: key for key, variant in self.variants.items()}.items():
+            point, section = self.point(key), self.pruning_of(key)
+            if point.rounding and not section.round_to:
+                problems.append(f"{reference}.rounding {point.rounding!r} has nothing to round: add round_to")
+            if point.importance and point.initial == "scratch" and section.scope == "uniform":
+                problems.append(
+                    f"{reference}.importance {point.importance!r} has no effect: initial scratch takes widths from "
+                    "pruning, and with pruning.scope uniform the ratio decides them: remove it"
+                )
+        return problems
 
     def recipe(self, workload: str) -> Recipe:
         """Return the training recipe of a workload."""
@@ -156,14 +175,25 @@ class Params(Section):
 
     def pruning_of(self, variant: str) -> PruningSettings:
         """Return the pruning settings of a variant: the shared section, with the values that its point replaces."""
-        rounded = self.point(variant).round_to
-        return self.pruning.model_copy(update={"round_to": rounded}) if rounded else self.pruning
+        point = self.point(variant)
+        own = {"importance": point.importance, "round_to": point.round_to, "rounding": point.rounding}
+        return self.pruning.model_copy(update={key: value for key, value in own.items() if value is not None})
 
     def pruning_keys(self, variant: str) -> PruningKeys:
         """Return the keys that decide a variant's pruning."""
         point = self.variants[variant].pruning
         rounded = self.point(variant).round_to
         return PruningKeys(f"{point}.ratio", f"{point}.round_to" if rounded else "pruning.round_to", f"{point}.keep")
+
+    def same_shape(self, variant: str, other: str) -> bool:
+        """Return whether two variants of one workload are asked to have the same widths."""
+
+        def asked(key: str) -> tuple[Any, ...]:
+            point, section = self.point(key), self.pruning_of(key)
+            ranked = section.importance if section.scope == "global" else None
+            return point.ratio, section.round_to, section.rounding, point.keep, ranked
+
+        return self.variants[variant].workload == self.variants[other].workload and asked(variant) == asked(other)
 
     def variants_of(self, workload: str) -> list[str]:
         """Return the variants of a workload."""

@@ -15,6 +15,8 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from trimlab import config
+
 
 class Importance:
     """A criterion that does not rank groups with a layer that keeps its channels: torch-pruning leaves them whole.
@@ -50,12 +52,36 @@ def trace(model: nn.Module, images: Tensor) -> Tensor:
     return outputs
 
 
-def pruner(model: nn.Module, images: Tensor, importance: Importance, **settings: Any) -> tp.pruner.BasePruner:
+def rounded(kept: int, width: int, round_to: int, rounding: config.Rounding) -> int:
+    """Return a multiple of `round_to` near `kept`, in the direction that is asked for; at most the width.
+
+    `nearest` takes the larger of two that are equally near. It and `up` leave at least one multiple.
+    """
+    below = kept - kept % round_to
+    if rounding == "down":
+        return below
+    up = kept > below if rounding == "up" else 2 * (kept - below) >= round_to
+    return min(width, max(round_to, below + round_to * up))
+
+
+class _Pruner(tp.pruner.BasePruner):  # type: ignore[misc]  # torch-pruning has no types
+    """torch-pruning's pruner, which only rounds down."""
+
+    rounding: config.Rounding = "down"
+
+    def _round_to(self, n_pruned: int, current_channels: int, round_to: int) -> int:
+        kept = current_channels - n_pruned
+        return current_channels - rounded(kept, current_channels, round_to, self.rounding)
+
+
+def pruner(
+    model: nn.Module, images: Tensor, importance: Importance, rounding: config.Rounding = "down", **settings: Any
+) -> tp.pruner.BasePruner:
     """Return torch-pruning's pruner of a model."""
     with warnings.catch_warnings():
         # It says which bare parameters it found, and prunes their last dimension: what is meant.
         warnings.filterwarnings("ignore", message="Unwrapped parameters detected")
-        return tp.pruner.BasePruner(
+        made = _Pruner(
             model,
             images,
             importance=importance,
@@ -65,6 +91,8 @@ def pruner(model: nn.Module, images: Tensor, importance: Importance, **settings:
             num_heads={},
             **settings,
         )
+    made.rounding = rounding
+    return made
 
 
 def _loses_outputs(group: Any, dep: Any) -> bool:

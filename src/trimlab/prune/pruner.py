@@ -20,6 +20,15 @@ GLOBAL_TOLERANCE = 0.05
 """Share of all channels that may stay beyond the request, with scope `global`: coupled layers count once there."""
 
 
+class Pruned(NamedTuple):
+    """What pruning did to a model."""
+
+    whole: list[str]
+    """The names of the layers besides the classifier that keep all output channels, because they have to."""
+    ratio: float
+    """Share of the output channels of all other layers that was removed, in [0, 1)."""
+
+
 _PLAIN = config.PruningKeys()
 
 
@@ -31,7 +40,7 @@ def prune(
     seed: int = 0,
     keys: config.PruningKeys = _PLAIN,
     keep: Sequence[str] = (),
-) -> list[str]:
+) -> Pruned:
     """Remove output channels of every layer that can lose some, in place.
 
     The classifier keeps its outputs, and so do layers whose channels attention or a reshape splits, those named by
@@ -46,23 +55,21 @@ def prune(
         keys: what the params call ratio, rounding and kept layers.
         keep: patterns of names of layers that keep all output channels.
 
-    Returns:
-        The names of the layers besides the classifier that keep all output channels.
-
     Raises:
         UserError: a pattern matches no layer; torch-pruning cannot follow the model; the pruned model does not run, or
             cannot be rebuilt; the ratio would not be reached.
     """
     kept = config.matching(keys.keep, keep, list(widths(model)))
     if ratio == 0:
-        return []
+        return Pruned([], 0.0)
     before = widths(model)
     torch.manual_seed(seed)
     parts = _remove(model, kept, ratio, section, image_shape, keys)
     layers = [_Layer(name, before[name], after, parts[name]) for name, after in widths(model).items() if name in parts]
     _check_reached(layers, ratio, section, keys)
     last = registry.classifier(model)
-    return [name for name in before if name not in parts and model.get_submodule(name) is not last]
+    whole = [name for name in before if name not in parts and model.get_submodule(name) is not last]
+    return Pruned(whole, 1 - sum(layer.after for layer in layers) / sum(layer.before for layer in layers))
 
 
 def dry_run(
@@ -123,6 +130,7 @@ def _remove(
             # Ranked together, a whole layer could go: then the network is cut in two.
             max_pruning_ratio=1.0 if section.scope == "uniform" else max(0.95, ratio),
             round_to=section.round_to,
+            rounding=section.rounding,
         )
     for group in pruner.step(interactive=True):
         name = layers.get(group[0].dep.target.module, "a layer")
@@ -229,27 +237,37 @@ def _check_reached(
     """Refuse a ratio that torch-pruning did not reach: it silently skips a layer of which nothing would be left."""
     if not layers:
         raise UserError(f"{keys.ratio} {ratio:g}: the model has no layer that can lose channels: set {keys.ratio} to 0")
+    step = section.round_to or 0
+    below = max(0, step - 1) if section.rounding != "up" else 0
+    above = step if section.rounding != "down" else 0
     if section.scope == "global":
-        share = sum(layer.after for layer in layers) / sum(layer.before for layer in layers)
-        if share > 1 - ratio + GLOBAL_TOLERANCE:
+        channels = sum(layer.before for layer in layers)
+        share = sum(layer.after for layer in layers) / channels
+        if share > 1 - ratio + GLOBAL_TOLERANCE + above * len(layers) / channels:
             raise UserError(
                 f"{keys.ratio} {ratio:g} is not reached: ranked together, {share:.0%} of all channels would stay, "
                 f"because a layer whose channels all rank low stays whole: lower {keys.ratio}, or set pruning.scope to "
                 "uniform"
             )
         return
-    missed = [layer for layer in layers if layer.after == layer.before > layer.asked(ratio)]
+    if all(layer.after == layer.before for layer in layers) and above:
+        raise UserError(
+            f"{keys.ratio} {ratio:g} removes nothing: {keys.round_to} {section.round_to} rounds every width back to "
+            f"the unpruned one: lower {keys.round_to}, or raise {keys.ratio}"
+        )
+    missed = [layer for layer in layers if layer.after == layer.before > layer.asked(ratio) + above * layer.parts]
     if missed:
         raise UserError(min(missed, key=lambda layer: layer.width).whole(ratio, section.round_to, keys))
     for layer in layers:
-        rounding = ((section.round_to or 1) - 1) * layer.parts
-        if not layer.asked(ratio) - rounding <= layer.after <= layer.asked(ratio):
+        asked = layer.asked(ratio)
+        if not asked - below * layer.parts <= layer.after <= asked + above * layer.parts:
             raise UserError(layer.uneven(ratio, keys))
 
 
 _IMPORTANCES = {
-    "l1": lambda: tp.importance.MagnitudeImportance(p=1),
-    "l2": lambda: tp.importance.MagnitudeImportance(p=2),
+    "group-l1": lambda: tp.importance.MagnitudeImportance(p=1),
+    "group-l2": lambda: tp.importance.MagnitudeImportance(p=2),
+    "filter-l1": lambda: tp.importance.MagnitudeImportance(p=1, normalizer=None, group_reduction="first"),
     "lamp": lambda: tp.importance.LAMPImportance(p=2),
     "fpgm": lambda: tp.importance.FPGMImportance(p=2),
     "bn_scale": lambda: tp.importance.BNScaleImportance(),

@@ -1,5 +1,6 @@
-"""The stage `prune`: prune, fine-tune, score, and record."""
+"""The stage `prune`: prune, fine-tune (or train the pruned shape from scratch), score, and record."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from trimlab.data.dataset import Dataset, dataset_for
 from trimlab.digests import sha256_of
 from trimlab.models import checkpoint
 from trimlab.models.facts import count_macs, count_params, size_bytes
-from trimlab.prune import pruner
+from trimlab.prune import batchnorm, pruner
 from trimlab.prune.eager_latency import eager_latency
+from trimlab.prune.scratch import from_scratch
 from trimlab.train import evaluate, hardware, loop, resume
 from trimlab.train import stage as train_stage
+from trimlab.train.budget import training_macs
 from trimlab.train.distill import Teacher
-from trimlab.train.precision import UsedPrecision, resolve
+from trimlab.train.precision import resolve
 from trimlab.train.schedule import fine_tune_recipe
 
 
@@ -37,16 +40,19 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     dataset = dataset_for(study.workloads[workload])
     baseline = paths.weights_file(paths.trained(workload), seed)
     trained = records.read_outcome(paths.outcome_file(paths.trained(workload), seed))
-    model = checkpoint.load(baseline, study.workloads[workload])
-    section = study.pruning_of(variant)
-    keys = study.pruning_keys(variant)
-    whole = pruner.prune(model, point.ratio, section, dataset.image_shape, seed, keys, point.keep)
-    if whole:
-        progress.say(f"prune {variant}: {', '.join(whole)} keep all channels")
+    unpruned = checkpoint.load(baseline, study.workloads[workload])
+    architecture, section = checkpoint.architecture(baseline), study.pruning_of(variant)
+    model, keys = copy.deepcopy(unpruned), study.pruning_keys(variant)
+    removed = pruner.prune(model, point.ratio, section, dataset.image_shape, seed, keys, point.keep)
+    if removed.whole:
+        progress.say(f"prune {variant}: {', '.join(removed.whole)} keep all channels")
+    if point.initial == "scratch":
+        model = from_scratch(model, architecture, seed)
+    teacher = _teacher(study, variant, baseline, unpruned, dataset)
+    recipe = _recipe(study, variant, dataset, model, unpruned, teacher)
     with machine.exclusive(f"prune {variant}") as watch:
-        tuned = _fine_tuned(model, study, variant, dataset, seed, on_epoch)
+        tuned = _fine_tuned(model, study, variant, dataset, seed, recipe, teacher, on_epoch)
     path = paths.weights_file(paths.pruned(variant), seed)
-    architecture = checkpoint.architecture(baseline)
     checkpoint.save(model, path, architecture.metadata())
     np.save(paths.torch_labels_file(variant, seed), tuned.predicted.labels.numpy().astype(np.uint16))
     record = records.Pruning(
@@ -60,19 +66,24 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
         importance=section.importance,
         scope=section.scope,
         round_to=section.round_to,
+        rounding=section.rounding,
         keep=point.keep,
-        epochs=point.epochs,
+        reached_ratio=removed.ratio,
+        initial=point.initial,
+        epochs=recipe.epochs,
         learning_rate=point.learning_rate,
         schedule=point.schedule,
         distillation=point.distillation,
         precision=resolve(study.workloads[workload].precision),
         top1_unpruned=trained["top1_accuracy"],
         top1_before=tuned.top1_before,
+        top1_reestimated=tuned.top1_reestimated,
         **evaluate.figures(tuned.predicted, dataset, study.data.split),
         widths=pruner.widths(model),
         num_params=count_params(model),
         size_bytes=size_bytes(model),
         macs=count_macs(model, dataset.image_shape),
+        training_macs=training_macs(model, dataset, study.data.split, recipe, teacher),
         eager_latency=tuned.latency,
         train_seconds=sum(epoch.seconds for epoch in tuned.done.curve),
         resumptions=tuned.done.resumptions,
@@ -85,11 +96,35 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     return record
 
 
+def _recipe(
+    study: config.Params,
+    variant: str,
+    dataset: Dataset,
+    model: nn.Module,
+    unpruned: nn.Module,
+    teacher: Teacher | None,
+) -> config.Recipe:
+    """Return the recipe of a variant's fine-tuning, or of its training from scratch with the budget asked for."""
+    point, training, split = study.point(variant), study.recipe(study.variants[variant].workload), study.data.split
+    if point.budget == "epochs":
+        return fine_tune_recipe(training, point)
+    once, twice = (
+        training_macs(model, dataset, split, fine_tune_recipe(training, point, epochs), teacher) for epochs in (1, 2)
+    )
+    more = max(1, round(training_macs(unpruned, dataset, split, training) / (twice - once)))
+    progress.say(
+        f"prune {variant}: {point.epochs + more} epochs from scratch, of which {more} take the multiply-accumulates of "
+        "the unpruned model's training"
+    )
+    return fine_tune_recipe(training, point, point.epochs + more)
+
+
 @dataclass
 class _Tuned:
     """What fine-tuning left behind."""
 
     top1_before: float
+    top1_reestimated: float | None
     predicted: evaluate.Predictions
     latency: records.Latency
     done: resume.Position
@@ -102,32 +137,36 @@ def _fine_tuned(
     variant: str,
     dataset: Dataset,
     seed: int,
+    recipe: config.Recipe,
+    teacher: Teacher | None,
     on_epoch: loop.OnEpoch,
 ) -> _Tuned:
-    point, workload, split = study.point(variant), study.variants[variant].workload, study.data.split
+    workload, split = study.variants[variant].workload, study.data.split
     baseline = paths.weights_file(paths.trained(workload), seed)
     precision = resolve(study.workloads[workload].precision)
     resumable = resume.resumable_file(
         __name__, precision, study.pruning_digest(variant), sha256_of(baseline), dataset.sha256, str(seed)
     )
     before = evaluate.predict(model, dataset, split)
+    reestimated = _reestimated(model, study.point(variant), dataset, split)
     done = resume.Position()
-    if point.epochs:
+    if recipe.epochs:
         done = loop.fit(
             model,
             dataset,
             split,
-            fine_tune_recipe(study.recipe(workload), point),
+            recipe,
             precision,
             seed,
             resumable=resumable,
             label=f"prune {variant}",
             on_epoch=on_epoch,
-            teacher=_teacher(study, variant, baseline, dataset, precision),
+            teacher=teacher,
         )
-    after = evaluate.predict(model, dataset, split) if point.epochs else before
+    after = evaluate.predict(model, dataset, split) if recipe.epochs else before
     return _Tuned(
         top1_before=evaluate.top1_accuracy(before, dataset, split),
+        top1_reestimated=reestimated,
         predicted=after,
         latency=eager_latency(model, dataset.image_shape),
         done=done,
@@ -136,7 +175,7 @@ def _fine_tuned(
 
 
 def _teacher(
-    study: config.Params, variant: str, baseline: Path, dataset: Dataset, precision: UsedPrecision
+    study: config.Params, variant: str, baseline: Path, unpruned: nn.Module, dataset: Dataset
 ) -> Teacher | None:
     point, workload = study.point(variant), study.variants[variant].workload
     if point.distillation == 0:
@@ -145,6 +184,14 @@ def _teacher(
     if point.soft_labels == "cached":
         # By nothing of the point: all variants of a workload share it, until the report is rendered.
         identity = (study.training_digest(workload), sha256_of(baseline), dataset.sha256)
+        precision = resolve(study.workloads[workload].precision)
         cache = paths.finished(resume.resumable_file(__name__, precision, *identity))
-    model = checkpoint.load(baseline, study.workloads[workload])
-    return Teacher(model, point.distillation, point.temperature, cache)
+    return Teacher(unpruned, point.distillation, point.temperature, cache)
+
+
+def _reestimated(model: nn.Module, point: config.PruningPoint, dataset: Dataset, split: str) -> float | None:
+    """Return the top-1 of a pruned model whose BatchNorm statistics are estimated anew; None where there are none."""
+    if point.ratio == 0 or point.initial == "scratch":
+        return None
+    twin = batchnorm.reestimated(model, dataset)
+    return None if twin is None else evaluate.top1_accuracy(evaluate.predict(twin, dataset, split), dataset, split)

@@ -3,8 +3,10 @@
 from trimlab.records.files import AnyRecord, parse, read, read_outcome, stable, write, write_outcome
 from trimlab.records.origin import commit, now
 from trimlab.records.types import (
+    BATCHNORM_IMAGES,
     METRIC,
     OF_WEIGHTS,
+    TRAINING_PASSES,
     Build,
     ClassCounts,
     Clock,
@@ -23,8 +25,10 @@ from trimlab.records.types import (
 )
 
 __all__ = [
+    "BATCHNORM_IMAGES",
     "METRIC",
     "OF_WEIGHTS",
+    "TRAINING_PASSES",
     "AnyRecord",
     "Build",
     "ClassCounts",

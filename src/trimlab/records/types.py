@@ -56,6 +56,12 @@ WholeNumber = Annotated[int, Field(ge=0, le=MOST)]
 Milliseconds = Annotated[float, Field(ge=1e-6, le=1e9)]
 """Of a call: from a nanosecond to eleven days, so that the ratio of two is finite and above 0."""
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
+Work = Annotated[float, Field(ge=0, le=1e30)]
+"""Multiply-accumulates of a whole training: too many for `Count`."""
+TRAINING_PASSES = 3
+"""What an image that is trained on costs, in forward passes: backward takes one for inputs and one for weights."""
+BATCHNORM_IMAGES = 2000
+"""Training images from which `Pruning.top1_reestimated` has BatchNorm's statistics; all where there are fewer."""
 LearningRate = Annotated[float, Field(ge=0, le=1e3)]
 _SHA256, _KEY = r"^[0-9a-f]{64}$", r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _LINE = r"^[^\p{C}\p{Zl}\p{Zp}]*$"
@@ -264,6 +270,9 @@ class Training(Record):
     """Parameters and buffers of the eager model."""
     macs: Annotated[Count, OF_WEIGHTS, METRIC]
     """Multiply-accumulates of one image."""
+    training_macs: Annotated[Work | None, METRIC] = None
+    """Multiply-accumulates of the training, backward passes included, each epoch at its image size; None where the
+    weights were given, and in older records."""
     train_seconds: Annotated[Seconds, VOLATILE, METRIC]
     resumptions: Annotated[WholeNumber, VOLATILE, METRIC]
     """How often it was interrupted and went on; if ever, its epoch times come from several processes."""
@@ -287,10 +296,15 @@ class Pruning(Record):
     importance: Text
     scope: Text
     round_to: Count | None
+    rounding: Text = "down"
     keep: list[LongText] = []
     """Patterns of the names of layers that keep all output channels."""
+    reached_ratio: Annotated[Ratio | None, OF_WEIGHTS, METRIC] = None
+    """Share of the output channels that was removed, of all layers that can lose some; None in older records."""
+    initial: Literal["pruned", "scratch"] = "pruned"
+    """Weights from which the epochs started: the pruned ones, or fresh ones in the same shape."""
     epochs: WholeNumber
-    """Of fine-tuning."""
+    """Of fine-tuning, or of training from scratch."""
     learning_rate: LearningRate
     schedule: Text
     distillation: Share
@@ -299,7 +313,10 @@ class Pruning(Record):
     top1_unpruned: Annotated[Share, OF_WEIGHTS, METRIC]
     """Of the unpruned weights, in [0, 1]."""
     top1_before: Annotated[Share, OF_WEIGHTS, METRIC]
-    """After pruning, before fine-tuning, in [0, 1]."""
+    """After pruning, before fine-tuning, in [0, 1]; from scratch, of the random weights."""
+    top1_reestimated: Annotated[Share | None, OF_WEIGHTS, METRIC] = None
+    """As `top1_before`, with BatchNorm's statistics estimated anew on `BATCHNORM_IMAGES`; None at ratio 0, from
+    scratch, without BatchNorm, and in older records."""
     top1_accuracy: Annotated[Share, OF_WEIGHTS, METRIC]
     """After fine-tuning, in [0, 1]."""
     widths: Annotated[dict[LongText, Count], OF_WEIGHTS]
@@ -308,6 +325,9 @@ class Pruning(Record):
     size_bytes: Annotated[Count, OF_WEIGHTS, METRIC]
     """Parameters and buffers of the eager model."""
     macs: Annotated[Count, OF_WEIGHTS, METRIC]
+    training_macs: Annotated[Work | None, METRIC] = None
+    """Multiply-accumulates of fine-tuning, or of training from scratch: backward passes and a teacher's forward passes
+    included; None in older records."""
     eager_latency: Annotated[Latency, VOLATILE]
     """The eager torch model at batch 1, in FP32: the study's column."""
     train_seconds: Annotated[Seconds, VOLATILE, METRIC]

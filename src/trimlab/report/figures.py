@@ -135,13 +135,15 @@ def _pruning_panel(axes: Axes, results: Results, sweep: Sequence[Sequence[Prunin
     candidate = results.study.report.candidate
     others = {records[0].ratio for records in sweep if records[0].variant != candidate}
     rounded = [r for r in sweep if results.study.point(r[0].variant).round_to and r[0].variant != candidate]
-    curve = [r for r in sweep if r not in rounded and (r[0].variant != candidate or r[0].ratio not in others)]
+    plain = [r for r in sweep if r not in rounded and (r[0].variant != candidate or r[0].ratio not in others)]
+    curve = [r for index, r in enumerate(plain) if r[0].ratio not in {other[0].ratio for other in plain[:index]}]
     ratios = [100 * records[0].ratio for records in curve]
     before = [100 * mean([r.top1_before for r in records]) for records in curve]
     after = [100 * mean([r.top1_accuracy for r in records]) for records in curve]
     axes.plot(ratios, after, "o-", color=LINES[0], label="after fine-tuning")
     axes.plot(ratios, before, "s--", color=LINES[1], label="before fine-tuning")
     _single_points(axes, rounded, "D", color=LINES[2], label="rounded widths, after")
+    _single_points(axes, [r for r in plain if r not in curve], "^", color=LINES[0], label="other fine-tuning, after")
     chosen = [records for records in sweep if records[0].variant == candidate]
     _single_points(axes, chosen, "*", color="black", markersize=13, label="candidate, after")
     _published_sweep(axes, results, curve)
@@ -278,7 +280,7 @@ def _published_points(results: Results, measured: Sequence[Measurement], model: 
 
 
 def _points(results: Results, workload: str) -> list[list[Pruning]]:
-    return [records for variant in results.variants_of(workload) if (records := results.pruned(variant))]
+    return [records for variant in results.swept(workload) if (records := results.pruned(variant))]
 
 
 def _size(records: Sequence[Measurement]) -> float:

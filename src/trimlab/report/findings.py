@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from trimlab import formats
 from trimlab.measure.weights import EXACT
-from trimlab.records import Measurement, Pruning, Record, Training
+from trimlab.records import TRAINING_PASSES, Measurement, Pruning, Record, Training
 from trimlab.report import reference
 from trimlab.report.intervals import Difference, least_separable, unpaired_difference, wilson
 from trimlab.report.model import Finding, strong, text_of
@@ -46,6 +46,7 @@ from trimlab.report.text import (
     precision_name,
     pretty,
     ratio_percent,
+    rounded_to,
     signed,
 )
 
@@ -133,7 +134,7 @@ def ratio_explained(results: Results) -> Finding:
         whose = _name(pruned[0][0])
         text += f" A layer loses inputs as well as outputs, so parameters fall faster: {listed} ({whose})."
     if results.study.pruning.round_to:
-        text += f" Widths are rounded to multiples of {results.study.pruning.round_to}: go by the parameters."
+        text += f" Widths are {rounded_to(results.study.pruning)}: go by the parameters."
     removed = {f"removed_percent_at_{ratio_percent(ratio)}": 100 * share for ratio, share in shares}
     return Finding(text_of(strong("Ratio"), text), removed)
 
@@ -145,8 +146,14 @@ def importance(results: Results) -> Finding:
         ": the L1 norm of a channel's weights, averaged over all layers that the channel couples and divided by the "
         "mean of those layers' channels; not the plain L1 norm of one filter"
     )
+    others = [
+        f"{importance_name(point.importance)} for {variant}"
+        for variant in results.study.variants
+        if (point := results.study.point(variant)).importance and results.pruned(variant)
+    ]
     return Finding.of(
-        strong("Importance"), f" of channels is {importance_name(chosen)}{why if chosen == 'l1' else ''}."
+        strong("Importance"),
+        f" of channels is {importance_name(chosen)}{why if chosen == 'group-l1' else ''}{'; '.join(['', *others])}.",
     )
 
 
@@ -208,6 +215,20 @@ def _origin(record: Training) -> str:
         f"{count(made.epochs, 'epoch')}{sizes}, batch {made.batch_size}, {made.precision} on {made.device.name}; "
         f"{percent(made.top1_accuracy)} % there, {top1} here as {record.initial_dtype}"
     )
+
+
+def budget(results: Results) -> list[Finding]:
+    """Say what a budget is, where something was trained."""
+    if not any(record.epochs for record in results.trainings) and not any(r.epochs for r in results.prunings):
+        return []
+    return [
+        Finding.of(
+            strong("Budget"),
+            " is what training took, in TMACs (10^12 multiply-accumulates): images × MACs of one forward pass × "
+            f"{TRAINING_PASSES}, because backward takes two more; epochs on smaller images count at their size, and a "
+            "teacher's forward pass counts once an image. Of a pruned model: the whole (training + fine-tuning).",
+        )
+    ]
 
 
 def amp(results: Results) -> list[Finding]:
@@ -413,8 +434,9 @@ def rounding(results: Results, bench: Bench, workload: str) -> list[Finding]:
 def _rounding(results: Results, rounded: Sequence[Measurement], plain: Sequence[Measurement]) -> Finding:
     first, other = rounded[0], plain[0]
     return Finding.of(
-        f"{first.variant} ({_name(first)}, {ratio_percent(first.ratio)}, widths rounded to multiples of "
-        f"{results.study.point(first.variant).round_to}), {precision_name(first.precision)}: {_speeds(rounded)}, "
+        f"{first.variant} ({_name(first)}, {ratio_percent(first.ratio)}, widths "
+        f"{rounded_to(results.study.pruning_of(first.variant))}), {precision_name(first.precision)}: "
+        f"{_speeds(rounded)}, "
         f"{millions(first.num_params)} M parameters, {first.macs / 1e6:.1f} M multiply-accumulates, "
         f"{percent(_mean_top1(rounded))} % top-1; without rounding ({other.variant}): {_speeds(plain)}, "
         f"{millions(other.num_params)} M, {other.macs / 1e6:.1f} M, {percent(_mean_top1(plain))} % "
@@ -688,7 +710,7 @@ def _lost_or_gained(gained: Difference | None) -> str:
     if gained is None:
         return "no seed in common, so that points are not compared"
     if not gained.separable:
-        return f"a top-1 that cannot be told apart ({_test(gained)})"
+        return f"a top-1 that cannot be told apart ({tested(gained)})"
     direction = "lost" if gained.points < 0 else "gained"
     return f"{abs(gained.points):.2f} ± {gained.half_width:.2f} points {direction} ({_known_by(gained)})"
 
@@ -697,10 +719,11 @@ def _told(gained: Difference | None) -> str:
     """Write points gained with their interval, and whether it tells the two apart."""
     if gained is None:
         return "no seed in common"
-    return _test(gained) if gained.separable else f"{_test(gained)}: cannot be told apart"
+    return tested(gained) if gained.separable else f"{tested(gained)}: cannot be told apart"
 
 
-def _test(gained: Difference) -> str:
+def tested(gained: Difference) -> str:
+    """Write points gained with their interval and what it is: "+1.00 ± 0.53 points, McNemar's p < 0.001"."""
     return f"{plus_minus(gained)} points, {_known_by(gained)}"
 
 
@@ -715,7 +738,7 @@ def _known_by(gained: Difference) -> str:
 def _unrounded(results: Results, variant: str) -> str | None:
     """Return the variant that differs in rounded widths alone."""
     own = results.study.point(variant)
-    plain = own.model_copy(update={"round_to": None})
+    plain = own.model_copy(update={"round_to": None, "rounding": None})
     keys = results.variants_of(results.study.variants[variant].workload)
     return next((key for key in keys if own.round_to and results.study.point(key) == plain), None)
 
@@ -743,7 +766,7 @@ def _speed(results: Results, candidate: Sequence[Measurement], bench: Bench) -> 
 def _sweep(results: Results, workload: str) -> list[list[Pruning]]:
     """Return a workload's points by rising ratio, one a ratio: plain before distilled, of fewest epochs."""
     by_ratio: dict[float, list[Pruning]] = {}
-    for variant in results.variants_of(workload):
+    for variant in results.swept(workload):
         records = results.pruned(variant)
         if records:
             by_ratio.setdefault(records[0].ratio, records)
@@ -753,7 +776,7 @@ def _sweep(results: Results, workload: str) -> list[list[Pruning]]:
 def _recipes(results: Results, workload: str) -> dict[tuple[float, float], list[Pruning]]:
     """Return a workload's pruned points by ratio and distillation, of several the one of fewest epochs."""
     found: dict[tuple[float, float], list[Pruning]] = {}
-    for variant in results.variants_of(workload):
+    for variant in results.swept(workload):
         records = results.pruned(variant)
         if records and records[0].ratio > 0:
             found.setdefault((records[0].ratio, records[0].distillation), records)

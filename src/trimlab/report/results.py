@@ -157,21 +157,30 @@ class Results:
         return [record for record in self.prunings if record.variant == variant]
 
     def variants_of(self, workload: str) -> list[str]:
-        """Return a workload's variants: by ratio, rounded widths last, plain before distilled, by epochs, as listed."""
+        """Return a workload's variants: by ratio, rounded widths last, controls after what they are controls of.
+
+        Then plain ones before distilled ones, by epochs, as listed.
+        """
         own = [key for key, variant in self.study.variants.items() if variant.workload == workload]
         points = {key: self.study.point(key) for key in own}
 
         def order(key: str) -> tuple[float, ...]:
             point = points[key]
-            return point.ratio, point.round_to or 0, point.distillation, point.epochs
+            control = is_control(self.study, key) + (point.initial == "scratch") + (point.budget == "whole")
+            return point.ratio, point.round_to or 0, control, point.distillation, point.epochs
 
         return sorted(own, key=order)
 
     def alike(self, variant: str, other: str) -> bool:
         """Say whether two variants remove the same from the same workload: they differ in fine-tuning alone."""
-        a, b = (self.study.point(key) for key in (variant, other))
-        same_workload = self.study.variants[variant].workload == self.study.variants[other].workload
-        return same_workload and (a.ratio, a.round_to, a.keep) == (b.ratio, b.round_to, b.keep)
+        ours, theirs = (
+            (self.study.pruning_of(key).importance, self.study.point(key).initial) for key in (variant, other)
+        )
+        return self.study.same_shape(variant, other) and ours == theirs
+
+    def swept(self, workload: str) -> list[str]:
+        """Return a workload's variants without controls, ordered as `variants_of` does."""
+        return [key for key in self.variants_of(workload) if not is_control(self.study, key)]
 
     def unpruned(self, workload: str) -> str | None:
         """Return a workload's untouched variant."""
@@ -179,10 +188,18 @@ class Results:
 
     def unpruned_params(self, workload: str) -> float | None:
         """Return the parameters of a workload's unpruned model, on whatever device it was trained."""
+        found = self._unpruned_records(workload)
+        return mean([record.num_params for record in found]) if found else None
+
+    def unpruned_macs(self, workload: str) -> float | None:
+        """Return the multiply-accumulates of one image in a workload's unpruned model."""
+        found = self._unpruned_records(workload)
+        return mean([record.macs for record in found]) if found else None
+
+    def _unpruned_records(self, workload: str) -> Sequence[Training | Pruning]:
         whole = self.whole or self
         unpruned = whole.unpruned(workload)
-        found: Sequence[Training | Pruning] = whole.trained(workload) or (whole.pruned(unpruned) if unpruned else [])
-        return mean([record.num_params for record in found]) if found else None
+        return whole.trained(workload) or (whole.pruned(unpruned) if unpruned else [])
 
     def fell_back(self, workload: str) -> bool:
         """Say whether a workload asks for AMP, but this device trained it without, because it has no native bf16."""
@@ -243,12 +260,14 @@ class Results:
     def published(self, record: Record, lookup: Callable[..., T], *key: float | str) -> T | None:
         """Look up what was published of a record's model and dataset.
 
-        That was scored on the test set alone; and a point with rounded widths beside one of the same ratio is not
-        what was published of that ratio.
+        That was scored on the test set alone; and a control, or a point with rounded widths beside one of the same
+        ratio, is not what was published of that ratio.
         """
         source = self.study.datasets[record.dataset].source
-        rounded = isinstance(record, Pruning | Measurement) and self.study.point(record.variant).round_to
-        return None if record.split != "test" or (key and rounded) else lookup(record.model, source, *key)
+        other = isinstance(record, Pruning | Measurement) and (
+            self.study.point(record.variant).round_to or is_control(self.study, record.variant)
+        )
+        return None if record.split != "test" or (key and other) else lookup(record.model, source, *key)
 
     def missing(self) -> list[str]:
         """Say what the study asks for that no record holds, by seed and by runtime."""
@@ -362,7 +381,13 @@ def is_inexact(record: Measurement) -> bool:
 def is_untouched(study: Params, variant: str) -> bool:
     """Say whether a variant is the workload as trained: nothing removed, nothing fine-tuned."""
     point = study.point(variant)
-    return point.ratio == 0 and point.epochs == 0
+    return point.ratio == 0 and not point.trained
+
+
+def is_control(study: Params, variant: str) -> bool:
+    """Say whether a variant is there to be compared with others: trained from scratch, or by a criterion of its own."""
+    point = study.point(variant)
+    return point.initial == "scratch" or point.importance is not None
 
 
 def of_file(measured: Iterable[Measurement], variant: str, precision: str) -> list[Measurement]:

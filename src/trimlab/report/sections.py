@@ -5,7 +5,7 @@ from datetime import date
 
 from trimlab import formats
 from trimlab.records import Measurement
-from trimlab.report import anatomy, findings, scores, tables
+from trimlab.report import anatomy, controls, findings, scores, tables
 from trimlab.report.model import (
     Block,
     Figure,
@@ -41,6 +41,7 @@ def report(results: Results, drawn: Sequence[str]) -> Report:
         ("Devices and versions", _setup(results)),
         ("Baseline: full and mixed precision", _baseline(results, drawn)),
         ("Pruning", _pruning(results, drawn)),
+        *((control.heading, _controls(results, control)) for control in controls.CONTROLS),
         ("Pruning × precision", [*_precisions(results), *_speed(drawn)]),
         ("Accuracy beyond top-1", _scores(results)),
         ("INT8 against its exact arithmetic", _exactness(results)),
@@ -141,6 +142,7 @@ def _how_to_read(results: Results, published: bool) -> Blocks:
             "included.",
         ),
         *findings.intervals(results),
+        *findings.budget(results),
     ]
     if published:
         facts.append(_PUBLISHED_ROWS)
@@ -189,6 +191,14 @@ def _pruning(results: Results, drawn: Sequence[str]) -> Blocks:
         blocks += _figure(drawn, f"pruning-{workload}", "Top-1 before and after fine-tuning over the ratio")
         sections.append(Section(_workload_heading(results, workload), tuple(blocks)))
     return sections
+
+
+def _controls(results: Results, control: controls.Control) -> Blocks:
+    def section(on: Results) -> Blocks:
+        found = controls.pairs(on, control)
+        return [controls.table(on, control, found), *_paragraph(*controls.findings(on, found))]
+
+    return _per_device(results, lambda on: bool(controls.pairs(on, control)), section)
 
 
 def _precisions(results: Results) -> Blocks:

@@ -73,7 +73,7 @@ def _pruning_data(results: Results, workload: str) -> str:
             percent(mean([r.top1_before for r in found])),
             percent(mean([r.top1_accuracy for r in found])),
         ]
-        for variant in results.variants_of(workload)
+        for variant in results.swept(workload)
         if (found := results.pruned(variant))
     ]
     return _csv(["variant", "ratio_percent", "params_millions", "top1_before_percent", "top1_after_percent"], rows)

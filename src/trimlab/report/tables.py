@@ -8,11 +8,12 @@ model, dataset, ratio and precision.
 import itertools
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from trimlab import formats
-from trimlab.records import Epoch, Latency, Measurement, Pruning, Record, Training
-from trimlab.report import reference
+from trimlab.records import BATCHNORM_IMAGES, Epoch, Latency, Measurement, Pruning, Record, Training
+from trimlab.report import budgets, reference
 from trimlab.report.intervals import wilson
 from trimlab.report.model import Column, Table, Value, words
 from trimlab.report.results import Bench, Results, Scored, bench_of, full_size, is_untouched, mean, of_file
@@ -27,6 +28,7 @@ from trimlab.report.text import (
     plus_minus,
     precision_name,
     pretty,
+    rounded_to,
     signed,
     split_name,
 )
@@ -35,6 +37,9 @@ NOT_PUBLISHED = Value("—", note="not given by the published study")
 GIVEN_WEIGHTS = Value("—", note="the weights were given, not trained here")
 TRAINED_BEFORE = "of the training that made the given weights"
 NOT_TUNED = Value("—", note="not fine-tuned")
+NOT_PRUNED = Value("—", note="nothing was pruned")
+FROM_SCRATCH = Value("—", note="trained from scratch: no pruned weights")
+NO_BATCHNORM = Value("—", note="the model has no BatchNorm")
 CONTENDED = "timed while other processes took more than a tenth of the machine"
 DRIFTED = "timed while the unpruned FP32 file beside it was off its usual time by more than a fifth"
 DRIFT = 1.2
@@ -48,6 +53,7 @@ RATIO = Column("Ratio", "%")
 PARAMS = Column("Params M", "M")
 SIZE = Column("Size MiB", "MiB")
 TOP1 = Column("Top-1 %", "%")
+BUDGET = Column("Budget TMACs", "TMACs")
 SEEDS = Column("n")
 DEPLOYED = (
     words("Variant"), RATIO, PARAMS, words("Precision"), words("File, runtime"), SIZE, TOP1,
@@ -89,7 +95,7 @@ def baselines(results: Results) -> Table:
             recipes += _other_epochs(records[0].workload, made, published)
     columns = [
         words("Workload"), words("Model"), words("Dataset"), words("Precision"), Column("Epochs"),
-        Column("Batch", "images"), TOP1, Column("Epoch s", "s"), Column("Images/s", "1/s"), SEEDS,
+        Column("Batch", "images"), TOP1, Column("Epoch s", "s"), Column("Images/s", "1/s"), BUDGET, SEEDS,
     ]  # fmt: skip
     everything = [record for records in groups for record in records]
     caption = (
@@ -106,7 +112,7 @@ def pruning(results: Results, workload: str) -> Table:
     unpruned_params = results.unpruned_params(workload)
     rows: list[Values] = []
     for index, records in enumerate(groups):
-        rows.append(_pruning_row(records, unpruned_params))
+        rows.append(_pruning_row(results, records, unpruned_params))
         first = records[0]
         last = index + 1 == len(groups) or not results.alike(first.variant, groups[index + 1][0].variant)
         published = results.published(first, reference.pruning, first.ratio) if last else None
@@ -114,30 +120,53 @@ def pruning(results: Results, workload: str) -> Table:
             rows.append(_published_pruning(published))
     columns = [
         words("Variant"), RATIO, PARAMS, Column("Removed %", "%"), SIZE, Column("Eager latency ms", "ms"),
-        Column("Top-1 before %", "%"), Column("Top-1 after %", "%"), Column("LR"), Column("Epochs"),
-        Column("Epoch s", "s"), SEEDS,
+        Column("Top-1 before %", "%"), Column("BatchNorm re-estimated %", "%"), Column("Top-1 after %", "%"),
+        Column("LR"), Column("Epochs"), Column("Epoch s", "s"), BUDGET, SEEDS,
     ]  # fmt: skip
     everything = [record for records in groups for record in records]
     caption = (
         f"{where(results, everything)}. Size: parameters and buffers of the torch model. Eager latency: torch, FP32, "
         f"{timing(record.eager_latency for record in everything)}, copies left out. Before and after: fine-tuning. "
-        f"{_fine_tuning(everything)} {_pruning_reference_note(rows, everything)}"
+        f"{_batchnorm(everything)}"
+        f"{_fine_tuning(results, everything)} {_pruning_reference_note(results, rows, everything)}"
     )
     key = results.key(f"pruning-{workload}", everything[0].device.identity)
     return Table.of(key, columns, rows, caption.strip())
 
 
 def candidate(results: Results, bench: Bench) -> Table:
-    """Return baseline, candidate in every precision, and the opponents: every unpruned model of that dataset.
+    """Return baseline, candidate in every precision, and the opponents.
 
-    An unpruned model stands there in FP32 and at its best precision. Points are gained against the baseline.
+    These are every unpruned model of that dataset, and the candidate's shape trained from scratch. Each stands there in
+    FP32 and at its best precision. Points are gained against the baseline.
     """
     report = results.study.report
     precisions = [p for p in formats.MADE if p in results.study.variants[report.candidate].precisions]
     own = [(report.candidate, precision) for precision in precisions]
-    others = [file for variant in _other_models(results) for file in at_best(results, bench, variant)]
+    opponents = [*_from_scratch(results), *_other_models(results)]
+    others = [file for variant in opponents for file in at_best(results, bench, variant)]
     files = [(report.baseline, "fp32"), *at_best(results, bench, report.baseline), *own, *others]
-    return deployed(results, "candidate", files, bench, against=report.baseline)
+    table = deployed(results, "candidate", files, bench, against=report.baseline)
+    return replace(table, caption=f"{table.caption}{_budgets(results, [variant for variant, _ in files])}")
+
+
+def _from_scratch(results: Results) -> list[str]:
+    """Return the variants that train the candidate's shape from scratch."""
+    study, candidate = results.study, results.study.report.candidate
+    return [
+        variant
+        for variant in results.variants_of(study.variants[candidate].workload)
+        if variant != candidate and study.point(variant).initial == "scratch" and study.same_shape(candidate, variant)
+    ]
+
+
+def _budgets(results: Results, variants: Iterable[str]) -> str:
+    """Say what the models of a table took to train, where their records are there."""
+    on = results.on(results.training_device())
+    found = {variant: records for variant in variants if (records := on.pruned(variant))}
+    values = {variant: budgets.of_pruned(on, records) for variant, records in found.items()}
+    said = [f"{variant} {value.text}" for variant, value in values.items() if not value.note]
+    return f" Budgets in TMACs (training + fine-tuning): {', '.join(said)}." if said else ""
 
 
 def precisions(results: Results, workload: str, bench: Bench) -> Table:
@@ -323,7 +352,8 @@ def losses(results: Results, workloads: Sequence[str]) -> Table:
     ]  # fmt: skip
     caption = (
         f"{where(results, results.prunings)}. Torch models after fine-tuning, FP32, each against the same workload "
-        "unpruned. MiB: parameters and buffers. Points per MiB: points lost / MiB saved."
+        "unpruned, which has no fine-tuning behind it. MiB: parameters and buffers. Points per MiB: points lost / MiB "
+        "saved."
     )
     key = results.key(f"losses-{chosen[0].dataset}", results.prunings[0].device.identity)
     return Table.of(key, columns, rows, caption)
@@ -335,6 +365,8 @@ def describe(results: Results, found: Sequence[Measurement]) -> str:
     model = f"{pretty(first.model)} on {pretty(first.dataset)}"
     ratio = name_ratio(first.ratio, first.num_params, results.study.pruning_of(first.variant).round_to)
     shape = f"pruned by {ratio}" if first.ratio else "unpruned"
+    if results.study.point(first.variant).initial == "scratch":
+        shape = f"trained from scratch at the widths of {ratio} pruning"
     return f"{model}, {shape}, {precision_name(first.precision)}"
 
 
@@ -444,6 +476,7 @@ def _training_row(results: Results, records: Sequence[Training]) -> Values:
         *_recipe(results, first),
         top1(records),
         *(_epoch_times(timed, records) if all(timed) else [GIVEN_WEIGHTS] * 2),
+        budgets.of_training(records),
         whole(len(records)),
     ]
 
@@ -477,7 +510,7 @@ def _published_training(row: reference.Line) -> Values:
     return [
         REFERENCE, pretty(row["model"]), pretty(row["dataset"]), _printed(row["precision"].upper()),
         _printed_number(row["epochs"]), NOT_PUBLISHED, _printed_number(row["top1_percent"]),
-        _printed_number(row["epoch_seconds"]), NOT_PUBLISHED, NOT_PUBLISHED,
+        _printed_number(row["epoch_seconds"]), *[NOT_PUBLISHED] * 3,
     ]  # fmt: skip
 
 
@@ -490,7 +523,7 @@ def _other_epochs(workload: str, record: Training, published: reference.Line) ->
     return [f"{workload}: {record.epochs} epochs here{sizes}, {published['epochs']} published."]
 
 
-def _pruning_row(records: Sequence[Pruning], unpruned_params: float | None) -> Values:
+def _pruning_row(results: Results, records: Sequence[Pruning], unpruned_params: float | None) -> Values:
     first = records[0]
     tuned = first.epochs > 0 and all(record.curve for record in records)
     params = mean([record.num_params for record in records])
@@ -503,13 +536,41 @@ def _pruning_row(records: Sequence[Pruning], unpruned_params: float | None) -> V
         UNKNOWN_UNPRUNED if removed is None else Value(f"{removed:.1f}", removed),
         size(mean([record.size_bytes for record in records])),
         _timed(spread([record.eager_latency.p50_ms for record in records], milliseconds), records),
-        top1(records, lambda record: record.top1_before),
+        FROM_SCRATCH if first.initial == "scratch" else top1(records, lambda record: record.top1_before),
+        _reestimated(records),
         top1(records),
         Value(f"{first.learning_rate:g}", first.learning_rate) if tuned else NOT_TUNED,
         whole(first.epochs),
         _epochs_timed(spread(seconds, milliseconds), records) if tuned else NOT_TUNED,
+        budgets.of_pruned(results, records),
         whole(len(records)),
     ]
+
+
+def _batchnorm(records: Sequence[Pruning]) -> str:
+    if all(record.top1_reestimated is None for record in records):
+        return ""
+    return (
+        "BatchNorm re-estimated: before fine-tuning, with the statistics of "
+        f"{BATCHNORM_IMAGES:,} training images, or of all where there are fewer. "
+    )
+
+
+def _reestimated(records: Sequence[Pruning]) -> Value:
+    """Write the top-1 before fine-tuning with BatchNorm's statistics estimated anew, or why there is none."""
+    first = records[0]
+    if all(record.top1_reestimated is not None for record in records):
+        return top1(records, lambda record: record.top1_reestimated or 0.0)
+    if first.initial == "scratch":
+        return FROM_SCRATCH
+    if first.ratio == 0:
+        return NOT_PRUNED
+    return NO_BATCHNORM if first.training_macs is not None else Value("—", note=budgets.OLDER)
+
+
+def ratio_of(record: Pruning) -> Value:
+    """Write a pruned model's ratio; where widths are rounded, with its parameters."""
+    return _ratio(record.ratio, record.num_params, record.round_to)
 
 
 def _ratio(ratio: float, num_params: float, round_to: int | None) -> Value:
@@ -517,34 +578,50 @@ def _ratio(ratio: float, num_params: float, round_to: int | None) -> Value:
 
 
 def _published_pruning(row: reference.Line) -> Values:
-    keys = ("latency_ms_per_image", "top1_before_percent", "top1_after_percent")
+    latency, before, after = (
+        _printed_number(row[key]) for key in ("latency_ms_per_image", "top1_before_percent", "top1_after_percent")
+    )
     return [
         REFERENCE, _printed_ratio(row), _printed_number(row["params_m"]), NOT_PUBLISHED,
-        _printed_number(row["size_mb"]), *(_printed_number(row[key]) for key in keys),
+        _printed_number(row["size_mb"]), latency, before, NOT_PUBLISHED, after,
         _printed_number(f"{float(row['lr']):g}"), _printed_number(row["epochs"]),
-        _printed_number(row["epoch_seconds"]), NOT_PUBLISHED,
+        _printed_number(row["epoch_seconds"]), *[NOT_PUBLISHED] * 2,
     ]  # fmt: skip
 
 
-def _fine_tuning(records: Sequence[Pruning]) -> str:
-    """Say what of the fine-tuning has no column."""
+def _fine_tuning(results: Results, records: Sequence[Pruning]) -> str:
+    """Say what of the fine-tuning and of controls has no column."""
     tuned = [record for record in records if record.epochs]
     precisions = sorted({record.precision for record in tuned})
     distilled = {record.variant: record.distillation for record in tuned if record.distillation}
+    chosen = results.study.pruning.importance
+    others = {record.variant: record.importance for record in records if record.importance != chosen}
+    reached = {record.variant: record.reached_ratio for record in records if record.round_to and record.reached_ratio}
     said = [f"Fine-tuned in {' or '.join(_TRAINED_IN[p] for p in precisions)}."] if tuned else []
     said += [
         f"{variant} is distilled from the unpruned model (weight {weight:g})." for variant, weight in distilled.items()
     ]
+    scratch = dict.fromkeys(record.variant for record in records if record.initial == "scratch")
+    said += [f"Trained from scratch in the pruned shape: {', '.join(scratch)}."] if scratch else []
+    said += [
+        f"Importance of {variant}: {importance_name(name)}."
+        for variant, name in others.items()
+        if results.study.point(variant).initial == "pruned"
+    ]
+    said += [
+        f"{variant}, with rounded widths, lost {100 * ratio:.1f} % of its channels."
+        for variant, ratio in reached.items()
+    ]
     return " ".join(said)
 
 
-def _pruning_reference_note(rows: list[Values], records: Sequence[Pruning]) -> str:
+def _pruning_reference_note(results: Results, rows: list[Values], records: Sequence[Pruning]) -> str:
     if not _has_reference(rows):
         return ""
-    first = records[0]
-    ours = [f"importance {importance_name(first.importance)}"] if first.importance != "l1" else []
+    section, first = results.study.pruning, records[0]
+    ours = [f"importance {importance_name(section.importance)}"] if section.importance != "group-l1" else []
     ours += ["one ranking over all layers"] if first.scope != "uniform" else []
-    ours += [f"widths rounded to {first.round_to}"] if first.round_to else []
+    ours += [f"widths {rounded_to(section)}"] if section.round_to else []
     other = f" The study pruned by L1, uniformly; ours: {', '.join(ours)}: compare by parameters." if ours else ""
     return f"Reference latency: eager PyTorch on an unnamed GPU, batch size and warm-up not given.{other}"
 
@@ -655,7 +732,7 @@ def _deployed_caption(results: Results, chosen: Sequence[Measurement], absent: S
 
 
 def _loss_rows(results: Results, workload: str) -> list[Values]:
-    variants = results.variants_of(workload)
+    variants = results.swept(workload)
     untouched = next((v for v in variants if is_untouched(results.study, v) and results.pruned(v)), None)
     if untouched is None:
         return []

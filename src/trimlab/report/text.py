@@ -1,6 +1,7 @@
 """How the report writes names and numbers."""
 
 from trimlab import formats
+from trimlab.config import PruningSettings
 from trimlab.report.intervals import Difference
 
 MIB = 2**20
@@ -18,7 +19,8 @@ _NAMES = {
     "pytorch": "PyTorch",
     "state_dict": "state dict",
 }
-_IMPORTANCES = {"l1": "group L1"}
+_IMPORTANCES = {"group-l1": "group L1", "group-l2": "group L2", "filter-l1": "filter L1"}
+_ROUNDED = {"down": "rounded down to", "nearest": "rounded to the nearest", "up": "rounded up to"}
 _SPLITS = {"test": "test set", "holdout": "hold-out"}
 
 
@@ -74,6 +76,11 @@ def importance_name(importance: str) -> str:
     return _IMPORTANCES.get(importance, importance)
 
 
+def rounded_to(section: PruningSettings) -> str:
+    """Write how widths are rounded: "rounded down to multiples of 16"."""
+    return f"{_ROUNDED[section.rounding]} multiples of {section.round_to}"
+
+
 def split_name(split: str) -> str:
     """Return how the scored split is written."""
     return _SPLITS[split]
@@ -87,6 +94,14 @@ def millions(count: float) -> str:
 def mib(size_bytes: float) -> str:
     """Write a size in MiB (2^20 bytes): 42.66, 0.123."""
     return decimals(size_bytes / MIB)
+
+
+def tera(count: float) -> str:
+    """Write a count in units of 10^12 with about three digits: 687, 65.7, 1.41, 0.132."""
+    value = count / 1e12
+    if round(value, 1) < 10:
+        return decimals(value)
+    return f"{value:,.0f}" if round(value) >= 100 else f"{value:.1f}"
 
 
 def decimals(value: float) -> str:

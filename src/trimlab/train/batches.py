@@ -3,6 +3,7 @@
 Order and augmentation of a step are drawn from (seed, epoch, step): an epoch can start at any step.
 """
 
+import math
 from collections.abc import Callable, Generator
 from fractions import Fraction
 from typing import NamedTuple
@@ -76,21 +77,16 @@ class Batches:
     @property
     def steps(self) -> int:
         """Steps an epoch; a last batch of one image is left out (BatchNorm cannot take it)."""
-        count, size = len(self._labels), self._recipe.batch_size
-        return count // size + (count % size > 1)
+        return math.ceil(self.images_per_epoch / self._recipe.batch_size)
 
     @property
     def images_per_epoch(self) -> int:
         """Images in the steps of an epoch."""
-        return min(len(self._labels), self.steps * self._recipe.batch_size)
+        return images_per_epoch(len(self._labels), self._recipe.batch_size)
 
     def image_size(self, epoch: int) -> int:
         """Return height and width of an epoch's images, in pixels."""
-        for stage in self._recipe.low_resolution:
-            if epoch < stage.epochs:
-                return stage.size
-            epoch -= stage.epochs
-        return self._native
+        return image_size(self._recipe, epoch, self._native)
 
     def of_epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """Yield the batches of an epoch (from 0), from the step `start` on.
@@ -145,6 +141,20 @@ class Batches:
             images = images.pin_memory()  # or the copy would wait for the steps before it
         images = images.to(self._device, non_blocking=True)
         return images if size == self._native else resize(images, size)
+
+
+def images_per_epoch(count: int, batch_size: int) -> int:
+    """Return how many of `count` images the steps of an epoch take: all, but for a last batch of one image."""
+    return count - (count % batch_size == 1)
+
+
+def image_size(recipe: Recipe, epoch: int, native: int) -> int:
+    """Return height and width, in pixels, of the images of an epoch (from 0); `native` is the dataset's."""
+    for stage in recipe.low_resolution:
+        if epoch < stage.epochs:
+            return stage.size
+        epoch -= stage.epochs
+    return native
 
 
 def shuffled(labels: Tensor, seed: int, epoch: int) -> Tensor:

@@ -5,11 +5,11 @@ import math
 from trimlab.config import PruningPoint, Recipe
 
 
-def fine_tune_recipe(recipe: Recipe, point: PruningPoint) -> Recipe:
-    """Return a workload's recipe with a pruning point's epochs, learning rate and schedule."""
+def fine_tune_recipe(recipe: Recipe, point: PruningPoint, epochs: int | None = None) -> Recipe:
+    """Return a workload's recipe with a pruning point's learning rate, schedule and epochs, or with those given."""
     return recipe.model_copy(
         update={
-            "epochs": point.epochs,
+            "epochs": point.epochs if epochs is None else epochs,
             "learning_rate": point.learning_rate,
             "schedule": point.schedule,
             "warmup": point.warmup,

@@ -17,6 +17,7 @@ from trimlab.models.probe import probe
 from trimlab.models.start import Initial, starting_model
 from trimlab.records import Training, commit, now, write, write_outcome
 from trimlab.train import evaluate, hardware, loop, resume
+from trimlab.train.budget import training_macs
 from trimlab.train.loop import OnEpoch
 from trimlab.train.precision import resolve
 from trimlab.train.resume import Position
@@ -79,6 +80,7 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
         num_params=count_params(model),
         size_bytes=size_bytes(model),
         macs=count_macs(model, dataset.image_shape),
+        training_macs=None if given else training_macs(model, dataset, study.data.split, recipe),
         train_seconds=sum(epoch.seconds for epoch in done.curve),
         resumptions=done.resumptions,
         peak_memory_bytes=hardware.peak_memory_bytes(),

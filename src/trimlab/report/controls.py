@@ -1,0 +1,184 @@
+"""Pruned models beside their controls: the same shape from fresh weights, random channels, no distillation."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from trimlab.config import Params
+from trimlab.records import Pruning
+from trimlab.report import budgets
+from trimlab.report.findings import tested
+from trimlab.report.intervals import Difference
+from trimlab.report.model import Column, Finding, Table, Value, words
+from trimlab.report.results import Results
+from trimlab.report.tables import RATIO, SEEDS, TOP1, Values, ratio_of, top1, where, whole
+from trimlab.report.text import p_value, plus_minus, ratio_percent
+
+UNEQUAL = "unequal budgets"
+
+
+class Control(NamedTuple):
+    """A kind of control."""
+
+    key: str
+    heading: str
+    explained: str
+    is_one: Callable[[Params, str, str], bool]
+    """Says of a study whether the second variant is such a control of the first."""
+
+
+class Pair(NamedTuple):
+    """A pruned variant and a control, each a record a seed."""
+
+    pruned: list[Pruning]
+    control: list[Pruning]
+
+
+def _from_scratch(study: Params, variant: str, control: str) -> bool:
+    chosen = study.pruning_of(variant).importance != "random"
+    return chosen and study.point(control).initial == "scratch" and study.same_shape(variant, control)
+
+
+def _random(study: Params, variant: str, control: str) -> bool:
+    ours, theirs = (study.pruning_of(key).importance for key in (variant, control))
+    return ours != "random" == theirs and _equal_but_for(study, variant, control, importance=None)
+
+
+def _undistilled(study: Params, variant: str, control: str) -> bool:
+    distilled = study.point(variant).distillation > 0 == study.point(control).distillation
+    return distilled and _equal_but_for(study, variant, control, distillation=0.0, temperature=1.0)
+
+
+def _equal_but_for(study: Params, variant: str, control: str, **values: float | None) -> bool:
+    ours, theirs = (study.point(key).model_copy(update=values) for key in (variant, control))
+    return ours == theirs
+
+
+CONTROLS = (
+    Control(
+        "scratch",
+        "Pruned against the same shape trained from scratch",
+        "From scratch: the pruned widths with fresh weights, trained with the recipe of the control's own point.",
+        _from_scratch,
+    ),
+    Control(
+        "random",
+        "Chosen channels against random ones",
+        "The control keeps random channels, and everything else is equal.",
+        _random,
+    ),
+    Control(
+        "undistilled",
+        "Distilled against true labels alone",
+        "The control is fine-tuned without the unpruned model's soft labels, and everything else is equal.",
+        _undistilled,
+    ),
+)
+
+
+def pairs(results: Results, control: Control) -> list[Pair]:
+    """Return each pruned variant with each of its controls of a kind, where one device recorded both."""
+    study = results.study
+    return [
+        Pair(ours, theirs)
+        for workload in study.workloads
+        for variant in results.variants_of(workload)
+        if study.point(variant).ratio > 0 and study.point(variant).initial == "pruned"
+        for other in results.variants_of(workload)
+        if control.is_one(study, variant, other)
+        if (ours := results.pruned(variant)) and (theirs := results.pruned(other))
+        if {record.seed for record in ours} & {record.seed for record in theirs}
+    ]
+
+
+def table(results: Results, control: Control, found: Sequence[Pair]) -> Table:
+    """Return a row for each pruned variant and control: accuracies, paired difference, budgets."""
+    rows: list[Values] = [_row(results, pair) for pair in found]
+    columns = [
+        words("Pruned"), words("Control"), RATIO, TOP1, Column("Control's top-1 %", "%"), Column("Δ points", "points"),
+        Column("McNemar's p"), Column("Budget TMACs", "TMACs"), Column("Control's budget TMACs", "TMACs"), SEEDS,
+    ]  # fmt: skip
+    everything = [record for pair in found for records in pair for record in records]
+    caption = (
+        f"{where(results, everything)}. Torch models in FP32. {control.explained} Δ points: pruned less control, with "
+        "the half width of its 95 % interval; with several seeds the mean of their differences."
+    )
+    key = results.key(f"controls-{control.key}", everything[0].device.identity)
+    return Table.of(key, columns, rows, caption)
+
+
+def findings(results: Results, found: Sequence[Pair]) -> list[Finding]:
+    """Say of each pair which of the two is more accurate, where that can be told."""
+    differences = [(pair, results.difference(*pair)) for pair in found]
+    return [_finding(results, pair, difference) for pair, difference in differences if difference]
+
+
+def _finding(results: Results, pair: Pair, difference: Difference) -> Finding:
+    ours, theirs = (records[0].variant for records in pair)
+    ratio = ratio_percent(pair.pruned[0].ratio)
+    if difference.separable:
+        compared = f"is {'more' if difference.points > 0 else 'less'} accurate than {theirs}"
+        said = f"At {ratio}, {ours} {compared} ({tested(difference)})"
+    else:
+        said = f"At {ratio}, {ours} and {theirs} cannot be told apart ({tested(difference)})"
+    equals = _equals(results, pair)
+    if equals:
+        said += "; their budgets are unequal" if equals == UNEQUAL else f"; the control took {equals}"
+    return Finding.of(f"{said}.", points_gained=difference.points)
+
+
+def _row(results: Results, pair: Pair) -> Values:
+    first, control = pair.pruned[0], pair.control[0]
+    difference = results.difference(*pair)
+    assert difference  # they have a seed in common
+    return [
+        first.variant,
+        control.variant,
+        ratio_of(first),
+        top1(pair.pruned),
+        top1(pair.control),
+        _gained(difference),
+        _p(difference),
+        budgets.of_pruned(results, pair.pruned),
+        _control_budget(results, pair),
+        whole(len(pair.pruned)),
+    ]
+
+
+def _gained(difference: Difference) -> Value:
+    note = "unpaired: which images both get right is not known" if difference.kind == "unpaired" else ""
+    return Value(plus_minus(difference), difference.points, note)
+
+
+def _p(difference: Difference) -> Value:
+    if difference.p_value is None:
+        return Value("—", note="a test of one seed, on the same images")
+    return Value(p_value(difference.p_value), difference.p_value)
+
+
+def _control_budget(results: Results, pair: Pair) -> Value:
+    """Write a control's budget; a note says what it equals, or that it equals nothing."""
+    value = budgets.of_pruned(results, pair.control)
+    return value if value.note else value._replace(note=_equals(results, pair))
+
+
+def _equals(results: Results, pair: Pair) -> str:
+    """Say what a control's budget equals; nothing where all budgets are equal, or one is not known."""
+    own, other = (budgets.spent(results, records) for records in pair)
+    if own.tuning is None or other.tuning is None:
+        return ""
+    equal = budgets.same(own.tuning, other.tuning)
+    if pair.control[0].initial == "pruned":
+        return "" if equal else UNEQUAL
+    if equal:
+        return "as much as the fine-tuning alone"
+    if own.total is None:
+        return _by_recipe(results, pair)
+    return "as much as training and fine-tuning together" if budgets.same(own.total, other.total) else UNEQUAL
+
+
+def _by_recipe(results: Results, pair: Pair) -> str:
+    """Say what a control's budget equals where the unpruned weights were given: a training by the recipe."""
+    ours, theirs = (results.study.point(records[0].variant) for records in pair)
+    recipe = results.study.workloads[pair.control[0].workload].training
+    whole = theirs.budget == "whole" and (ours.epochs, ours.distillation) == (theirs.epochs, theirs.distillation)
+    return f"as much as training by {recipe} and fine-tuning together" if whole else UNEQUAL
