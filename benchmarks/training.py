@@ -110,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=["resnet20", "resnet18"])
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=5, help="of an epoch")
+    parser.add_argument("--steps", type=int, default=4, help="of an epoch")
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     with machine.exclusive("benchmark") as watch:
