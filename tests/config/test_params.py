@@ -50,7 +50,7 @@ BAD = {
     ),
     "repeats: 200\n": (
         "repeats: 60000\n  processes: 10\n",
-        "benchmark: processes 10 of repeats 60000 and batch_repeats 20 are 600200 calls, and a record holds 500000",
+        "benchmark.processes 10 of repeats 60000 and batch_repeats 20 are 600200 calls, and a record holds 500000",
     ),
     "candidate: candidate\n": (
         "candidate: candidate\n  evaluate: [top1, top1]\n",
