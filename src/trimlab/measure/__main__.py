@@ -4,9 +4,9 @@
 runtime computes on. `python -m trimlab.measure --times NUMBER REQUEST.json` times the files of a request once more, in
 process NUMBER, counted from 0, and prints what the record adds.
 
-REQUEST.json holds a `contract.Request`. A process times the files once, however many `processes` it asks for: `isolated`
-starts the others. The exit code is 0, 1 where something is wrong, 3 where this machine can't measure that precision, or 4
-where it can't measure in that runtime at all.
+REQUEST.json holds a `contract.Request`. A process times the files once, however many `processes` it asks for:
+`isolated` starts the others. The exit code is 0, 1 where something is wrong, 3 where this machine can't measure that
+precision, or 4 where it can't measure in that runtime at all.
 """
 
 from __future__ import annotations

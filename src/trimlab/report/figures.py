@@ -263,8 +263,8 @@ def _latency(results: Results, bench: Bench) -> Figure | None:
     _log_axis(axes)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.set_xlabel("Latency of a call at batch 1 in ms, log scale")
-    axes.set_ylabel("Calls that took at most so long, in %")
-    axes.set_title(f"{results.where(bench)}: a line a process", loc="left")
+    axes.set_ylabel("Calls that took at most as long, in %")
+    axes.set_title(f"{results.where(bench)}, one line per process", loc="left")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
