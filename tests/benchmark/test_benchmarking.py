@@ -166,6 +166,7 @@ def test_a_record_carries_its_weights_normalisation(project):
 
 def test_a_file_is_timed_in_as_many_processes_as_the_study_asks_for(project, study, monkeypatch, tmp_path):
     monkeypatch.chdir(project)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     asked = study.model_copy(update={"benchmark": study.benchmark.model_copy(update={"processes": 2})})
     target, pack = Target("small-r50", 0, "fp32", "onnxruntime"), tmp_path / "pack.npz"
     runner.write_pack(study.workloads["small"], "test", pack)
