@@ -97,7 +97,8 @@ def deployed_speed(scratch: Path) -> list[str]:
             pack=str(benchmarking_pack), predictions=str(scratch / "labels.npy"), torch_labels=str(labels),
             onnx_labels=None, exact_labels=None, seven_bit=None, calibration=None, engines=None, lineage={},
             batch_size=section.batch_size, warmup=section.warmup, repeats=section.repeats,
-            batch_repeats=section.batch_repeats, threads=section.threads, builds=section.builds,
+            batch_repeats=section.batch_repeats, processes=section.processes, threads=section.threads,
+            builds=section.builds,
         )  # fmt: skip
         found = interpreters.run_measure(request)
         small = found["baseline_latency"]["p50_ms"] / found["latency"]["p50_ms"]

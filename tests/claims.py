@@ -4,6 +4,7 @@
 records that the page names, and computes every figure again from their JSON and labels: neither relies on the other.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ HEADERS = [
     "n",
 ]  # fmt: skip
 MARKS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
+NOTED = r"(\d[\d.,]*)×( \([\d.,]+–[\d.,]+\))?"
+"""A ratio under the README's table."""
 
 
 class Files(NamedTuple):
@@ -114,15 +117,32 @@ def _size(found: Sequence[Measurement]) -> str:
 
 
 def _times(found: Sequence[Measurement]) -> str:
-    return ", ".join(f"{np.mean(values):.2f}" for values in zip(*map(_speedups, found), strict=True))
+    return ", ".join(map(times, _speedups(found)))
 
 
-def _speedups(record: Measurement) -> tuple[float, float]:
-    return record.speedup, record.batch_speedup
+def times(found: intervals.Replicated) -> str:
+    """Write a ratio of times and its interval, with no digit beyond that; of one process, with two digits."""
+    if found.low is None or found.high is None:
+        return _digits(found.mean, float(f"{found.mean:.1e}"), 1)
+    half = (found.high - found.low) / 2
+    return f"{_digits(found.mean, half)} ({_digits(found.low, half)}–{_digits(found.high, half)})"
+
+
+def _digits(value: float, like: float, more: int = 0) -> str:
+    """Write a value with as many decimals as the first digit of `like` has, or more, but at most two."""
+    return f"{value:,.{min(2, max(0, more - math.floor(math.log10(like))))}f}"
+
+
+def _speedups(found: Sequence[Measurement]) -> tuple[intervals.Replicated, intervals.Replicated]:
+    """Return how many times as fast as the baseline beside them files are, at batch 1 and at the large one."""
+    single = [value for record in found for value in record.speedups]
+    large = [value for record in found for value in record.batch_speedups]
+    return intervals.over_processes(single), intervals.over_processes(large)
 
 
 def _replicates(found: Sequence[Measurement]) -> str:
-    return "none: one process" if len(found) == 1 else f"none: one process a seed, {len(found)} seeds"
+    processes = sum(len(record.speedups) for record in found)
+    return "none: one process" if processes == 1 else f"Student's of the logarithms, {processes} processes"
 
 
 def _p(value: float) -> str:
@@ -174,7 +194,7 @@ def problems(readme: str, page: str) -> list[str]:
             found.append(f"{name}: docs/claims.md names no records")
         else:
             found += [f"{name}: {problem}" for problem in _row_problems(row, files)]
-            notes += [f"{value:.2f}" for record in files.bf16 for value in _speedups(record)]
+            notes += map(times, _speedups(files.bf16)) if files.bf16 else []
     found += [f"{name}: README has no such row" for name in sections]
     return [*found, *_caption_problems(caption, notes)]
 
@@ -208,8 +228,8 @@ def _row_problems(row: dict[str, str], files: Files) -> Iterator[str]:
         "Top-1 %": [seeds([100 * r.top1_accuracy for r in distinct(own)]) for own in (base, found)],
         "Δ points": [_gained(found, base, first.study)],
         "Size MiB": [[_size(own)] for own in (base, found)],
-        "× batch 1": [seeds([r.speedup for r in found])],
-        "× large batch": [seeds([r.batch_speedup for r in found])],
+        "× batch 1": [[times(_speedups(found)[0])]],
+        "× large batch": [[times(_speedups(found)[1])]],
         "Large batch": [[str(first.batch_latency.batch_size)]],
         "n": [[str(len(found))]],
     }
@@ -232,7 +252,8 @@ def _row_problems(row: dict[str, str], files: Files) -> Iterator[str]:
         first.precision.upper(),
     ]
     yield from (f"the row does not say {text}" for text in said if text not in " | ".join(row.values()))
-    if not all(r.deployed_bytes < base[0].deployed_bytes and min(_speedups(r)) > 1 for r in found):
+    faster = all((gained.low or gained.mean) > 1 for gained in _speedups(found))
+    if not (faster and all(record.deployed_bytes < base[0].deployed_bytes for record in found)):
         yield "README says smaller and faster"
 
 
@@ -252,10 +273,10 @@ def _gained(found: Sequence[Measurement], base: Sequence[Measurement], study: st
 
 def _caption_problems(caption: str, bf16: Sequence[str]) -> Iterator[str]:
     """Yield the numbers under the table that are neither a unit's nor those of the unpruned model in BF16."""
-    noted = re.findall(r"(\d[\d.]*)×", caption)
-    if sorted(noted) != sorted(bf16):
+    noted = ["".join(parts) for parts in re.findall(NOTED, caption)]
+    if set(noted) != set(bf16):
         yield f"the notes say {noted}, the records {bf16}"
-    rest = re.sub(r"\d[\d.]*×|Top-1|FP32|BF16|INT8|p50|95 %|n = 1", "", caption)
+    rest = re.sub(rf"{NOTED}|Top-1|FP32|BF16|INT8|p50|95 %|n = 1", "", caption)
     yield from (f"no record shows the {number} under the table" for number in re.findall(r"\d[\d.,]*", rest))
 
 

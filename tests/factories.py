@@ -14,6 +14,7 @@ import numpy as np
 
 from trimlab import paths, records
 from trimlab.config import Params
+from trimlab.measure import timing
 from trimlab.measure.contract import BOUNDS, Request
 from trimlab.records import Build, Clock, Device, Engine, Epoch, Latency, Layer, Measurement, Pruning, Record, Training
 
@@ -204,7 +205,33 @@ def measurement(
         "layers": layers(precision, 5 * speed),
         "batch_layers": layers(precision, 230 * speed),
     }
+    if of.benchmark.processes > 1:
+        fields |= in_processes({name: fields[name] for name in SERIES}, of.benchmark.processes)
     return Measurement.model_validate(fields | changes)
+
+
+SERIES = ("latency", "batch_latency", "baseline_latency", "baseline_batch_latency")
+
+
+def in_processes(medians: dict[str, Latency], count: int) -> dict[str, Any]:
+    """Return the times of a record that several processes timed, about these: each process is a little slower.
+
+    The baseline file is, in each process, by another amount, so that no two speed-ups are equal.
+    """
+    processes = [
+        {
+            name: timing.series(calls(one, 1 + 0.02 * number * (0.5 if "baseline" in name else 1)), one.batch_size)
+            for name, one in medians.items()
+        }
+        for number in range(count)
+    ]
+    return {**timing.pooled(processes), "processes": processes}
+
+
+def calls(about: Latency, slower: float) -> list[float]:
+    """Return the seconds of so many calls: a spread of 10 % around a median."""
+    places = [(37 * number) % about.n / about.n for number in range(about.n)]
+    return [about.p50_ms / 1000 * slower * (0.95 + 0.1 * place) for place in places]
 
 
 def request(**changes: object) -> Request:

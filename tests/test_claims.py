@@ -139,6 +139,7 @@ SHOWN = {
     "ResNet-20 on scikit-learn's digits; takes minutes": lambda: training_took("quick", 10, 3600),
     "on two CPU cores; takes hours": lambda: training_took("cifar10-cpu", 3600, 24 * 3600),
     "the whole published study, for a GPU; not run yet": lambda: not (ROOT / "records/paper").exists(),
+    "ResNet-18 on CIFAR-100, on two CPU cores; not run yet": lambda: not (ROOT / "records/cifar100-cpu").exists(),
     "loses hidden channels of its MLPs, a fifth of its parameters at ratio 0.3": mlps_of_a_vit_lose_a_fifth,
     "100,000 images of 224×224 take 15 GB": lambda: round(100_000 * 224 * 224 * 3 / 1e9) == 15,
     "No committed record is of the hold-out": lambda: {record.split for record in RECORDS} == {"test"},
@@ -151,6 +152,9 @@ STATED = (
     "the smallest file that is not measurably less accurate",  # how an opponent is chosen
     "Each file has half the size of its training's",  # 16 of 32 bits
     "refuses files of more than 100 MB",
+    "the geometric mean of the ratios with its 95 % interval, as in `5.6 (5.4–5.8)`",  # how it is written
+    "Epochs on smaller images count at their size",
+    "trains the first epochs on smaller images",
 )
 """What no record can show: a method, a limit, a rule."""
 

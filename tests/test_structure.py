@@ -27,12 +27,12 @@ FLOORS = [
     {"measure"},
     {"records"},
     {"config"},
-    {"measure.accuracy", "measure.device", "measure.memory", "measure.errors"},
+    {"measure.accuracy", "measure.device", "measure.memory", "measure.errors", "measure.samples"},
     {"digests", "errors", "fingerprint", "formats", "paths", "progress"},
 ]
 """From top to bottom: a package or module imports from lower floors alone, and from itself."""
 
-ALONE = {"measure.accuracy", "measure.device", "measure.memory", "measure.errors"}
+ALONE = {"measure.accuracy", "measure.device", "measure.memory", "measure.errors", "measure.samples"}
 """Modules of `measure` that others import by themselves: training does not depend on how files are measured."""
 
 

@@ -177,6 +177,23 @@ def test_a_record_carries_its_weights_normalisation(project):
     assert pruning.normalisation.model_dump() == projects.NORMALISATION
 
 
+def test_a_file_is_timed_in_as_many_processes_as_the_study_asks_for(project, study, monkeypatch, tmp_path):
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    asked = study.model_copy(update={"benchmark": study.benchmark.model_copy(update={"processes": 2})})
+    target, pack = Target("small-r50", 0, "fp32", "onnxruntime"), tmp_path / "pack.npz"
+    runner.write_pack(study.workloads["small"], "test", pack)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "measured", lambda variant: tmp_path / variant)
+        request = fitted(benchmark_stage.request(asked, target, pack, tmp_path))
+        assert runner.digest(request) != runner.digest(request._replace(processes=1))
+        record = benchmark_stage._measure(target, request, runner.digest(request), set(), tmp_path).record
+    assert [process.latency.n for process in record.processes] == [10, 10]
+    assert record.latency.n == 20
+    assert record.params_digest != study.measurement_digest("small-r50", "onnxruntime")
+    assert records.read(tmp_path / "small-r50/seed0-fp32-onnxruntime.json") == record
+
+
 def test_other_precisions_have_no_exact_arithmetic_of_their_own(project):
     for precision in ("fp32", "fp16"):
         record = measured(project, "small", precision)

@@ -49,6 +49,10 @@ BAD = {
         "batch_size: 64\n  runtimes: [onnxruntime, onnxruntime]\n",
         "benchmark.runtimes ['onnxruntime', 'onnxruntime'] repeats a value: list each value once",
     ),
+    "repeats: 200\n": (
+        "repeats: 60000\n  processes: 10\n",
+        "benchmark.processes 10 of repeats 60000 and batch_repeats 20 are 600200 calls, and a record holds 500000",
+    ),
     "candidate: candidate\n": (
         "candidate: candidate\n  evaluate: [top1, top1]\n",
         "report.evaluate ['top1', 'top1'] repeats a value: list each value once",

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 import factories
 import trimlab.measure
 from onnx_examples import SHAPE, brightness, exported, no_limit_for_onednn, white
-from trimlab.measure import contract, device, isolated, memory, runtimes, scoring, timing, weights
+from trimlab.measure import __main__ as measuring
+from trimlab.measure import contract, device, isolated, memory, runtimes, samples, scoring, timing, weights
 from trimlab.measure.__main__ import main, measure
 from trimlab.measure.contract import SevenBit
 from trimlab.measure.errors import MeasureError, NoRuntimeError
@@ -125,9 +126,46 @@ def test_turns_are_even(repeats):
 def test_percentiles_are_ordered_and_within_the_timed_calls(seconds, batch_size):
     latency = timing.latency(seconds, batch_size)
     bounds = 1000 * min(seconds) - 1e-5, 1000 * max(seconds) + 1e-5
-    assert bounds[0] <= latency["p50_ms"] <= latency["p90_ms"] <= latency["p99_ms"] <= bounds[1]
+    assert bounds[0] <= latency["p50_ms"] <= latency["p90_ms"] <= bounds[1]
+    assert latency["p99_ms"] is None
     assert latency["n"] == len(seconds)
     assert latency["batch_size"] == batch_size
+
+
+@pytest.mark.parametrize(("calls", "known"), [(999, False), (1000, True)])
+def test_the_99th_percentile_takes_1000_calls(calls, known):
+    assert (timing.latency(list(np.linspace(1, 2, calls)), 1)["p99_ms"] is not None) == known
+
+
+@given(seconds=st.lists(st.floats(1e-9, 1e6), min_size=1, max_size=50))
+def test_samples_come_back_with_five_digits(seconds):
+    np.testing.assert_allclose(samples.decode(samples.encode(seconds)), seconds, rtol=5.1e-5)
+
+
+def test_samples_take_less_than_four_bytes_a_call():
+    calls = 234e-6 * np.exp(np.abs(np.random.default_rng(0).normal(0, 0.03, 1000)))
+    assert len(samples.encode(calls)) < 4000
+
+
+def test_samples_that_unpack_to_more_than_any_record_holds_are_refused(monkeypatch):
+    monkeypatch.setattr(samples, "MOST", 100)
+    with pytest.raises(ValueError, match="not 1 to 100 of finite length"):
+        samples.decode(samples.encode([0.001] * 10_000))
+
+
+@given(
+    processes=st.lists(st.lists(st.floats(1e-6, 10), min_size=1, max_size=20), min_size=1, max_size=5),
+)
+def test_a_records_percentiles_follow_from_its_samples(processes):
+    kept = [{"latency": timing.series(seconds, 8)} for seconds in processes]
+    for one in kept:
+        (series,) = one.values()
+        decoded = samples.decode(series["samples"]).tolist()
+        assert timing.latency(decoded, 8) == {key: series[key] for key in series if key != "samples"}
+    pooled = timing.pooled(kept)["latency"]
+    assert pooled["n"] == sum(map(len, processes)) and pooled["batch_size"] == 8
+    everything = [1000 * second for seconds in processes for second in seconds]
+    assert min(everything) * 0.999 <= pooled["p50_ms"] <= max(everything) * 1.001
 
 
 def write_pack(folder, **changes):
@@ -219,6 +257,7 @@ def request_file(tmp_path_factory):
         "warmup": 1,
         "repeats": 10,
         "batch_repeats": 5,
+        "processes": 1,
         "threads": 1,
         "builds": 1,
         "lineage": {"study": "made up", "versions": {"torch": "2.14.1"}},
@@ -249,6 +288,68 @@ def test_one_json_line_holds_what_the_file_did(request_file, tmp_path):
         (record[f"{key}batch_latency"]["n"], record[f"{key}batch_latency"]["batch_size"]) for key in ("", "baseline_")
     ]
     assert batch_counts == [(5, 16), (5, 16)]
+    (process,) = record["processes"]
+    assert {key: [process[key]["n"], len(samples.decode(process[key]["samples"]))] for key in process} == {
+        "latency": [10, 10], "batch_latency": [5, 5], "baseline_latency": [10, 10], "baseline_batch_latency": [5, 5],
+    }  # fmt: skip
+    for key, series in process.items():
+        assert record[key] == {name: value for name, value in series.items() if name != "samples"}
+
+
+def test_each_of_several_processes_times_both_files_and_one_scores(request_file, tmp_path, monkeypatch, capsys):
+    asked = contract.parse({**request_file, "processes": 3, "predictions": str(tmp_path / "labels.npy")}, "request")
+    record = isolated.run(sys.executable, PACKAGE.parents[1], asked)
+    said = capsys.readouterr().err
+    assert len(record["processes"]) == 3
+    assert record["latency"]["n"] == 30 and record["baseline_batch_latency"]["n"] == 15
+    assert record["latency"] == timing.pooled(record["processes"])["latency"]
+    assert said.count("scoring 70 images") == 1 and said.count("timing batch 16") == 3
+    assert [line for line in said.splitlines() if " of 3" in line] == ["  process 2 of 3", "  process 3 of 3"]
+
+
+@pytest.mark.parametrize(("number", "first"), [(0, "model"), (1, "baseline"), (2, "model"), (3, "baseline")])
+def test_in_every_odd_process_the_baseline_takes_its_turns_first(number, first, request_file, monkeypatch):
+    opened, turns = [], []
+
+    class Session:
+        image_shape = SHAPE
+
+        def __init__(self, name):
+            self.name = name
+
+        def stopwatches(self, batch):
+            return {"latency": lambda: turns.append(self.name) or (0.001 if self.name == "model" else 0.003)}
+
+        def close(self):
+            pass
+
+    def open_session(request, file, settings):
+        opened.append("baseline" if file == "unpruned.onnx" else "model")
+        return Session(opened[-1])
+
+    monkeypatch.setattr(measuring, "_open", open_session)
+    asked = contract.parse({**request_file, "baseline": "unpruned.onnx", "repeats": 20}, "request")
+    found = measuring.times(asked, number)
+    (process,) = found["processes"]
+    assert (opened[0], turns[0]) == (first, first)
+    assert set(opened) == {"model", "baseline"}
+    assert (process["latency"]["p50_ms"], process["baseline_latency"]["p50_ms"]) == (1.0, 3.0)
+    assert set(found) == {"processes", "contended"}
+
+
+def test_a_record_is_contended_where_one_of_its_processes_was():
+    one = {"latency": timing.series([0.001], 1)}
+    for record, timed in itertools.product([False, True], repeat=2):
+        joined = isolated._timed_again(
+            {"processes": [one], "contended": record}, {"processes": [one], "contended": timed}
+        )
+        assert joined["contended"] == (record or timed) and joined["latency"]["n"] == 2
+
+
+@pytest.mark.parametrize("arguments", [[], ["--times", "request.json"], ["--times", "-1", "r"], ["a.json", "b.json"]])
+def test_without_a_request_file_it_says_how_it_is_called(arguments, capsys):
+    assert main(arguments) == 2
+    assert one_line(capsys) == "error: one request file is needed: python -m trimlab.measure REQUEST.json\n"
 
 
 @pytest.mark.parametrize(
@@ -312,6 +413,7 @@ def test_a_request_is_an_object(value, tmp_path, capsys):
         ("repeats", 0, "[1, 100000]"),
         ("repeats", True, "[1, 100000]"),
         ("batch_repeats", 2.5, "[1, 100000]"),
+        ("processes", 0, "[1, 20]"),
         ("threads", -1, "[0, 1024]"),
         ("threads", None, "[0, 1024]"),
     ],

@@ -318,3 +318,8 @@ def test_a_measurement_on_a_gpu_is_a_whole_record(gpu, model, tmp_path):
     assert record.exact_agreement == record.onnx_agreement == np.mean(expected == 0)
     assert set(record.versions) == {"torch", "numpy", "tensorrt", "cuda", "driver"}
     assert left(gpu) == {}, "a build, the layers' own engine or a graph was not freed"
+    (process,) = measuring.times(request, number=1)["processes"]
+    assert {key: series["n"] for key, series in process.items()} == {
+        "latency": 10, "batch_latency": 5, "baseline_latency": 10, "baseline_batch_latency": 5,
+    }  # fmt: skip
+    assert left(gpu) == {}

@@ -17,6 +17,7 @@ from factories import run_stages
 from trimlab import paths, records
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
+from trimlab.measure.samples import encode
 from trimlab.records import Measurement, Pruning, Record, archive, imports
 from trimlab.records.select import select
 
@@ -371,6 +372,47 @@ def test_percentiles_rise(tmp_path: Path) -> None:
     path = altered(tmp_path, factories.measurement(factories.study(), "large", "int8"), "latency.p90_ms", 0.001)
     with pytest.raises(UserError, match=r"\(latency p50 1\.5, p90 0\.001, p99 1\.95 ms do not rise\)"):
         imports.import_records([path])
+
+
+@pytest.mark.parametrize(
+    ("samples", "why"),
+    [
+        ("", "0 calls, not 1 to 1000000 of finite length"),
+        ("AAAA", "samples are not compressed calls"),
+        (encode([0.001]), "samples hold 1 calls, n is 200"),
+        (encode([0.0] * 200), "200 calls, not 1 to 1000000 of finite length"),
+        (encode([float("nan")] * 200), "200 calls, not 1 to 1000000 of finite length"),
+        ("é", "samples are not compressed calls"),
+    ],
+)
+def test_samples_that_are_not_the_calls_are_refused_in_one_line(tmp_path: Path, samples: str, why: str) -> None:
+    study = factories.study(benchmark={"processes": 2})
+    path = altered(tmp_path, factories.measurement(study, "large", "int8"), "processes.1.latency.samples", samples)
+    with pytest.raises(UserError, match=why) as caught:
+        imports.import_records([path])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_record_of_several_processes_is_imported_with_their_calls(tmp_path: Path) -> None:
+    study = factories.study(benchmark={"processes": 2})
+    made = [factories.training(study, "large"), factories.pruning(study, "large")]
+    measured = factories.measurement(study, "large", "int8")
+    for number, record in enumerate([*made, measured]):
+        factories.write(record, tmp_path / f"{number}.json")
+    imports.import_records([tmp_path])
+    (stored,) = paths.RECORDS.glob("synthetic/measurement/*.json")
+    read = records.read(stored)
+    assert read == measured and isinstance(read, Measurement)
+    assert [len(process.latency.calls_ms) for process in read.processes] == [200, 200]
+    assert read.latency.n == 400
+    ratios = [p.baseline_latency.p50_ms / p.latency.p50_ms for p in read.processes]
+    assert read.speedup == pytest.approx((ratios[0] * ratios[1]) ** 0.5)
+
+
+def test_a_record_without_processes_was_timed_in_one(tmp_path: Path) -> None:
+    record = factories.measurement(factories.study(), "large", "int8")
+    assert record.processes == []
+    assert record.speedups == [record.baseline_latency.p50_ms / record.latency.p50_ms]
 
 
 def test_a_gpus_clocks_are_complete(tmp_path: Path) -> None:

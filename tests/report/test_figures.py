@@ -7,6 +7,7 @@ import pytest
 import factories
 from trimlab.records import Pruning
 from trimlab.report import figures
+from trimlab.report.intervals import wilson
 from trimlab.report.results import Results
 
 
@@ -26,7 +27,7 @@ def test_the_same_results_draw_the_same_bytes(tmp_path: Path, seeds: list[int]) 
         for name, figure in figures.draw(results(seeds=seeds)).items():
             figures.save(figure, tmp_path / f"{run}-{name}.svg")
     first = sorted(tmp_path.glob("first-*.svg"))
-    assert len(first) == 5
+    assert len(first) == 6
     for path in first:
         assert path.read_bytes() == path.with_name(path.name.replace("first", "second")).read_bytes()
 
@@ -77,6 +78,37 @@ def test_a_point_with_rounded_widths_lies_beside_the_line() -> None:
     assert list(map(float, lines["after fine-tuning"].get_xdata())) == [0, 50, 60, 80]
     assert list(map(float, lines["rounded widths, after"].get_xdata())) == [50]
     assert list(map(float, lines["published, after"].get_xdata())) == [0, 50, 60, 80]
+
+
+def test_latencies_are_drawn_a_line_a_process_where_their_calls_are_kept() -> None:
+    assert "latency-1" not in figures.draw(results())
+    of = results(benchmark={"processes": 3})
+    lines = figures.draw(of)["latency-1"].axes[0].get_lines()
+    assert len(lines) == 3 * 4  # unpruned FP32, and the candidate in three precisions
+    (first, *_) = (r for r in of.measurements if (r.variant, r.precision) == ("large", "fp32"))
+    drawn = [float(x) for x in lines[0].get_xdata()]
+    calls = first.processes[0].latency.calls_ms
+    assert (drawn[0], drawn[-1]) == pytest.approx((min(calls), max(calls)))
+    assert drawn[100] == pytest.approx(first.processes[0].latency.p50_ms, rel=1e-4)
+
+
+def test_accuracy_stands_over_latency_and_throughput_with_its_interval() -> None:
+    of = results()
+    left, right = figures.draw(of)["accuracy-by-speed-cifar10"].axes
+    small = next(r for r in of.measurements if (r.variant, r.precision) == ("small", "int8"))
+    low, high = wilson(round(small.top1_accuracy * small.num_images), small.num_images)
+    for axes, x in ((left, small.latency.p50_ms), (right, small.batch_latency.images_per_second)):
+        bars = [path for bar in axes.containers for path in bar[2][0].get_segments() if path[0][0] == pytest.approx(x)]
+        ends = [(float(bar[0][1]), float(bar[1][1])) for bar in bars]
+        assert pytest.approx((100 * low, 100 * high)) in ends
+
+
+def test_the_front_of_throughput_rises_in_accuracy_as_it_falls_in_speed() -> None:
+    axes = figures.draw(results())["accuracy-by-speed-cifar10"].axes[1]
+    front = next(line for line in axes.get_lines() if line.get_drawstyle() == "steps-post")
+    rates, top1 = list(front.get_xdata()), list(front.get_ydata())
+    assert rates == sorted(rates, reverse=True) and top1 == sorted(top1)
+    assert len(rates) > 2 and max(rates) == max(r.batch_latency.images_per_second for r in results().measurements)
 
 
 def test_an_unpruned_study_has_no_pruning_figure() -> None:

@@ -11,6 +11,7 @@ from trimlab.report.intervals import (
     Answers,
     Difference,
     least_separable,
+    over_processes,
     over_seeds,
     paired_difference,
     unpaired_difference,
@@ -131,3 +132,48 @@ def test_seeds_have_students_interval_or_that_of_the_images() -> None:
     assert not found.separable
     alike = over_seeds([Difference(1.0, 0.4, "paired", 0.001)] * 3)
     assert (alike.half_width, alike.separable) == (pytest.approx(0.4), True)
+
+
+@given(st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=20))
+def test_over_processes_is_the_geometric_mean_within_its_interval_whichever_way_the_ratio_is_taken(
+    values: list[float],
+) -> None:
+    found, reverse = over_processes(values), over_processes([1 / value for value in values])
+    assert found.mean == pytest.approx(stats.gmean(values))
+    assert found.low is not None and found.high is not None and reverse.low is not None
+    assert found.low <= found.mean * (1 + 1e-9) and found.mean <= found.high * (1 + 1e-9)
+    assert reverse.low == pytest.approx(1 / found.high)
+    assert found.processes == len(values)
+
+
+def test_one_process_has_no_interval_and_is_ranked_with_nothing() -> None:
+    one, slow = over_processes([5.0]), over_processes([1.0, 1.01, 1.02])
+    assert (one.mean, one.low, one.high) == (5.0, None, None)
+    assert not slow.is_below(one) and not one.is_below(slow)
+    assert slow.is_below(over_processes([2.0, 2.01, 2.02]))
+
+
+NOISE = {
+    "normal": lambda generator, shape: generator.normal(0, 0.02, shape),
+    "heavy tails": lambda generator, shape: 0.02 * generator.standard_t(3, shape),
+    "now and then disturbed": lambda generator, shape: (
+        generator.normal(0, 0.01, shape) + 0.3 * (generator.random(shape) < 0.05)
+    ),
+    "an order effect": lambda generator, shape: generator.normal(0, 0.005, shape) + 0.01 * (-1) ** np.arange(shape[1]),
+}
+"""Of the logarithm of a file's time against itself, (trials, processes)."""
+
+
+@pytest.mark.parametrize("noise", NOISE)
+@pytest.mark.parametrize("processes", [3, 5])
+def test_the_interval_over_processes_covers_1_for_a_file_against_itself(noise: str, processes: int) -> None:
+    generator = np.random.default_rng(0)
+    ratios = np.exp(NOISE[noise](generator, (TRIALS, processes)))
+    found = [over_processes(list(map(float, trial))) for trial in ratios]
+    assert np.mean([one.low <= 1 <= one.high for one in found if one.low and one.high]) >= 0.9
+
+
+def test_the_range_of_three_processes_would_cover_too_seldom() -> None:
+    """Why the interval is Student's."""
+    ratios = np.exp(np.random.default_rng(0).normal(0, 0.02, (TRIALS, 3)))
+    assert np.mean((ratios.min(axis=1) <= 1) & (ratios.max(axis=1) >= 1)) < 0.8

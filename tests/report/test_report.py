@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import factories
 from trimlab import cli, paths
 from trimlab.errors import UserError
+from trimlab.measure import timing
 from trimlab.records import Measurement, Pruning, Record, Training, archive, imports
 from trimlab.records.select import select
 from trimlab.report import figures, findings, tables
@@ -61,11 +62,13 @@ def with_exact_arithmetic(record: Record) -> Record:
     return record.model_copy(update=exact)
 
 
+REPLICATED = factories.study(benchmark={"processes": 3})
 CASES = {
     "one-seed": (factories.study(), factories.everything(factories.study())),
+    "three-processes": (REPLICATED, factories.everything(REPLICATED)),
     "two-devices": (factories.study(seeds=[0, 1]), everywhere()),
 }
-CORRECT = {"one-seed": factories.correct(CASES["one-seed"][1]), "two-devices": None}
+CORRECT = {name: factories.correct(CASES[name][1]) for name in ("one-seed", "three-processes")} | {"two-devices": None}
 """Which images were classified rightly; where that is None, the true labels are not stored."""
 
 
@@ -540,6 +543,12 @@ ANY = {
     "initial": st.sampled_from([None, "data/mine.pt"]),
     "initial_training": st.sampled_from([None, factories.training(factories.study(), "small")]),
 }
+EXTREME = {
+    name: timing.series([1e-9, seconds, 1e6], 1)
+    for name, seconds in zip(factories.SERIES, (1e-9, 1e6, 1e6, 1e-9), strict=True)
+}
+PROCESSES = [factories.measurement(REPLICATED, "large", "int8").model_dump()["processes"], [EXTREME]]
+ANY |= {"processes": st.sampled_from([[], *PROCESSES, PROCESSES[0] + PROCESSES[1]])}
 ANY |= dict.fromkeys(("latency", "batch_latency", "baseline_latency", "baseline_batch_latency"), latencies())
 ANY |= {"eager_latency": latencies()}
 ANY |= dict.fromkeys(

@@ -7,8 +7,10 @@ import pytest
 
 import factories
 from trimlab.config import Params
-from trimlab.records import Measurement
-from trimlab.report import findings, reference, tables
+from trimlab.measure import timing
+from trimlab.records import Measurement, Record
+from trimlab.report import findings, reference, tables, text
+from trimlab.report.intervals import Replicated
 from trimlab.report.markdown import table as shown
 from trimlab.report.model import Column, Finding, Table, Value, words
 from trimlab.report.results import Bench, Results
@@ -147,7 +149,90 @@ def test_speedups_are_those_of_the_measurement_alone() -> None:
     file = factories.measurement(study, "large", "int8", latency=factories.latency(7.0), baseline_latency=slow_baseline)
     found = rows(tables.precisions(Results.of(study, [*made, file]), "large", BENCH))
     int8 = next(row for row in found if row[3] == "INT8")
-    assert int8[found[0].index("× batch 1")].rstrip("¹²³") == "11.00"
+    assert int8[found[0].index("× batch 1")].rstrip("¹²³") == "11"
+
+
+def replicated(ratios: dict[tuple[str, str], Sequence[float]]) -> Results:
+    """A study whose files are so many times as fast as the unpruned FP32 files: a ratio a process."""
+    study = factories.study()
+
+    def one(ratio: float) -> dict[str, Any]:
+        medians = {"latency": 5 / ratio, "batch_latency": 240 / ratio}
+        medians |= {"baseline_latency": 5.0, "baseline_batch_latency": 240.0}
+        return {name: timing.series([ms / 1000] * 5, 64 if "batch" in name else 1) for name, ms in medians.items()}
+
+    def timed(record: Record) -> Record:
+        if not isinstance(record, Measurement):
+            return record
+        processes = [one(ratio) for ratio in ratios.get((record.variant, record.precision), [1.0, 1.0, 1.0])]
+        changes = {**timing.pooled(processes), "processes": processes}
+        return Measurement.model_validate(record.model_dump() | changes)
+
+    return Results.of(study, map(timed, factories.everything(study)))
+
+
+def test_a_speed_up_of_several_processes_has_its_interval_and_no_digit_beyond_it() -> None:
+    of = replicated({("large", "int8"): [5.5, 5.6, 5.7], ("candidate", "int8"): [11.0, 11.9, 12.9]})
+    table = tables.precisions(of, "large", BENCH)
+    cells = {(row[0], row[3]): row[-3] for row in rows(table) if row[0] != REFERENCE}
+    assert cells["large", "INT8"].rstrip("¹²³") == "5.6 (5.4–5.9)"
+    assert cells["candidate", "INT8"].rstrip("¹²³") == "12 (10–15)"
+    assert "×: geometric mean of 3 processes, with its 95 % interval." in table.caption
+    alone = tables.precisions(results(), "large", BENCH)
+    assert "One process timed each file, so that speed-ups have no interval." in alone.caption
+    assert "5.6× (5.4–5.9) at batch 1" not in plain(findings.headline(of))
+    assert "12× (10–15) as fast at batch 1" in plain(findings.headline(of))
+    assert "in each of 3 processes (geometric mean and 95 % interval)" in plain(findings.headline(of))
+    assert "timed alternately with it in one process." in plain(findings.headline(results()))
+
+
+def test_the_processes_of_all_seeds_count() -> None:
+    study = factories.study(seeds=[0, 1], benchmark={"processes": 3})
+    table = tables.precisions(Results.of(study, factories.everything(study)), "large", BENCH)
+    assert "×: geometric mean of 6 processes" in table.caption
+
+
+def test_only_files_whose_intervals_are_disjoint_are_ranked_by_speed() -> None:
+    apart = {("large", "int8"): [5.5, 5.6, 5.7], ("candidate", "int8"): [11.0, 11.9, 12.9]}
+    said = plain(findings.fastest(replicated(apart).at(BENCH)))
+    assert said.startswith("Largest gain in throughput over its unpruned FP32 file: candidate INT8, 12× (10–15)")
+    assert "Not told apart" not in said
+    close = apart | {("large-r50", "int8"): [10.0, 10.5, 11.0]}
+    said = plain(findings.fastest(replicated(close).at(BENCH)))
+    assert said.endswith(" Not told apart from it: large-r50 INT8.")
+    said = plain(findings.fastest(results().at(BENCH)))
+    assert said.startswith(
+        "Largest gain in throughput over its unpruned FP32 file, of one process each and so not ranked"
+    )
+
+
+def test_neighbours_on_a_front_of_times_that_cannot_be_told_apart_are_named() -> None:
+    close = {("candidate", "int8"): [11.0, 11.9, 12.9], ("large-r50", "int8"): [10.0, 10.5, 11.0]}
+    _, latency, throughput = (found.plain for found in findings.fronts(replicated(close), BENCH, "cifar10"))
+    for said in (latency, throughput):
+        assert "Cannot be told apart by these times: candidate INT8 and large-r50 INT8" in said
+    _, latency, _ = (found.plain for found in findings.fronts(results(), BENCH, "cifar10"))
+    assert latency.endswith("Close times may change places: each is of one process.")
+
+
+def test_p99_takes_1000_calls() -> None:
+    def of(calls: int) -> Table:
+        return tables.measurements(results(), [factories.measurement(
+            factories.study(), "large", "int8", latency=factories.latency(1.5, n=calls)
+        )])  # fmt: skip
+
+    column = "Batch 1 p50 / p90 / p99 ms"
+    cells = [rows(of(calls))[1][rows(of(calls))[0].index(column)] for calls in (999, 1000)]
+    assert cells == ["1.50 / 1.65 / –", "1.50 / 1.65 / 1.95"]
+    assert "p99 is given from 1,000 calls on." in of(1000).caption  # the large batch has 20
+
+
+def test_a_ratio_is_written_with_the_digits_that_it_supports() -> None:
+    single = {11.94: "12", 1.284: "1.3", 0.994: "0.99", 0.9999: "1.0", 128.4: "128", 0.0021: "0.00"}
+    assert {value: text.times(Replicated(value, None, None, 1)) for value in single} == single
+    wide = {(5.6, 5.4, 5.8): "5.6 (5.4–5.8)", (1.004, 0.98, 1.03): "1.00 (0.98–1.03)", (31.2, 28, 35): "31 (28–35)"}
+    assert {given: text.times(Replicated(*given, 3)) for given in wide} == wide
+    assert text.times(Replicated(5.6, 5.4, 5.8, 3), "×") == "5.6× (5.4–5.8)"
 
 
 def test_delta_is_against_the_same_weights_alone() -> None:
@@ -314,9 +399,9 @@ def test_rounded_widths_are_compared_with_those_that_fall() -> None:
     bench = of.benches()[0]
     (found,) = findings.rounding(of, bench, "large")
     assert found.plain == (
-        "large-r50-16 (ResNet-18 on CIFAR-10, 50 %, widths rounded down to multiples of 16), INT8: 12.1× at batch 1, "
-        "12.1× at batch 64, 2.23 M parameters, 111.7 M multiply-accumulates, 90.68 % top-1; without rounding "
-        "(large-r50): 10.1× at batch 1, 10.1× at batch 64, 2.79 M, 139.7 M, 90.68 % "
+        "large-r50-16 (ResNet-18 on CIFAR-10, 50 %, widths rounded down to multiples of 16), INT8: 12× at batch 1, 12× "
+        "at batch 64, 2.23 M parameters, 111.7 M multiply-accumulates, 90.68 % top-1; without rounding (large-r50): "
+        "10× at batch 1, 10× at batch 64, 2.79 M, 139.7 M, 90.68 % "
         "(0.00 ± 0.81 points, unpaired: cannot be told apart)."
     )
     assert findings.rounding(of, bench, "small") == []
@@ -495,7 +580,7 @@ def test_beside_a_runtime_with_bf16_the_unpruned_models_speed_in_it_is_noted() -
     study = factories.study()
     bf16 = factories.measurement(study, "large", "bf16", latency=factories.latency(2.5))
     of = Results.of(study, [*factories.everything(study), bf16])
-    assert "the unpruned model in BF16: 2.00×" in shown(tables.overview([of]))
+    assert "the unpruned model in BF16: 2.0×" in shown(tables.overview([of]))
     assert "The unpruned model in BF16 is 2.0× at batch 1, " in plain(findings.beside_bf16(of, BENCH))
     assert findings.beside_bf16(results(), BENCH) is None
 

@@ -205,6 +205,15 @@ def test_parent_is_complete_where_most_cells_were_cached(study: config.Params, s
     assert parent.info.status == "FINISHED"
 
 
+def test_processes_are_in_the_record_alone(study: config.Params) -> None:
+    benchmark = study.benchmark.model_copy(update={"processes": 3})
+    replicated = study.model_copy(update={"benchmark": benchmark})
+    record = factories.measurement(replicated, study.report.candidate, "int8")
+    assert "processes" not in mlflow_runs._params(record)
+    assert mlflow_runs._measured(record)["speedup"] == pytest.approx(record.speedup)
+    assert mlflow_runs._deciding_params(replicated, record)["benchmark.processes"] == "3"
+
+
 def test_parent_sums_up_seeds_of_one_device(study: config.Params, store: MlflowClient) -> None:
     candidate = study.report.candidate
     speeds = {

@@ -87,6 +87,7 @@ def request(study: config.Params, target: Target, pack: Path, scratch: Path) -> 
         warmup=timing.warmup,
         repeats=timing.repeats,
         batch_repeats=timing.batch_repeats,
+        processes=timing.processes,
         threads=timing.threads,
         builds=timing.builds if target.on_gpu else 1,
         lineage=_lineage(study, target),

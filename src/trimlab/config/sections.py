@@ -359,6 +359,10 @@ class Quantization(Section):
     """Layers that INT8 files compute in FP32, by name or pattern such as `layers.0.*`."""
 
 
+MOST_CALLS = 500_000
+"""Timed runs of a file, in all of its processes."""
+
+
 class Benchmark(Section):
     """How exported files are timed."""
 
@@ -370,6 +374,9 @@ class Benchmark(Section):
     """Timed runs at batch 1."""
     batch_repeats: Annotated[int, Field(ge=5, le=100_000)] = 20
     """Timed runs at the large batch."""
+    processes: Annotated[int, Field(ge=1, le=20)] = 1
+    """Processes that time a file, one after another. Of several, the report gives speed-ups with an interval: use 3 for
+    a study that you publish."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Threads of the runtime; 0 uses all cores."""
     runtimes: Annotated[list[Runtime], Field(min_length=1)] = ["onnxruntime"]
@@ -378,6 +385,16 @@ class Benchmark(Section):
     """The large batch on a GPU."""
     builds: Annotated[int, Field(ge=1, le=100)] = 1
     """How many times a TensorRT engine is built: builds can differ, and the report gives their spread."""
+
+    @model_validator(mode="after")
+    def _calls_fit_into_a_record(self) -> "Benchmark":
+        calls = self.processes * (self.repeats + self.batch_repeats)
+        if calls > MOST_CALLS:
+            raise ValueError(
+                f"processes {self.processes} of repeats {self.repeats} and batch_repeats {self.batch_repeats} are "
+                f"{calls} calls, and a record holds {MOST_CALLS}: lower one of them"
+            )
+        return self
 
 
 class Report(Section):

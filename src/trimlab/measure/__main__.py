@@ -1,10 +1,12 @@
 """`python -m trimlab.measure REQUEST.json`: one record as a JSON line on standard output, progress on standard error.
 
 `python -m trimlab.measure --runtime NAME` asks whether a runtime is available here: it prints the device that the
-runtime computes on.
+runtime computes on. `python -m trimlab.measure --times NUMBER REQUEST.json` times the files of a request once more, in
+process NUMBER, counted from 0, and prints what the record adds.
 
-REQUEST.json holds a `contract.Request`. The exit code is 0, 1 where something is wrong, 3 where this machine can't
-measure that precision, or 4 where it can't measure in that runtime at all.
+REQUEST.json holds a `contract.Request`. A process times the files once, however many `processes` it asks for:
+`isolated` starts the others. The exit code is 0, 1 where something is wrong, 3 where this machine can't measure that
+precision, or 4 where it can't measure in that runtime at all.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,29 @@ def measure(request: Request) -> dict[str, Any]:
     }
 
 
+def times(request: Request, number: int) -> dict[str, Any]:
+    """Time the files of a request alone; return `processes` and `contended` as a record has them.
+
+    Args:
+        request: what to time.
+        number: of the process. In every odd one the baseline file is opened and takes its turns first, so that whatever
+            the order is worth shows as spread between processes.
+
+    Raises:
+        UnavailableError, MeasureError: as `measure`.
+    """
+    request = weights.fitted(request)
+    files = [("", request.model, request.precision), ("baseline_", request.baseline, "fp32")]
+    with device.watched() as watch, ExitStack() as opened:
+        sessions = {
+            name: opened.enter_context(closing(_open(request, file, _settings(request)._replace(precision=precision))))
+            for name, file, precision in (reversed(files) if number % 2 else files)
+        }
+        pack = scoring.load(request.images, request.pack, sessions[""].image_shape)
+        process = _process(_clocks(sessions, pack, request, ["latency"])["latency"])
+    return {"processes": [process], "contended": watch.contended}
+
+
 def _measured(request: Request) -> dict[str, Any]:
     with closing(_open(request, request.model, _settings(request))) as model:
         memory_bytes = model.memory_bytes()  # before anything else is loaded
@@ -61,7 +87,7 @@ def _measured(request: Request) -> dict[str, Any]:
         scored = _scored(request, model, pack, predictions)
         with closing(_open(request, request.baseline, _settings(request)._replace(precision="fp32"))) as baseline:
             _check_same_images(model, baseline)
-            latencies = _latencies([model, baseline], pack, request)
+            latencies = _latencies(model, baseline, pack, request)
         layers, engines = _layers(model, pack, request), _engines(model, pack, request)
     return {**scored, "peak_memory_bytes": memory_bytes, **latencies, **layers, **engines}
 
@@ -109,19 +135,45 @@ def _agreement(predictions: np.ndarray[Any, Any], pack: scoring.Pack, request: R
     return found
 
 
-def _latencies(sessions: list[Session], pack: scoring.Pack, request: Request) -> dict[str, Any]:
-    clocks: dict[str, dict[str, Any]] = {}
+def _latencies(model: Session, baseline: Session, pack: scoring.Pack, request: Request) -> dict[str, Any]:
+    clocks = _clocks({"": model, "baseline_": baseline}, pack, request)
+    process = _process(clocks.pop("latency"))
+    others = [
+        {"name": name, **{key: timing.latency(*runs) for key, runs in series.items()}}
+        for name, series in clocks.items()
+    ]
+    return {**timing.pooled([process]), "clocks": others, "processes": [process]}
+
+
+Runs = tuple[list[float], int]
+"""Seconds of each run, and its images."""
+
+
+def _clocks(
+    sessions: dict[str, Session], pack: scoring.Pack, request: Request, wanted: Sequence[str] | None = None
+) -> dict[str, dict[str, Runs]]:
+    """Time sessions in turns, by every clock that they have or by those that are wanted.
+
+    Args:
+        sessions: by what their fields in a record begin with, in the order of their turns.
+        pack: the images.
+        request: how often.
+        wanted: names of clocks.
+    """
+    clocks: dict[str, dict[str, Runs]] = {}
     for prefix, size, repeats in (("", 1, request.repeats), ("batch_", request.batch_size, request.batch_repeats)):
         say(f"timing batch {size}")
         batch = pack.tiled(size)
-        own, other = (session.stopwatches(batch) for session in sessions)
-        for name in own:
-            times = timing.interleaved([own[name], other[name]], repeats, request.warmup)
-            clock = clocks.setdefault(name, {})
-            clock[prefix + "latency"], clock["baseline_" + prefix + "latency"] = (
-                timing.latency(seconds, size) for seconds in times
-            )
-    return {**clocks.pop("latency"), "clocks": [{"name": name, **clock} for name, clock in clocks.items()]}
+        stopwatches = [session.stopwatches(batch) for session in sessions.values()]
+        for clock in wanted or stopwatches[0]:
+            runs = timing.interleaved([each[clock] for each in stopwatches], repeats, request.warmup)
+            for name, seconds in zip(sessions, runs, strict=True):
+                clocks.setdefault(clock, {})[f"{name}{prefix}latency"] = seconds, size
+    return clocks
+
+
+def _process(wall: dict[str, Runs]) -> dict[str, Any]:
+    return {key: timing.series(*runs) for key, runs in wall.items()}
 
 
 def _layers(model: Session, pack: scoring.Pack, request: Request) -> dict[str, Any]:
@@ -207,16 +259,18 @@ def _sha256(path: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Measure what a request asks for, or look for a runtime; return the exit code."""
-    asks = arguments[:-1] == ["--runtime"]
-    if len(arguments) != 1 and not asks:
-        say("error: one request file is needed: python -m trimlab.measure REQUEST.json")
-        return 2
+    """Measure or time what a request asks for, or look for a runtime; return the exit code."""
+    *options, last = arguments or [""]
     try:
-        if asks:
-            print(json.dumps(runtimes.device_of(arguments[1])))
+        if options == ["--runtime"]:
+            print(json.dumps(runtimes.device_of(last)))
+        elif options[:1] == ["--times"] and len(options) == 2 and options[1].isdecimal():
+            print(json.dumps(times(_read_request(last), int(options[1]))))
+        elif not options and last:
+            print(json.dumps(measure(_read_request(last))))
         else:
-            print(json.dumps(measure(_read_request(arguments[0]))))
+            say("error: one request file is needed: python -m trimlab.measure REQUEST.json")
+            return 2
     except UnavailableError as error:
         say(f"unavailable: {' '.join(str(error).splitlines())}")
         return next(code for code, kind in UNAVAILABLE.items() if type(error) is kind)

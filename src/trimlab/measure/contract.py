@@ -57,6 +57,8 @@ class Request(NamedTuple):
     """Timed runs at batch 1."""
     batch_repeats: int
     """Timed runs at the large batch."""
+    processes: int
+    """Clean processes that time both files, one after another."""
     threads: int
     """CPU threads; 0 takes all cores."""
     builds: int
@@ -70,6 +72,7 @@ BOUNDS = {
     "warmup": (1, 1000),
     "repeats": (1, 100_000),
     "batch_repeats": (1, 100_000),
+    "processes": (1, 20),
     "threads": (0, 1024),
     "builds": (1, 100),
 }

@@ -1,4 +1,4 @@
-"""A measurement in a clean process: peak memory and times are that file's alone."""
+"""A measurement in clean processes: peak memory and times are that file's alone."""
 
 import json
 import subprocess
@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from . import contract
+from . import contract, timing
 from .__main__ import UNAVAILABLE
 from .contract import Request
 from .errors import MeasureError, NoRuntimeError
@@ -37,7 +37,9 @@ def device(interpreter: str, source: Path, runtime: str) -> dict[str, Any] | Non
 
 
 def run(interpreter: str, source: Path, request: Request) -> dict[str, Any]:
-    """Return the record of a request; what it says meanwhile is shown, indented.
+    """Return the record of a request, timed in as many processes as it asks for, one after another.
+
+    What they say meanwhile is shown, indented.
 
     Args:
         interpreter: a Python with numpy and the runtime.
@@ -49,14 +51,30 @@ def run(interpreter: str, source: Path, request: Request) -> dict[str, Any]:
         MeasureError: it failed, and the message has its exit code and last line; or the interpreter does not run.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        file, printed = Path(scratch) / "request.json", Path(scratch) / "record.json"
+        file = Path(scratch) / "request.json"
         file.write_text(json.dumps(contract.to_json(request)), encoding="utf-8")
-        code, last = _finished(_command(interpreter, source, str(file)), printed, show=True)
-        if code in UNAVAILABLE:
-            raise UNAVAILABLE[code](_said(last))
-        if code:
-            raise MeasureError(f"measuring {request.model} failed with exit code {code}: {_said(last)}")
-        return _read(printed, interpreter)
+
+        def answer(*options: str) -> dict[str, Any]:
+            printed = Path(scratch) / "answer.json"
+            code, last = _finished(_command(interpreter, source, *options, str(file)), printed, show=True)
+            if code in UNAVAILABLE:
+                raise UNAVAILABLE[code](_said(last))
+            if code:
+                raise MeasureError(f"measuring {request.model} failed with exit code {code}: {_said(last)}")
+            return _read(printed, interpreter)
+
+        record = answer()
+        for number in range(1, request.processes):
+            say(f"  process {number + 1} of {request.processes}")
+            record = _timed_again(record, answer("--times", str(number)))
+        return record
+
+
+def _timed_again(record: dict[str, Any], timed: dict[str, Any]) -> dict[str, Any]:
+    """Add what one more process timed to a record."""
+    processes = [*record["processes"], *timed["processes"]]
+    contended = record["contended"] or timed["contended"]
+    return {**record, **timing.pooled(processes), "processes": processes, "contended": contended}
 
 
 def _read(printed: Path, interpreter: str) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 import gc
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from . import samples
 from .session import Stopwatch
 
 ROUNDS = 20
@@ -73,7 +75,23 @@ def settle(stopwatch: Stopwatch, timer: Timer) -> None:
         stopwatch()
 
 
-def latency(seconds: Sequence[float], batch_size: int) -> dict[str, int | float]:
-    """Return percentiles of runs with `batch_size` images each, in milliseconds."""
+def latency(seconds: Sequence[float], batch_size: int) -> dict[str, int | float | None]:
+    """Return percentiles of runs with `batch_size` images each, in milliseconds; p99 of many runs alone."""
     p50, p90, p99 = (round(1000 * float(value), 6) for value in np.percentile(seconds, [50, 90, 99]))
-    return {"p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "n": len(seconds), "batch_size": batch_size}
+    tail = p99 if len(seconds) >= samples.TAIL_CALLS else None
+    return {"p50_ms": p50, "p90_ms": p90, "p99_ms": tail, "n": len(seconds), "batch_size": batch_size}
+
+
+def series(seconds: Sequence[float], batch_size: int) -> dict[str, Any]:
+    """Return what a record keeps of one process's runs: the runs, and the percentiles that follow from them."""
+    kept = samples.encode(seconds)
+    return {**latency(samples.decode(kept).tolist(), batch_size), "samples": kept}
+
+
+def pooled(processes: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Return the percentiles over all runs of several processes, for each of their series."""
+    first = processes[0]
+    seconds = {
+        name: [run for process in processes for run in samples.decode(process[name]["samples"])] for name in first
+    }
+    return {name: latency(seconds[name], first[name]["batch_size"]) for name in first}

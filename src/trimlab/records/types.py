@@ -7,6 +7,7 @@ bounds: what is read is finite, in range, and fit to be shown.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple, get_args
@@ -20,6 +21,7 @@ from pydantic import (
 )
 
 from trimlab.formats import Computed
+from trimlab.measure import samples
 
 
 class Role(NamedTuple):
@@ -120,7 +122,8 @@ class Latency(Part):
 
     p50_ms: Annotated[Milliseconds, METRIC]
     p90_ms: Annotated[Milliseconds, METRIC]
-    p99_ms: Annotated[Milliseconds, METRIC]
+    p99_ms: Annotated[Milliseconds | None, METRIC] = None
+    """None for fewer than 1,000 calls; older records have it for any number."""
     n: Count
     """Timed calls."""
     batch_size: Count
@@ -128,14 +131,38 @@ class Latency(Part):
 
     @model_validator(mode="after")
     def _percentiles_rise(self) -> "Latency":
-        if not self.p50_ms <= self.p90_ms <= self.p99_ms:
-            raise ValueError(f"p50 {self.p50_ms:g}, p90 {self.p90_ms:g}, p99 {self.p99_ms:g} ms do not rise")
+        p99_ms = self.p90_ms if self.p99_ms is None else self.p99_ms
+        if not self.p50_ms <= self.p90_ms <= p99_ms:
+            raise ValueError(f"p50 {self.p50_ms:g}, p90 {self.p90_ms:g}, p99 {p99_ms:g} ms do not rise")
         return self
+
+    @property
+    def tail_ms(self) -> float | None:
+        """The 99th percentile; None where too few calls were timed to know it."""
+        return self.p99_ms if self.n >= samples.TAIL_CALLS else None
 
     @property
     def images_per_second(self) -> float:
         """Throughput at the median call."""
         return 1000 * self.batch_size / self.p50_ms
+
+
+class Series(Latency):
+    """A latency, and every call of which it is."""
+
+    samples: str
+    """The calls in the order of time, as `measure.samples` writes them."""
+
+    @model_validator(mode="after")
+    def _each_call_is_there(self) -> "Series":
+        if (found := len(self.calls_ms)) != self.n:
+            raise ValueError(f"samples hold {found} calls, n is {self.n}")
+        return self
+
+    @property
+    def calls_ms(self) -> list[float]:
+        """Milliseconds of each call."""
+        return [1000 * float(seconds) for seconds in samples.decode(self.samples)]
 
 
 class Normalisation(Part):
@@ -348,6 +375,17 @@ class Clock(Part):
     baseline_batch_latency: Latency
 
 
+class Process(Part):
+    """What one process timed: a file and its baseline file, in turns."""
+
+    latency: Series
+    """At batch 1."""
+    batch_latency: Series
+    """At the large batch."""
+    baseline_latency: Series
+    baseline_batch_latency: Series
+
+
 class Layer(Part):
     """A part of a compiled file, as its runtime tells it."""
 
@@ -394,6 +432,10 @@ class Build(Part):
     batch_latency: Latency
 
 
+Timed = Literal["latency", "batch_latency", "baseline_latency", "baseline_batch_latency"]
+"""The series of a process, and of a measurement."""
+
+
 class Measurement(Record):
     """One exported file of one variant, precision and seed, in one runtime on one device."""
 
@@ -434,7 +476,7 @@ class Measurement(Record):
     exact_agreement: Annotated[Share | None, METRIC] = None
     """Share of images to which the runtime and the exact arithmetic give the same label."""
     latency: Annotated[Latency, VOLATILE]
-    """At batch 1."""
+    """At batch 1. This and the next three are of the calls of all processes."""
     batch_latency: Annotated[Latency, VOLATILE]
     """At the large batch."""
     baseline_file_sha256: Sha256
@@ -445,7 +487,9 @@ class Measurement(Record):
     """Of running this file alone at the large batch: the process's resident memory, or on a GPU the device memory
     that engine, contexts and buffers took."""
     clocks: Annotated[list[Clock], VOLATILE] = []
-    """A GPU's other times; `latency` is wall-clock time with copies there."""
+    """A GPU's other times, in the first process; `latency` is wall-clock time with copies there."""
+    processes: Annotated[list[Process], VOLATILE, Field(max_length=20)] = []
+    """Each process that timed the file; empty in older records, where it was one."""
     layers: Annotated[list[Layer], VOLATILE] = []
     """At batch 1."""
     batch_layers: Annotated[list[Layer], VOLATILE] = []
@@ -466,15 +510,38 @@ class Measurement(Record):
         """Size of what is deployed: the engine where one is built, or else the ONNX file."""
         return self.engine.size_bytes if self.engine else self.file_bytes
 
+    def medians_ms(self, name: Timed) -> list[float]:
+        """Return the p50 of one series in each process."""
+        processes: list[Process] | list[Measurement] = self.processes or [self]
+        return [getattr(process, name).p50_ms for process in processes]
+
+    @property
+    def speedups(self) -> list[float]:
+        """How much faster than the baseline file at batch 1, by the medians of each process."""
+        return _ratios(self.medians_ms("baseline_latency"), self.medians_ms("latency"))
+
+    @property
+    def batch_speedups(self) -> list[float]:
+        """How much faster than the baseline file at the large batch, by the medians of each process."""
+        return _ratios(self.medians_ms("baseline_batch_latency"), self.medians_ms("batch_latency"))
+
     @property
     def speedup(self) -> float:
-        """How much faster than the baseline file at batch 1, by medians of one process."""
-        return self.baseline_latency.p50_ms / self.latency.p50_ms
+        """The geometric mean of `speedups`."""
+        return _geometric_mean(self.speedups)
 
     @property
     def batch_speedup(self) -> float:
-        """How much faster than the baseline file at the large batch, by medians of one process."""
-        return self.baseline_batch_latency.p50_ms / self.batch_latency.p50_ms
+        """The geometric mean of `batch_speedups`."""
+        return _geometric_mean(self.batch_speedups)
+
+
+def _ratios(above: list[float], below: list[float]) -> list[float]:
+    return [a / b for a, b in zip(above, below, strict=True)]
+
+
+def _geometric_mean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def _canonical(record: Record) -> str:

@@ -11,6 +11,7 @@ from trimlab.report.model import Column, Finding, Span, Table, Value, code, stro
 from trimlab.report.results import (
     Bench,
     Results,
+    batch_speedup,
     bench_of,
     exact_difference,
     is_inexact,
@@ -18,18 +19,20 @@ from trimlab.report.results import (
     mean,
     of_file,
     paired_noise,
+    speedup,
 )
 from trimlab.report.tables import (
     Values,
     device_and_threads,
     least_to_most,
     milliseconds,
+    no_tail,
     percentiles,
     share,
     where,
     whole,
 )
-from trimlab.report.text import percent, precision_name, pretty, signed
+from trimlab.report.text import percent, precision_name, pretty, signed, times
 
 MULTIPLE = 16
 """Channels that vector units and tensor cores take at once; other widths are filled up."""
@@ -123,10 +126,11 @@ def clocks(results: Results, measured: Sequence[Measurement]) -> Table | None:
         Column("Wall ms, batch 1", "ms"), Column("Wall ms, batch 1, graph", "ms"),
         Column(f"GPU images/s, batch {batch}", "1/s"), Column(f"Wall images/s, batch {batch}", "1/s"),
     ]  # fmt: skip
+    first = timed[0].clocks[0]
     caption = (
-        f"{where(results, timed)}. ms: p50 / p90 / p99 of {timed[0].latency.n} runs at batch 1; images/s at the "
-        f"median of {timed[0].batch_latency.n} runs with a CUDA graph. GPU: by events, copies left out; wall: copies "
-        "from and to page-locked memory included."
+        f"{where(results, timed)}. ms: p50 / p90 / p99 of {first.latency.n} runs at batch 1; images/s at the "
+        f"median of {first.batch_latency.n} runs with a CUDA graph; of one process. GPU: by events, copies left out; "
+        f"wall: copies from and to page-locked memory included.{no_tail(r.clocks[0].latency for r in timed)}"
     )
     key = results.key("gpu-times", bench_of(timed[0]))
     return Table.of(key, columns, [_clock_row(r) for r in timed], caption)
@@ -218,9 +222,10 @@ def _file(record: Measurement) -> Values:
 
 def _clock_row(record: Measurement) -> Values:
     gpu, graph, wall_graph = (_clock(record, name) for name in ("gpu", "gpu_graph", "latency_graph"))
+    wall = record.processes[0] if record.processes else record  # of the process of the other clocks
     return [
         *_file(record),
-        *(percentiles(one, _tenth_us) for one in (gpu.latency, graph.latency, record.latency, wall_graph.latency)),
+        *(percentiles(one.latency, _tenth_us) for one in (gpu, graph, wall, wall_graph)),
         *(_rate(clock.batch_latency) for clock in (graph, wall_graph)),
     ]
 
@@ -261,8 +266,9 @@ def _gain(results: Results, record: Measurement) -> Finding | None:
     saved = mean([r.macs for r in base]) / record.macs
     same = of_file(results.at(bench_of(record)), unpruned or "", record.precision)
     finding = Finding.of(
-        f"{saved:.1f} times fewer multiply-accumulates than unpruned; {record.batch_speedup:.1f} times as fast as "
-        f"unpruned FP32 at batch {record.batch_latency.batch_size}, {record.speedup:.1f} times at batch 1.",
+        f"{saved:.1f} times fewer multiply-accumulates than unpruned; {times(batch_speedup([record]), ' times')} as "
+        f"fast as unpruned FP32 at batch {record.batch_latency.batch_size}, {times(speedup([record]), ' times')} at "
+        "batch 1.",
         times_fewer_macs=saved,
         batch_speedup=record.batch_speedup,
         speedup=record.speedup,
@@ -271,12 +277,12 @@ def _gain(results: Results, record: Measurement) -> Finding | None:
 
 
 def _in_proportion(unpruned: Sequence[Measurement], saved: float) -> Finding:
-    alone = mean([r.batch_speedup for r in unpruned])
+    alone = batch_speedup(unpruned)
     return Finding.of(
-        f"Unpruned {precision_name(unpruned[0].precision)} is {alone:.1f} times as fast, so {alone * saved:.0f} times "
-        "would be in proportion.",
-        unpruned_batch_speedup=alone,
-        proportional_batch_speedup=alone * saved,
+        f"Unpruned {precision_name(unpruned[0].precision)} is {times(alone, ' times')} as fast, so "
+        f"{alone.mean * saved:.0f} times would be in proportion.",
+        unpruned_batch_speedup=alone.mean,
+        proportional_batch_speedup=alone.mean * saved,
     )
 
 

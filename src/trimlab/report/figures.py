@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from trimlab import formats
 from trimlab.records import Measurement, Pruning, Training
 from trimlab.report import reference
 from trimlab.report.findings import pareto
-from trimlab.report.results import Bench, Results, mean
+from trimlab.report.intervals import wilson
+from trimlab.report.results import Bench, Results, mean, of_file
 from trimlab.report.tables import milliseconds
 from trimlab.report.text import MIB, name_ratio, precision_name, pretty, split_name
 
@@ -29,6 +31,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#777777"
 
+_SHARES = np.linspace(0, 1, 201)
+"""Of the calls: where a line of latencies has its points."""
 _STYLE: Any = {
     "svg.hashsalt": "trimlab",
     "svg.fonttype": "path",
@@ -49,8 +53,10 @@ def draw(results: Results) -> dict[str, Figure]:
     """Return the figures that the results give, by name."""
     with _style():
         made = {f"accuracy-by-size-{key}": _accuracy_by_size(results, key) for key in results.study.datasets}
+        made |= {f"accuracy-by-speed-{key}": _accuracy_by_speed(results, key) for key in results.study.datasets}
         made |= {f"pruning-{key}": _pruning(results, key) for key in results.study.workloads}
         made |= {f"speed-{number}": _speed(results, b) for number, b in enumerate(results.benches(), start=1)}
+        made |= {f"latency-{number}": _latency(results, b) for number, b in enumerate(results.benches(), start=1)}
         made["training"] = _training(results)
     return {name: figure for name, figure in made.items() if figure is not None}
 
@@ -79,41 +85,88 @@ def _accuracy_by_size(results: Results, dataset: str) -> Figure | None:
         return None
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    forms = dict(zip(dict.fromkeys(records[0].model for records in found), cycle(MARKERS), strict=False))
+    forms = _forms(found)
     published = [point for model in forms for point in _published_points(results, measured, model)]
     for point in published:
         colour, form = formats.BY_NAME[point.precision].colour, forms[point.model]
         axes.plot(point.size_mib, point.top1_percent, form, color=colour, fillstyle="none", markersize=7, zorder=2)
-    _measured_points(axes, found, forms, results.candidate_file(bench))
-    _front(axes, results, found)
-    _size_axis(axes, sorted({pretty(point.size_of) for point in published}))
-    axes.set_ylabel("Top-1 in %")
+    _measured_points(axes, results, bench, found, _size)
+    _log_axis(axes)
+    kinds = sorted({pretty(point.size_of) for point in published})
+    others = f"; published: {' or '.join(f'{kind}s' for kind in kinds)}" if published else ""
+    axes.set_xlabel(f"Size of the ONNX file or engine in MiB, log scale{others}")
+    axes.set_ylabel(_top1_label(found))
     axes.set_title(f"Accuracy against size, {pretty(dataset)}", loc="left")
     axes.margins(x=0.12, y=0.12)
-    ringed = results.candidate_file(bench) in found
-    _accuracy_legend(figure, forms, {r.precision for r in measured}, bool(published), ringed)
+    _accuracy_legend(figure, found, bool(published), results.candidate_file(bench) in found)
+    return figure
+
+
+def _accuracy_by_speed(results: Results, dataset: str) -> Figure | None:
+    """Draw top-1 over latency and over throughput, each with the front of what no other file beats."""
+    bench = results.main_bench()
+    found = results.by_file(r for r in results.at(bench) if r.dataset == dataset) if bench else []
+    if len(found) < 2 or bench is None:
+        return None
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    _measured_points(left, results, bench, found, _latency_ms)
+    _measured_points(right, results, bench, found, _images_per_second, more_is_better=True)
+    left.set_xlabel("Latency at batch 1 in ms, p50, log scale (less is better)")
+    right.set_xlabel(f"Images/s at batch {results.batch_size(bench)}, p50, log scale (more is better)")
+    left.set_ylabel(_top1_label(found))
+    for axes in (left, right):
+        _log_axis(axes)
+        axes.margins(x=0.12, y=0.16)
+    title = f"Accuracy against speed, {pretty(dataset)}, {results.where(bench)}"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    _accuracy_legend(figure, found, published=False, ringed=results.candidate_file(bench) in found)
     return figure
 
 
 def _measured_points(
-    axes: Axes, found: list[list[Measurement]], forms: dict[str, str], candidate: list[Measurement]
+    axes: Axes,
+    results: Results,
+    bench: Bench,
+    found: list[list[Measurement]],
+    place: Callable[[Sequence[Measurement]], float],
+    more_is_better: bool = False,
 ) -> None:
+    """Draw a point a file, with how sure its top-1 is, and the front."""
+    forms, candidate = _forms(found), results.candidate_file(bench)
     for records in found:
-        size, top1, colour = _size(records), _top1(records), formats.BY_NAME[records[0].precision].colour
-        axes.plot(size, top1, forms[records[0].model], color=colour, markersize=8, zorder=3)
-        if len(records) > 1:
-            axes.errorbar(size, top1, _deviation(records), color=colour, capsize=3, zorder=2)
+        x, top1, colour = place(records), _top1(records), formats.BY_NAME[records[0].precision].colour
+        axes.plot(x, top1, forms[records[0].model], color=colour, markersize=8, zorder=3)
+        axes.errorbar(x, top1, _uncertainty(records), color=colour, capsize=3, linewidth=1, zorder=2)
         if records == candidate:
-            axes.plot(size, top1, "o", color="black", fillstyle="none", markersize=15, zorder=4)
+            axes.plot(x, top1, "o", color="black", fillstyle="none", markersize=15, zorder=4)
+    _front(axes, results, found, place, more_is_better)
 
 
-def _size_axis(axes: Axes, published: Sequence[str]) -> None:
+def _forms(found: list[list[Measurement]]) -> dict[str, str]:
+    """Return each model's marker."""
+    return dict(zip(dict.fromkeys(records[0].model for records in found), cycle(MARKERS), strict=False))
+
+
+def _uncertainty(records: Sequence[Measurement]) -> list[list[float]]:
+    """Return how far a top-1 reaches down and up: Wilson's interval of one seed, the deviation of several."""
+    if len(records) > 1:
+        deviation = statistics.stdev(100 * record.top1_accuracy for record in records)
+        return [[deviation], [deviation]]
+    top1, num_images = records[0].top1_accuracy, records[0].num_images
+    low, high = wilson(round(top1 * num_images), num_images)
+    return [[100 * max(0.0, top1 - low)], [100 * max(0.0, high - top1)]]
+
+
+def _top1_label(found: Sequence[Sequence[Measurement]]) -> str:
+    return f"Top-1 in %, with {'standard deviation' if len(found[0]) > 1 else '95 % interval'}"
+
+
+def _log_axis(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    others = f"; published: {' or '.join(f'{kind}s' for kind in published)}" if published else ""
-    axes.set_xlabel(f"Size of the ONNX file or engine in MiB, log scale{others}")
 
 
 def _pruning(results: Results, workload: str) -> Figure | None:
@@ -191,6 +244,33 @@ def _speed(results: Results, bench: Bench) -> Figure | None:
     return figure
 
 
+def _latency(results: Results, bench: Bench) -> Figure | None:
+    """Draw which share of the calls at batch 1 took at most so long, a line a process: candidate and unpruned FP32."""
+    candidate, measured = results.study.report.candidate, results.at(bench)
+    unpruned = results.unpruned(results.study.variants[candidate].workload)
+    files = dict.fromkeys([(unpruned or "", "fp32"), *((candidate, precision) for precision in formats.COMPUTED)])
+    found = [records for file in files if (records := of_file(measured, *file)) and records[0].processes]
+    if not found:
+        return None
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for records in found:
+        first = records[0]
+        colour, style = formats.BY_NAME[first.precision].colour, "--" if first.variant == unpruned else "-"
+        label = f"{first.variant} {precision_name(first.precision)}"
+        for process in (process for record in records for process in record.processes):
+            line = np.quantile(process.latency.calls_ms, _SHARES)
+            axes.plot(line, 100 * _SHARES, style, color=colour, linewidth=1, label=label)
+            label = ""
+    _log_axis(axes)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.set_xlabel("Latency of a call at batch 1 in ms, log scale")
+    axes.set_ylabel("Calls that took at most as long, in %")
+    axes.set_title(f"{results.where(bench)}, one line per process", loc="left")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
 def _bars(
     axes: Axes,
     found: list[list[Measurement]],
@@ -242,14 +322,20 @@ def _curves(loss: Axes, top1: Axes, records: Sequence[Training], colour: str, st
         top1.plot([x for x, _ in scored], [y for _, y in scored], style, marker=dot, color=colour, label=label)
 
 
-def _front(axes: Axes, results: Results, found: list[list[Measurement]]) -> None:
+def _front(
+    axes: Axes,
+    results: Results,
+    found: list[list[Measurement]],
+    place: Callable[[Sequence[Measurement]], float],
+    more_is_better: bool,
+) -> None:
     """Draw the front, each of its files named by ratio; above it nothing of ours lies."""
-    pairs = [(_size(records), _top1(records)) for records in found]
-    front = pareto(pairs)
-    sizes, values = [pairs[i][0] for i in front], [pairs[i][1] for i in front]
-    axes.step(sizes, values, where="post", color="black", linewidth=1, alpha=0.6, zorder=1)
-    for index, larger in zip(front, [*sizes[1:], float("inf")], strict=True):
-        if larger < 1.15 * pairs[index][0]:
+    pairs = [(place(records), _top1(records)) for records in found]
+    costs = [1 / x if more_is_better else x for x, _ in pairs]
+    front = pareto([(cost, top1) for cost, (_, top1) in zip(costs, pairs, strict=True)])
+    axes.step(*zip(*(pairs[i] for i in front), strict=True), where="post", color="black", linewidth=1, alpha=0.6)
+    for index, dearer in zip(front, [*(costs[i] for i in front[1:]), float("inf")], strict=True):
+        if dearer < 1.15 * costs[index]:
             continue  # its label would lie under that of the more accurate neighbour
         first = found[index][0]
         text = name_ratio(first.ratio, first.num_params, results.study.pruning_of(first.variant).round_to)
@@ -257,9 +343,9 @@ def _front(axes: Axes, results: Results, found: list[list[Measurement]]) -> None
         axes.annotate(label, pairs[index], (0, 9), textcoords="offset points", rotation=45, fontsize=8)
 
 
-def _accuracy_legend(
-    figure: Figure, forms: dict[str, str], precisions: set[str], published: bool, ringed: bool
-) -> None:
+def _accuracy_legend(figure: Figure, found: list[list[Measurement]], published: bool, ringed: bool) -> None:
+    forms, precisions = _forms(found), {records[0].precision for records in found}
+
     def dot(label: str, colour: str, form: str = "o", **style: Any) -> Line2D:
         return Line2D([], [], marker=form, linestyle="", color=colour, label=label, **style)
 
@@ -291,5 +377,9 @@ def _top1(records: Sequence[Measurement]) -> float:
     return 100 * mean([record.top1_accuracy for record in records])
 
 
-def _deviation(records: Sequence[Measurement]) -> float:
-    return statistics.stdev(100 * record.top1_accuracy for record in records)
+def _latency_ms(records: Sequence[Measurement]) -> float:
+    return mean([record.latency.p50_ms for record in records])
+
+
+def _images_per_second(records: Sequence[Measurement]) -> float:
+    return mean([record.batch_latency.images_per_second for record in records])

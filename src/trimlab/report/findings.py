@@ -1,9 +1,10 @@
 """What the records say, in words and numbers: every sentence is computed, none is written for one study.
 
-Speeds are compared within one process alone (`Measurement.speedup`), sizes within one kind of file alone. No sentence
-ranks accuracies that cannot be told apart (`Difference.separable`).
+Speeds are compared within one process alone (`Measurement.speedups`), sizes within one kind of file alone. No sentence
+ranks accuracies that cannot be told apart (`Difference.separable`), or times whose intervals overlap (`Replicated`).
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -11,22 +12,25 @@ from trimlab import formats
 from trimlab.measure.weights import EXACT
 from trimlab.records import TRAINING_PASSES, Measurement, Pruning, Record, Training
 from trimlab.report import reference
-from trimlab.report.intervals import Difference, least_separable, unpaired_difference, wilson
+from trimlab.report.intervals import Difference, Replicated, least_separable, unpaired_difference, wilson
 from trimlab.report.model import Finding, strong, text_of
 from trimlab.report.results import (
     Bench,
     Identity,
     Results,
+    batch_latency_ms,
+    batch_speedup,
     bench_of,
     exact_difference,
     full_size,
     is_inexact,
+    latency_ms,
     mean,
     of_file,
+    speedup,
 )
 from trimlab.report.tables import (
     CONTENDED,
-    DRIFT,
     describe,
     least_to_most,
     lost_and_saved,
@@ -48,6 +52,7 @@ from trimlab.report.text import (
     ratio_percent,
     rounded_to,
     signed,
+    times,
 )
 
 TOLERATED_POINTS = 1.0
@@ -380,23 +385,22 @@ def fastest(measured: Sequence[Measurement]) -> Finding | None:
         files.setdefault((record.variant, record.precision), []).append(record)
     if not files:
         return None
-    gains = {file: mean([record.batch_speedup for record in found]) for file, found in files.items()}
-    variant, precision = first = max(sorted(gains), key=lambda file: gains[file])
+    gains = {file: batch_speedup(found) for file, found in files.items()}
+    variant, precision = first = max(sorted(gains), key=lambda file: gains[file].mean)
     best = files[first]
-    speedup, batch_speedup = mean([r.speedup for r in best]), mean([r.batch_speedup for r in best])
     # By name: the order of records is that of their digests, and close times are not ranked.
     near = [
         f"{other[0]} {precision_name(other[1])}"
         for other in sorted(gains)
-        if other != first and gains[other] > batch_speedup / DRIFT
+        if other != first and not gains[other].is_below(gains[first])
     ]
-    beside = f" Within a fifth of that, so that their order is not known: {'; '.join(near)}." if near else ""
+    single = ", of one process each and so not ranked" if gains[first].processes == 1 else ""
+    beside = f" Not told apart from it: {'; '.join(near)}." if near and not single else ""
     return Finding.of(
-        f"Largest gain in throughput over its unpruned FP32 file: {variant} {precision_name(precision)}, "
-        f"{batch_speedup:.1f}× at batch {best[0].batch_latency.batch_size} and "
-        f"{speedup:.1f}× at batch 1, with {percent(_mean_top1(best))} % top-1.{beside}",
-        batch_speedup=batch_speedup,
-        speedup=speedup,
+        f"Largest gain in throughput over its unpruned FP32 file{single}: {variant} {precision_name(precision)}, "
+        f"{_speeds(best)}, with {percent(_mean_top1(best))} % top-1.{beside}",
+        batch_speedup=gains[first].mean,
+        speedup=speedup(best).mean,
         top1_percent=100 * _mean_top1(best),
     )
 
@@ -410,8 +414,8 @@ def beside_bf16(results: Results, bench: Bench) -> Finding | None:
     return Finding.of(
         f"The unpruned model in BF16 is {_speeds(bf16)} as fast as in FP32; the candidate in "
         f"{precision_name(found[0].precision)} {_speeds(found)}.",
-        unpruned_batch_speedup=mean([r.batch_speedup for r in bf16]),
-        batch_speedup=mean([r.batch_speedup for r in found]),
+        unpruned_batch_speedup=batch_speedup(bf16).mean,
+        batch_speedup=batch_speedup(found).mean,
     )
 
 
@@ -441,8 +445,8 @@ def _rounding(results: Results, rounded: Sequence[Measurement], plain: Sequence[
         f"{percent(_mean_top1(rounded))} % top-1; without rounding ({other.variant}): {_speeds(plain)}, "
         f"{millions(other.num_params)} M, {other.macs / 1e6:.1f} M, {percent(_mean_top1(plain))} % "
         f"({_told(results.difference(rounded, plain))}).",
-        batch_speedup=mean([r.batch_speedup for r in rounded]),
-        unrounded_batch_speedup=mean([r.batch_speedup for r in plain]),
+        batch_speedup=batch_speedup(rounded).mean,
+        unrounded_batch_speedup=batch_speedup(plain).mean,
         macs=first.macs,
         unrounded_macs=other.macs,
     )
@@ -450,12 +454,12 @@ def _rounding(results: Results, rounded: Sequence[Measurement], plain: Sequence[
 
 def baseline_times(measured: Sequence[Measurement]) -> Finding | None:
     """Say how far the times of a workload's unpruned FP32 file lie apart: it is timed again beside every file."""
-    if len(measured) < 2:
+    single = [ms for record in measured for ms in record.medians_ms("baseline_latency")]
+    batch = [ms for record in measured for ms in record.medians_ms("baseline_batch_latency")]
+    if len(single) < 2:
         return None
-    single = [record.baseline_latency.p50_ms for record in measured]
-    batch = [record.baseline_batch_latency.p50_ms for record in measured]
     return Finding.of(
-        f"The unpruned FP32 file, timed again in each of these {len(measured)} processes: p50 {least_to_most(single)} "
+        f"The unpruned FP32 file, timed again in each of these {len(single)} processes: p50 {least_to_most(single)} "
         f"ms at batch 1, {least_to_most(batch)} ms at batch {measured[0].batch_latency.batch_size}. That is how much "
         "the time of one file varies between processes.",
         least_ms=min(single),
@@ -508,15 +512,34 @@ def fronts(results: Results, bench: Bench, dataset: str) -> list[Finding]:
     found = results.by_file(record for record in results.at(bench) if record.dataset == dataset)
     if len(found) < 2:
         return []
-    by_batch = f"{pretty(dataset)} (throughput at batch {results.batch_size(bench)}, top-1), fastest first"
+    name, batch = pretty(dataset), results.batch_size(bench)
+    size = _front(results, f"{name} (size, top-1), smallest first", found, _mean_bytes, _in_mib)
+    latency = _front(results, f"{name} (latency at batch 1, top-1), fastest first", found, _mean_latency, _in_ms)
+    by_batch = f"{name} (throughput at batch {batch}, top-1), fastest first"
+    throughput = _front(results, by_batch, found, _image_seconds, _per_second)
     return [
-        _front(results, f"{pretty(dataset)} (size, top-1), smallest first", found, _mean_bytes, _in_mib),
-        _front(results, f"{pretty(dataset)} (latency at batch 1, top-1), fastest first", found, _mean_latency, _in_ms),
-        Finding.joined([_front(results, by_batch, found, _image_seconds, _per_second), Finding.of(_CLOSE_TIMES)]),
+        size,
+        Finding.joined([latency, *_close_times(found, _mean_latency, latency_ms)]),
+        Finding.joined([throughput, *_close_times(found, _image_seconds, batch_latency_ms)]),
     ]
 
 
-_CLOSE_TIMES = "In the fronts of latency and throughput, close times may change places: each is of one process."
+def _close_times(
+    found: Sequence[Sequence[Measurement]],
+    cost: Callable[[Sequence[Measurement]], float],
+    over: Callable[[Sequence[Measurement]], Replicated],
+) -> list[Finding]:
+    """Name the neighbours on a front of times that cannot be ranked by them; nothing where all can."""
+    best = [found[i] for i in pareto([(cost(records), _mean_top1(records)) for records in found])]
+    pairs = list(itertools.pairwise(best))
+    if any(over(records).low is None for pair in pairs for records in pair):
+        return [Finding.of("Close times may change places: each is of one process.")]
+    close = [f"{_file(a)} and {_file(b)}" for a, b in pairs if not over(a).is_below(over(b))]
+    return [Finding.of(f"Cannot be told apart by these times: {'; '.join(close)}.")] if close else []
+
+
+def _file(found: Sequence[Measurement]) -> str:
+    return f"{found[0].variant} {precision_name(found[0].precision)}"
 
 
 def _front(
@@ -682,14 +705,14 @@ def runtimes(results: Results) -> Finding | None:
     if len(found) < 2:
         return None
     said = [f"{_own_times(records)} in {pretty(b.runtime)} on {results.labels[b.device]}" for b, records in found]
-    times = {results.key("latency_ms", b): mean([r.latency.p50_ms for r in records]) for b, records in found}
-    return Finding(text_of(f"The candidate takes {'; '.join(said)}."), times)
+    values = {results.key("latency_ms", b): _mean_latency(records) for b, records in found}
+    return Finding(text_of(f"The candidate takes {'; '.join(said)}."), values)
 
 
 def _own_times(found: Sequence[Measurement]) -> str:
     batch = found[0].batch_latency
     return (
-        f"{milliseconds(mean([r.latency.p50_ms for r in found]))} ms at batch 1 and "
+        f"{milliseconds(_mean_latency(found))} ms at batch 1 and "
         f"{mean([r.batch_latency.p50_ms for r in found]):.2f} ms at batch {batch.batch_size} "
         f"({precision_name(found[0].precision)})"
     )
@@ -745,21 +768,20 @@ def _unrounded(results: Results, variant: str) -> str | None:
 
 def _speeds(found: Sequence[Measurement]) -> str:
     batch = found[0].batch_latency.batch_size
-    return (
-        f"{mean([r.speedup for r in found]):.1f}× at batch 1, "
-        f"{mean([r.batch_speedup for r in found]):.1f}× at batch {batch}"
-    )
+    return f"{times(speedup(found), '×')} at batch 1, {times(batch_speedup(found), '×')} at batch {batch}"
 
 
 def _speed(results: Results, candidate: Sequence[Measurement], bench: Bench) -> Finding:
     batch = candidate[0].batch_latency.batch_size
-    speedup, batch_speedup = mean([r.speedup for r in candidate]), mean([r.batch_speedup for r in candidate])
+    gained, batch_gained = speedup(candidate), batch_speedup(candidate)
+    count = gained.processes
+    how = f"each of {count} processes (geometric mean and 95 % interval)" if count > 1 else "one process"
     return Finding.of(
-        f"On {results.labels[bench.device]} ({pretty(bench.runtime)}) it is {speedup:.1f}× as fast at batch 1 and "
-        f"{batch_speedup:.1f}× at batch {batch} as the unpruned FP32 file, timed alternately with it in the same "
-        "process.",
-        speedup=speedup,
-        batch_speedup=batch_speedup,
+        f"On {results.labels[bench.device]} ({pretty(bench.runtime)}) it is {times(gained, '×')} as fast at batch 1 "
+        f"and {times(batch_gained, '×')} at batch {batch} as the unpruned FP32 file, timed alternately with it in "
+        f"{how}.",
+        speedup=gained.mean,
+        batch_speedup=batch_gained.mean,
     )
 
 

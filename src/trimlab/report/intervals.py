@@ -40,6 +40,40 @@ class Difference(NamedTuple):
         return self._replace(points=-self.points)
 
 
+class Replicated(NamedTuple):
+    """A time, or a ratio of two, over processes."""
+
+    mean: float
+    """Geometric."""
+    low: float | None
+    """Of the 95 % interval of `mean`; None for one process, which says nothing of others."""
+    high: float | None
+    processes: int
+
+    def is_below(self, other: "Replicated") -> bool:
+        """Whether this is less than another one: both have intervals, and they do not overlap."""
+        return self.high is not None and other.low is not None and self.high < other.low
+
+
+def over_processes(values: Sequence[float]) -> Replicated:
+    """Return the geometric mean of a value above 0 of each process, with Student's interval of the logarithms.
+
+    The plain range of three values leaves out the median of all processes in one case of four.
+
+    Example:
+        >>> found = over_processes([5.5, 5.6, 5.7])
+        >>> f"{found.mean:.1f} ({found.low:.1f}–{found.high:.1f})"
+        '5.6 (5.4–5.9)'
+    """
+    logs = np.log(values)
+    mean, count = float(np.mean(logs)), len(values)
+    if count == 1:
+        return Replicated(values[0], None, None, 1)
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+    half_width = quantile * float(np.std(logs, ddof=1)) / math.sqrt(count)
+    return Replicated(math.exp(mean), math.exp(mean - half_width), math.exp(mean + half_width), count)
+
+
 def wilson(correct: int, num_images: int) -> tuple[float, float]:
     """Return Wilson's interval of an accuracy, two shares in [0, 1].
 

@@ -10,7 +10,15 @@ from typing import NamedTuple, TypeVar
 from trimlab import formats
 from trimlab.config import Params
 from trimlab.records import Device, Epoch, Measurement, Pruning, Record, Training
-from trimlab.report.intervals import Answers, Difference, over_seeds, paired_difference, unpaired_difference
+from trimlab.report.intervals import (
+    Answers,
+    Difference,
+    Replicated,
+    over_processes,
+    over_seeds,
+    paired_difference,
+    unpaired_difference,
+)
 from trimlab.report.text import count, precision_name, pretty
 
 K = TypeVar("K")
@@ -393,6 +401,26 @@ def is_control(study: Params, variant: str) -> bool:
 def of_file(measured: Iterable[Measurement], variant: str, precision: str) -> list[Measurement]:
     """Return one variant in one precision: a measurement a seed."""
     return [r for r in measured if (r.variant, r.precision) == (variant, precision)]
+
+
+def speedup(found: Iterable[Measurement]) -> Replicated:
+    """Return how many times as fast as its unpruned FP32 file a file is at batch 1, over the processes of all seeds."""
+    return over_processes([ratio for record in found for ratio in record.speedups])
+
+
+def batch_speedup(found: Iterable[Measurement]) -> Replicated:
+    """Return the same as `speedup` at the large batch."""
+    return over_processes([ratio for record in found for ratio in record.batch_speedups])
+
+
+def latency_ms(found: Iterable[Measurement]) -> Replicated:
+    """Return a file's latency at batch 1, over the processes of all seeds."""
+    return over_processes([ms for record in found for ms in record.medians_ms("latency")])
+
+
+def batch_latency_ms(found: Iterable[Measurement]) -> Replicated:
+    """Return a file's latency at the large batch, over the processes of all seeds."""
+    return over_processes([ms for record in found for ms in record.medians_ms("batch_latency")])
 
 
 def full_size(curve: Sequence[Epoch]) -> list[Epoch]:

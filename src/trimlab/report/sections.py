@@ -73,6 +73,7 @@ def _headline(results: Results, drawn: Sequence[str]) -> Blocks:
         *blocks,
         tables.candidate(results, bench),
         *_figure(drawn, f"accuracy-by-size-{dataset}", f"Top-1 over file size on {pretty(dataset)}"),
+        *_figure(drawn, f"accuracy-by-speed-{dataset}", f"Top-1 over latency and throughput on {pretty(dataset)}"),
     ]
 
 
@@ -134,12 +135,14 @@ def _how_to_read(results: Results, published: bool) -> Blocks:
             " and ",
             strong(f"× batch {batch}"),
             " say how much faster a file is than its workload's unpruned FP32 file, timed in turn with "
-            "it in the same process.",
+            "it in the same process. Of several processes, all seeds together, it is the geometric mean of their "
+            "ratios with its 95 % interval (Student's, of the logarithms), and no digit beyond that; of one process, "
+            "two digits. No sentence ranks files by times whose intervals overlap.",
         ),
         Finding.of(
             strong("Times"),
-            " are wall clock, warm-up left out; the caption of each table of latencies says whether copies are "
-            "included.",
+            " are wall clock, warm-up left out, and percentiles of the calls of all processes; the caption of each "
+            "table of latencies says whether copies are included.",
         ),
         *findings.intervals(results),
         *findings.budget(results),
@@ -221,9 +224,11 @@ def _workload_heading(results: Results, workload: str) -> Text:
 
 
 def _speed(drawn: Sequence[str]) -> Blocks:
-    return [
-        Figure(name, "Latency and throughput by variant and precision") for name in drawn if name.startswith("speed-")
-    ]
+    shown = {
+        "speed-": "Latency and throughput by variant and precision",
+        "latency-": "Share of the calls at batch 1 over their latency",
+    }
+    return [Figure(name, text) for start, text in shown.items() for name in drawn if name.startswith(start)]
 
 
 def _scores(results: Results) -> Blocks:

@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 
 from trimlab.records import Measurement
-from trimlab.report.results import Results, mean, of_file
+from trimlab.report.results import Results, batch_speedup, mean, of_file, speedup
 from trimlab.report.text import MIB, millions, percent
 
 
@@ -29,8 +29,8 @@ def metrics(results: Results) -> dict[str, dict[str, float]]:
     only = {
         "params_millions": round(mean([r.num_params for r in candidate]) / 1e6, 3),
         "points_lost": round(-100 * gained, 2),
-        "speedup": round(mean([r.speedup for r in candidate]), 2),
-        "batch_speedup": round(mean([r.batch_speedup for r in candidate]), 2),
+        "speedup": round(speedup(candidate).mean, 2),
+        "batch_speedup": round(batch_speedup(candidate).mean, 2),
         # 1 where other processes took part of the machine meanwhile, so that `dvc exp show` shows it.
         "contended": int(any(r.contended for r in candidate)),
     }

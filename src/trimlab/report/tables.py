@@ -7,6 +7,7 @@ model, dataset, ratio and precision.
 
 import itertools
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -14,9 +15,20 @@ from typing import TypeVar
 from trimlab import formats
 from trimlab.records import BATCHNORM_IMAGES, Epoch, Latency, Measurement, Pruning, Record, Training
 from trimlab.report import budgets, reference
-from trimlab.report.intervals import wilson
+from trimlab.report.intervals import Replicated, wilson
 from trimlab.report.model import Column, Table, Value, words
-from trimlab.report.results import Bench, Results, Scored, bench_of, full_size, is_untouched, mean, of_file
+from trimlab.report.results import (
+    Bench,
+    Results,
+    Scored,
+    batch_speedup,
+    bench_of,
+    full_size,
+    is_untouched,
+    mean,
+    of_file,
+    speedup,
+)
 from trimlab.report.text import (
     MIB,
     importance_name,
@@ -31,6 +43,7 @@ from trimlab.report.text import (
     rounded_to,
     signed,
     split_name,
+    times,
 )
 
 NOT_PUBLISHED = Value("—", note="not given by the published study")
@@ -198,7 +211,7 @@ def overview(studies: Iterable[Results]) -> Table:
         "elsewhere the ONNX file's. Δ points: with n = 1 ± the half width of the 95 % interval, both files on the same "
         "images, without what another training seed would change; with more, mean ± standard deviation. ×: how many "
         "times as fast as the unpruned FP32 file of the same model, timed alternately with it in the same process, p50 "
-        "with copies. n: seeds."
+        "with copies; with several processes the geometric mean and its 95 % interval, with one no interval. n: seeds."
     )
     return Table.of("overview", columns, [row for results in studies for row in _overview_rows(results)], caption)
 
@@ -226,9 +239,9 @@ def _beside_bf16(results: Results, bench: Bench, candidates: list[Value]) -> lis
     """Note at the candidate's speed-ups those of the unpruned model in BF16, where a runtime computes that."""
     unpruned = results.unpruned(results.study.variants[results.study.report.candidate].workload)
     bf16 = of_file(results.at(bench), unpruned or "", "bf16")
-    own = _speedups(results, bf16) if bf16 else []
+    own = [speedup(bf16), batch_speedup(bf16)] if bf16 else []
     noted = [
-        value._replace(note=value.note or f"the unpruned model in BF16: {low.text}×")
+        value._replace(note=value.note or f"the unpruned model in BF16: {times(low, '×')}")
         for value, low in zip(candidates, own, strict=False)
     ]
     return noted or candidates
@@ -324,6 +337,7 @@ def measurements(results: Results, measured: Sequence[Measurement]) -> Table:
         f"{where(results, measured)}. {single}Large batch: {_calls(r.batch_latency for r in measured)}; copies "
         "included. Peak memory: of a process that ran this file alone, at the large batch."
     )
+    caption += no_tail(latency for r in measured for latency in (*([] if clocked else [r.latency]), r.batch_latency))
     if known:
         caption += " McNemar's p: of the exact test against the FP32 file of the same weights."
     return Table.of(results.key("measurements", bench_of(measured[0])), columns, rows, caption)
@@ -649,19 +663,19 @@ def _speedups(results: Results, found: Sequence[Measurement]) -> list[Value]:
     """Return how many times as fast as its workload's unpruned FP32 file a file is: at batch 1, at the large batch."""
     beside = [r for r in results.at(bench_of(found[0])) if r.workload == found[0].workload]
     return [
-        _compared(found, beside, lambda r: r.speedup, lambda r: r.baseline_latency),
-        _compared(found, beside, lambda r: r.batch_speedup, lambda r: r.baseline_batch_latency),
+        _compared(speedup(found), found, beside, lambda r: r.baseline_latency),
+        _compared(batch_speedup(found), found, beside, lambda r: r.baseline_batch_latency),
     ]
 
 
 def _compared(
+    gained: Replicated,
     found: Sequence[Measurement],
     beside: Sequence[Measurement],
-    speedup: Callable[[Measurement], float],
     baseline: Callable[[Measurement], Latency],
 ) -> Value:
     """Write a speed-up; a note says where the baseline file was not as fast as in the bench's other processes."""
-    value = _timed(spread([speedup(record) for record in found], hundredths), found)
+    value = _timed(Value(times(gained), gained.mean), found)
     usual = statistics.median(baseline(record).p50_ms for record in beside)
     off = [baseline(record).p50_ms / usual for record in found]
     steady = all(1 / DRIFT <= ratio <= DRIFT for ratio in off)
@@ -724,11 +738,22 @@ def _deployed_caption(results: Results, chosen: Sequence[Measurement], absent: S
     parts = [
         f"{where(results, chosen)}.",
         f"Latency: {timing(r.latency for r in chosen)}. Images/s: {timing(r.batch_latency for r in chosen)}.",
-        "Copies are included.",
+        f"Copies are included. {replicates(chosen)}",
     ]
     if absent:
         parts.append(f"Not measured here: {', '.join(absent)}.")
     return " ".join(parts)
+
+
+def replicates(chosen: Iterable[Measurement]) -> str:
+    """Say in how many processes files were timed, all seeds together."""
+    processes = Counter[tuple[str, str]]()
+    for record in chosen:
+        processes[record.variant, record.precision] += len(record.speedups)
+    counts = sorted(set(processes.values()))
+    if counts == [1]:
+        return "One process timed each file, so that speed-ups have no interval."
+    return f"×: geometric mean of {' or '.join(map(str, counts))} processes, with its 95 % interval."
 
 
 def _loss_rows(results: Results, workload: str) -> list[Values]:
@@ -781,10 +806,6 @@ def _has_reference(rows: list[Values]) -> bool:
     return any(row[0] == REFERENCE for row in rows)
 
 
-def _precision_of(found: Sequence[Measurement]) -> str:
-    return found[0].precision if found else "int8"
-
-
 def _calls(latencies: Iterable[Latency]) -> str:
     found = list(latencies)
     counts = " or ".join(str(n) for n in sorted({latency.n for latency in found}))
@@ -801,9 +822,14 @@ def _epochs_timed(value: Value, records: Sequence[Training] | Sequence[Pruning])
 
 
 def percentiles(latency: Latency, write: Callable[[float], str]) -> Value:
-    """Write p50, p90 and p99."""
-    listed = (latency.p50_ms, latency.p90_ms, latency.p99_ms)
-    return Value(" / ".join(map(write, listed)), latency.p50_ms)
+    """Write p50, p90 and p99, a dash where p99 is not known."""
+    tail = "–" if latency.tail_ms is None else write(latency.tail_ms)
+    return Value(f"{write(latency.p50_ms)} / {write(latency.p90_ms)} / {tail}", latency.p50_ms)
+
+
+def no_tail(latencies: Iterable[Latency]) -> str:
+    """Say why `percentiles` writes a dash, where it does."""
+    return " p99 is given from 1,000 calls on." if any(one.tail_ms is None for one in latencies) else ""
 
 
 def _printed(text: str, number: float | None = None) -> Value:

@@ -1,8 +1,10 @@
 """How the report writes names and numbers."""
 
+import math
+
 from trimlab import formats
 from trimlab.config import PruningSettings
-from trimlab.report.intervals import Difference
+from trimlab.report.intervals import Difference, Replicated
 
 MIB = 2**20
 
@@ -64,6 +66,23 @@ def signed(value: float) -> str:
 def plus_minus(difference: Difference) -> str:
     """Write points gained with the half width of their interval: "−1.15 ± 0.42"."""
     return f"{signed(difference.points)} ± {difference.half_width:.2f}"
+
+
+def times(found: Replicated, unit: str = "") -> str:
+    """Write a ratio of times, with its interval and no digit beyond that: "5.6 (5.4–5.8)", "5.6× (5.4–5.8)".
+
+    Of one process, which has no interval, with two digits.
+    """
+    if found.low is None or found.high is None:
+        return f"{found.mean:,.{_decimals(float(f'{found.mean:.2g}'), 2)}f}{unit}"
+    decimals = _decimals((found.high - found.low) / 2, 1)
+    mean, low, high = (f"{value:,.{decimals}f}" for value in (found.mean, found.low, found.high))
+    return f"{mean}{unit} ({low}–{high})"
+
+
+def _decimals(value: float, digits: int) -> int:
+    """Return the decimals, at most two, with which a value has so many digits."""
+    return min(2, max(0, digits - 1 - math.floor(math.log10(value)))) if value > 0 else 2
 
 
 def p_value(probability: float) -> str:
