@@ -92,9 +92,6 @@ def cifar10(train: int = 50_000, test: int = 10_000) -> Dataset:
     )  # fmt: skip
 
 
-# Training loops
-
-
 def compared_loops(asked: argparse.Namespace) -> Iterator[str]:
     """Yield the lines about training."""
     yield from ("| model | precision | trimlab, images/s | DataLoader, images/s | ratio |", "|---" * 5 + "|")
@@ -140,7 +137,7 @@ def our_rate(model: nn.Module, dataset: Dataset, used: UsedPrecision, resumable:
 
 
 def tutorial_rate(model: nn.Module, dataset: Dataset, used: UsedPrecision) -> float:
-    """Train for an epoch as PyTorch's tutorial does, with a model in training mode and two workers."""
+    """Train for an epoch as PyTorch's tutorial does, with two workers; return the images/s."""
     where = hardware.device()
     model = model.to(where).train()
     batches = tutorial_batches(dataset)
@@ -170,9 +167,6 @@ def tutorial_batches(dataset: Dataset) -> Iterable[Any]:
     images = datasets.CIFAR10(os.environ["DATA_ROOT"], train=True, transform=transform)
     chosen = Subset(images, range(len(dataset.train_labels)))
     return DataLoader(chosen, batch_size=BATCH, shuffle=True, num_workers=2)
-
-
-# INT8 files
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -314,9 +308,6 @@ def table(
         shares = [100 * float((found[name] == other).mean()) for other in (truth, found["FP32"])]
         cells = [f"{file.stat().st_size / 1024:.0f}", *(f"{share:.2f}" for share in shares)]
         yield f"| {' | '.join([name, *cells, *(spread(took[name][size], 3) for size in CALLS)])} |"
-
-
-# What both parts say
 
 
 def spread(values: Sequence[float], digits: int) -> str:
