@@ -5,6 +5,7 @@ Order and augmentation of a step are drawn from (seed, epoch, step): an epoch ca
 
 import math
 from collections.abc import Callable, Generator
+from contextlib import closing, nullcontext
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -91,18 +92,23 @@ class Batches:
     def of_epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """Yield the batches of an epoch (from 0), from the step `start` on.
 
-        Images that are not on the device are read and augmented in a thread, which ends when the iterator is closed.
+        Images that are not on the device are read in a thread, which ends when the iterator is closed. It does not
+        augment them: on a CPU it would take a core from the training while that waits for all of them.
         """
         positions = torch.split(self._order(self._subset.labels, self._seed, epoch), self._recipe.batch_size)
         size = self.image_size(epoch)
         if self._resident:
             self._resize_all(size)
 
-        def batch(step: int) -> Batch:
-            return self._batch(positions[step], size, epoch, _drawing(self._seed, epoch, step + 1))
+        def read(step: int) -> Tensor:
+            return self._images(positions[step], size)
 
         steps = range(start, self.steps)
-        yield from map(batch, steps) if self._resident else ahead(batch, steps)
+        with nullcontext(map(read, steps)) if self._resident else closing(ahead(read, steps)) as found:
+            for step, images in zip(steps, found, strict=True):
+                if images.shape[-1] != size:
+                    images = resize(images, size)
+                yield self._batch(images, positions[step], epoch, _drawing(self._seed, epoch, step + 1))
 
     def _resize_all(self, size: int) -> None:
         """Resize images in memory once, not at every step; larger ones than the dataset's might not fit."""
@@ -110,9 +116,9 @@ class Batches:
             small = [resize(chunk, size) for chunk in torch.split(self._resident[self._native], 256)]
             self._resident = {self._native: self._resident[self._native], size: torch.cat(small)}
 
-    def _batch(self, positions: Tensor, size: int, epoch: int, draw: torch.Generator) -> Batch:
+    def _batch(self, images: Tensor, positions: Tensor, epoch: int, draw: torch.Generator) -> Batch:
         mirrored = self._mirrored(positions, epoch, draw)
-        images = augment(self._images(positions, size), self._recipe, Fraction(size, self._native), mirrored, draw)
+        images = augment(images, self._recipe, Fraction(images.shape[-1], self._native), mirrored, draw)
         labels = self._labels[positions.to(self._device)]
         soft = self._soft(positions, mirrored)
         if not (self._recipe.mixup or self._recipe.cutmix):
@@ -133,14 +139,13 @@ class Batches:
         return torch.rand(len(positions), generator=draw) < (0.5 if self._recipe.flip else 0.0)
 
     def _images(self, positions: Tensor, size: int) -> Tensor:
-        """Return images (B, C, size, size) uint8 on the device."""
+        """Return images (B, C, H, W) uint8 on the device: of this size if they lie there, else as they are stored."""
         if size in self._resident:
             return self._resident[size][self._subset.indices[positions].to(self._device)]
         images = self._subset.read(positions)
         if self._device.type == "cuda":
             images = images.pin_memory()  # or the copy would wait for the steps before it
-        images = images.to(self._device, non_blocking=True)
-        return images if size == self._native else resize(images, size)
+        return images.to(self._device, non_blocking=True)
 
 
 def images_per_epoch(count: int, batch_size: int) -> int:
