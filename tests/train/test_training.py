@@ -314,6 +314,23 @@ def test_a_record_holds_the_figures_of_every_class(quick):
     assert outcome["per_class"] == [counts.model_dump() for counts in record.per_class]
 
 
+def test_later_stages_run_again_after_other_params_though_the_weights_are_equal(quick):
+    """What later stages depend on is the same for equal params, and another for a recipe that fine-tuning follows."""
+    checkpoint.save(registry.build("resnet20", 10, seed=3), paths.Path("given.safetensors"), {})
+    study = with_weights(quick, "given.safetensors")
+    smoothed = study.recipe("resnet20-digits").model_copy(update={"label_smoothing": 0.3})
+    name = study.workloads["resnet20-digits"].training.removeprefix("training.")
+    other = study.model_copy(update={"training": {**study.training, name: smoothed}})
+    written = []
+    for each in (study, study, other):
+        train_stage.train_workload(each, "resnet20-digits", 0, on_epoch=lambda _: None)
+        written.append(paths.outcome_file(paths.trained("resnet20-digits"), 0).read_bytes())
+    first, again, changed = written
+    assert first == again
+    assert first != changed
+    assert study.pruning_digest("candidate") != other.pruning_digest("candidate")
+
+
 def test_given_weights_are_scored_as_they_were_normalised(quick):
     model = registry.build("resnet20", 10, seed=3)
     checkpoint.save(model, paths.Path("given.safetensors"), {})

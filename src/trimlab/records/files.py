@@ -97,8 +97,12 @@ def stable(record: Record) -> dict[str, Any]:
 
 
 def write_outcome(record: Training | Pruning, path: Path) -> None:
-    """Write what of a record follows from its weights: a second run with equal weights writes equal bytes."""
-    outcome = record.model_dump(include=fields_with(type(record), OF_WEIGHTS))
+    """Write what of a record follows from its weights, and the digest of its params.
+
+    A second run with equal weights writes equal bytes, so that DVC runs no later stage. Other params make it run them
+    even where the weights are equal: their records have other digests.
+    """
+    outcome = record.model_dump(include={*fields_with(type(record), OF_WEIGHTS), "params_digest"})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(outcome, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
