@@ -29,7 +29,7 @@ from trimlab.measure import device, runtimes, timing, weights
 from trimlab.measure.session import Settings
 from trimlab.models.facts import count_macs, count_params
 from trimlab.models.reshape import fit_to
-from trimlab.prune import pruner
+from trimlab.prune import batchnorm, pruner
 from trimlab.quantize import export
 from trimlab.quantize.int8 import Files, quantize
 from trimlab.train import evaluate, loop
@@ -117,7 +117,7 @@ def measured(name: str, dataset: Dataset, scratch: Path, repeats: int) -> dict[s
     row["params"].append(count_params(model))
     row["macs"].append(count_macs(model, shape))
     train(model, dataset, scratch / "after.safetensors")
-    average_statistics(model, dataset)
+    model = batchnorm.reestimated(model, dataset) or model  # some models move theirs by a hundredth a step
     model = model.cpu().to(memory_format=torch.contiguous_format).eval()
     row["top1"] = evaluate.top1_accuracy(evaluate.predict(model, dataset, "test"), dataset, "test")
     row["rebuilt_bit_equal"] = rebuilt_bit_equal(model, build(name, shape[1]), dataset, scratch / "pruned.safetensors")
@@ -139,18 +139,6 @@ def train(model: nn.Module, dataset: Dataset, resumable: Path) -> None:
         model, dataset, "test", recipe, "fp32", 0,
         resumable=resumable, label=resumable.stem, on_epoch=lambda _: None,
     )  # fmt: skip
-
-
-def average_statistics(model: nn.Module, dataset: Dataset) -> None:
-    """Average BatchNorm's statistics over training images: some models move theirs by a hundredth a step."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean of all batches
-    model.train()
-    with torch.no_grad():
-        for start in range(0, 20 * BATCH, BATCH):
-            model(dataset.normalise(dataset.train_images[torch.arange(start, start + BATCH)]))
 
 
 def rebuilt_bit_equal(model: nn.Module, fresh: nn.Module, dataset: Dataset, path: Path) -> bool:
