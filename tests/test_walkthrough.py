@@ -82,7 +82,7 @@ def test_the_report_speaks_of_these_photographs_and_of_nothing_else(walked):
     report = (walked.root / "report/report.md").read_text()
     assert report.startswith("# Parts on photographs")
     assert "my_models:parts_net on parts" in report
-    for foreign in ("CIFAR", "digits", "ResNet", "reference", "published"):
+    for foreign in ("CIFAR", "scikit-learn", "ResNet", "reference", "published"):
         assert foreign not in report, foreign
 
 
