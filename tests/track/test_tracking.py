@@ -205,6 +205,17 @@ def test_parent_is_complete_where_most_cells_were_cached(study: config.Params, s
     assert parent.info.status == "FINISHED"
 
 
+def test_params_without_effect_are_not_logged(study: config.Params) -> None:
+    record = factories.measurement(study, study.report.candidate, "int8")
+    name = study.workloads[record.workload].training.removeprefix("training.")
+    values = {"epochs": 2, "optimizer": "adamw", "learning_rate": 1e-3, "random_resized_crop": {}}
+    recipe = config.Recipe.model_validate(values)
+    adamw = study.model_copy(update={"training": {**study.training, name: recipe}})
+    gone = {f"training.{key}" for key in ("momentum", "nesterov", "crop_padding")}
+    assert gone <= mlflow_runs._deciding_params(study, record).keys()
+    assert not gone & mlflow_runs._deciding_params(adamw, record).keys()
+
+
 def test_processes_are_in_the_record_alone(study: config.Params) -> None:
     benchmark = study.benchmark.model_copy(update={"processes": 3})
     replicated = study.model_copy(update={"benchmark": benchmark})

@@ -198,6 +198,12 @@ class Recipe(Section):
     evaluate_every: Annotated[int, Field(ge=1, le=1000)] = 1
     """Number of epochs between two evaluations of accuracy; the last epoch is always evaluated."""
 
+    @property
+    def unused(self) -> set[str]:
+        """The names of fields that have no effect beside the others."""
+        of_sgd = {"momentum", "nesterov"} if self.optimizer == "adamw" else set()
+        return of_sgd | ({"crop_padding"} if self.random_resized_crop else set())
+
     @model_validator(mode="after")
     def _one_crop(self) -> "Recipe":
         if self.random_resized_crop and self.crop_padding not in (0, _default(self, "crop_padding")):

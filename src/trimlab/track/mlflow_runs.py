@@ -491,13 +491,15 @@ def _study_params(study: Params) -> dict[str, str]:
 
 def _deciding_params(study: Params, record: Record) -> dict[str, str]:
     """Return the params that decided a record, besides those that are fields of it."""
-    sections: dict[str, BaseModel] = {"training": study.recipe(record.workload)}
+    recipe = study.recipe(record.workload)
+    sections: dict[str, BaseModel] = {}
     if isinstance(record, Pruning | Measurement):
         sections["pruning"] = study.pruning_of(record.variant)
     if isinstance(record, Measurement):
         sections |= {"quantization": study.quantization, "benchmark": study.benchmark}
     data = study.model_dump(include={"data": _STUDY_PARAMS["data"]})
-    return _texts(_flat({**data, **{name: section.model_dump() for name, section in sections.items()}}))
+    training = {"training": recipe.model_dump(exclude=recipe.unused)}
+    return _texts(_flat({**data, **training, **{name: section.model_dump() for name, section in sections.items()}}))
 
 
 def _params(record: Record) -> dict[str, str]:
