@@ -52,7 +52,9 @@ def test_bash_completes_studies_variants_and_runtimes(project, tmp_path):
     (tmp_path / "params.yaml").write_text(quick.replace("pruning: sweep.r30}", "pruning: sweep.r30, precisions: []}"))
     for command in ("report", "track", "slice"):
         assert completed(f"trimlab {command} ''", tmp_path) == ["other", "quick"]
-    assert completed("trimlab bundle res", tmp_path) == ["resnet20-digits", "resnet20-digits-r60"]
+    r60 = "resnet20-digits-r60"
+    controls = [f"{r60}-{kind}" for kind in ("random", "scratch", "whole")]
+    assert completed("trimlab bundle res", tmp_path) == ["resnet20-digits", r60, *controls]
     assert completed("trimlab release ''", tmp_path) == ["resnet20-digits", "resnet20-digits-amp"]
     assert completed("trimlab bundle candidate --runtime o", tmp_path) == ["onnxruntime", "openvino"]
 

@@ -165,7 +165,7 @@ def test_check_fails_on_a_missing_file_and_not_on_a_warning(project, in_tmp):
     assert done.exit_code == 0
     assert done.stdout.splitlines() == [
         "warning: params.yaml: sweep.spare is not used: remove it, or refer to it where you meant to",
-        "params.yaml: study quick, 2 workloads, 4 variants: all values are valid",
+        "params.yaml: study quick, 2 workloads, 7 variants: all values are valid",
     ]
 
 

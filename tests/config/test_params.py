@@ -49,8 +49,8 @@ BAD = {
         "batch_size: 64\n  runtimes: [onnxruntime, onnxruntime]\n",
         "benchmark.runtimes ['onnxruntime', 'onnxruntime'] repeats a value: list each value once",
     ),
-    "repeats: 200\n": (
-        "repeats: 60000\n  processes: 10\n",
+    "repeats: 1000\n  batch_repeats: 50\n  processes: 3\n": (
+        "repeats: 60000\n  batch_repeats: 20\n  processes: 10\n",
         "benchmark.processes 10 of repeats 60000 and batch_repeats 20 are 600200 calls, and a record holds 500000",
     ),
     "candidate: candidate\n": (
@@ -213,8 +213,9 @@ def test_a_point_that_fine_tunes_with_adamw_keeps_to_its_learning_rates(text, tm
     values["training"]["digits"] = {"epochs": 2, "optimizer": "adamw", "learning_rate": 0.001}
     values["prune"]["learning_rate"] = 0.03
     values["sweep"]["none"]["learning_rate"] = 0.03  # has no epochs
-    for point in ("r30", "r60"):
-        values["sweep"][point]["learning_rate"] = 0.001
+    for point in values["sweep"].values():
+        if point["epochs"]:
+            point["learning_rate"] = 0.001
     (line,) = problems(json.dumps(values), tmp_path)
     assert line.endswith("prune.learning_rate 0.03 is not in (0, 0.02], the range for adamw: set it (0.001 is usual)")
 
@@ -482,7 +483,11 @@ CELLS = {
     "train": ("workload", "resnet20-digits, resnet20-digits-amp"),
     **dict.fromkeys(
         ("prune", "quantize", "benchmark"),
-        ("variant", "resnet20-digits, resnet20-digits-r30, resnet20-digits-r60, candidate"),
+        (
+            "variant",
+            "resnet20-digits, resnet20-digits-r30, resnet20-digits-r60, resnet20-digits-r60-random, "
+            "resnet20-digits-r60-scratch, resnet20-digits-r60-whole, candidate",
+        ),
     ),
 }
 
