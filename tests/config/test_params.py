@@ -339,7 +339,7 @@ def test_mutated_params_are_good_or_refused_in_short_lines(in_tmp, mutations):
     for mutation in mutations:
         mutate(tree, *mutation)
     Path("params.yaml").write_text(written(tree))
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         config.load()
     except UserError as error:
@@ -349,7 +349,7 @@ def test_mutated_params_are_good_or_refused_in_short_lines(in_tmp, mutations):
             assert line.startswith("params.yaml")
             assert line.isprintable()
             assert ": " in line
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def without_candidates_point(text):
