@@ -13,6 +13,8 @@ import torch
 from hypothesis import settings
 
 from pipelines import TINY, Project, copy_source
+from trimlab import config, paths
+from trimlab.data import stage as data_stage
 
 PROJECT = Path(__file__).parent.parent
 
@@ -49,6 +51,17 @@ def in_tmp(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture
+def quick(in_tmp, project):
+    """The quick study in an empty project, its dataset prepared."""
+    study = config.load(project / "studies/quick.yaml")
+    data_stage.prepare("digits", study.datasets["digits"], study.data)
+    paths.NO_FILE.parent.mkdir(exist_ok=True)
+    for marker in (paths.NO_FILE, paths.PRETRAINED):
+        marker.touch()
+    return study
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from trimlab import config, paths, records
-from trimlab.data import stage as data_stage
 from trimlab.data.dataset import Dataset, load_dataset
 from trimlab.models import checkpoint, cifar_resnet, registry
 from trimlab.models.architecture import Architecture
@@ -77,13 +76,9 @@ def test_weights_that_a_factory_draws_otherwise_keep_its_rule(draw, in_tmp, monk
 
 
 @pytest.fixture
-def quick(in_tmp, project):
-    """The quick study with a training of two epochs, one of them on smaller images, its dataset prepared."""
-    study = config.load(project / "studies/quick.yaml")
-    data_stage.prepare("digits", study.datasets["digits"], study.data)
-    paths.NO_FILE.parent.mkdir(exist_ok=True)
-    paths.NO_FILE.touch()
-    values = study.model_dump(exclude_unset=True)
+def quick(quick):
+    """The quick study with a training of two epochs, one of them on smaller images."""
+    values = quick.model_dump(exclude_unset=True)
     values["training"]["digits"] |= {"epochs": 2, "low_resolution": [{"size": 16, "epochs": 1}]}
     values["sweep"]["r60"] |= {"epochs": 1}
     return config.Params.model_validate(values)

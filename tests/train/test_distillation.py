@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 import small_datasets
 from trimlab import config, paths
-from trimlab.data import stage as data_stage
 from trimlab.models import checkpoint, registry
 from trimlab.prune import stage as prune_stage
 from trimlab.train import loop, soft_labels
@@ -164,13 +163,9 @@ def test_a_fully_weighted_teacher_replaces_the_labels(tiny, tmp_path):
         assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_the_variants_of_a_workload_share_the_labels_until_the_report_is_rendered(in_tmp, project, monkeypatch):
-    study = config.load(project / "studies/quick.yaml")
-    point = study.prune.model_copy(update={"soft_labels": "cached", "epochs": 1})
-    study = study.model_copy(update={"prune": point, "sweep": {**study.sweep, "r30": point, "r60": point}})
-    data_stage.prepare("digits", study.datasets["digits"], study.data)
-    paths.NO_FILE.parent.mkdir(exist_ok=True)
-    paths.NO_FILE.touch()
+def test_the_variants_of_a_workload_share_the_labels_until_the_report_is_rendered(quick, in_tmp, monkeypatch):
+    point = quick.prune.model_copy(update={"soft_labels": "cached", "epochs": 1})
+    study = quick.model_copy(update={"prune": point, "sweep": {**quick.sweep, "r30": point, "r60": point}})
     checkpoint.save(registry.build("resnet20", 10), paths.Path("given.safetensors"), {})
     given = study.workloads["resnet20-digits"].model_copy(update={"weights": "given.safetensors"})
     study = study.model_copy(update={"workloads": {**study.workloads, "resnet20-digits": given}})

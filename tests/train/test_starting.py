@@ -10,7 +10,6 @@ from torch import nn
 from typer.testing import CliRunner
 
 from trimlab import cli, config, paths, records
-from trimlab.data import stage as data_stage
 from trimlab.digests import sha256_of
 from trimlab.models import checkpoint, factories, registry, start
 from trimlab.models.architecture import Architecture
@@ -21,15 +20,10 @@ from user_models import NET, refusal, workload, write
 
 
 @pytest.fixture
-def quick(in_tmp, project):
-    """The quick study with a training of one epoch, its dataset prepared."""
-    study = config.load(project / "studies/quick.yaml")
-    data_stage.prepare("digits", study.datasets["digits"], study.data)
-    paths.NO_FILE.parent.mkdir(exist_ok=True)
-    for name in (paths.NO_FILE, paths.PRETRAINED):
-        name.touch()
-    short = study.training["digits"].model_copy(update={"epochs": 1})
-    return study.model_copy(update={"training": {"digits": short}})
+def quick(quick):
+    """The quick study with a training of one epoch."""
+    short = quick.training["digits"].model_copy(update={"epochs": 1})
+    return quick.model_copy(update={"training": {"digits": short}})
 
 
 def with_workload(study, **changes):

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 import small_datasets
 from trimlab import config, paths, records
-from trimlab.data import stage as data_stage
 from trimlab.data.dataset import IMAGENET, dataset_for, load_dataset
 from trimlab.errors import UserError
 from trimlab.models import checkpoint, registry
@@ -115,15 +114,6 @@ def test_the_learning_rate_peaks_after_warm_up_and_ends_at_0(schedule):
     recipe = RECIPE.model_copy(update={"schedule": schedule})
     assert math.isclose(learning_rate_at(recipe.warmup, recipe), recipe.learning_rate)
     assert math.isclose(learning_rate_at(1.0, recipe), 0, abs_tol=1e-12)
-
-
-@pytest.fixture
-def quick(in_tmp, project):
-    study = config.load(project / "studies/quick.yaml")
-    data_stage.prepare("digits", study.datasets["digits"], study.data)
-    paths.NO_FILE.parent.mkdir(exist_ok=True)
-    paths.NO_FILE.touch()
-    return study
 
 
 def with_weights(study, file):
