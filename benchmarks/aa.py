@@ -2,7 +2,7 @@
 
     python benchmarks/aa.py
 
-on a quiet machine, about six minutes. Each trial is what a cell of the stage `benchmark` measures: the file and a copy
+on a quiet machine, about five minutes. Each trial is what a cell of the stage `benchmark` measures: the file and a copy
 of it, in a few processes, one after another. Exits with 1 where the interval covers 1 in fewer than 90 % of the trials.
 """
 

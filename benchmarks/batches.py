@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from synthetic import synthetic
 
 from trimlab import config, machine
 from trimlab.data.dataset import Dataset
@@ -35,22 +36,9 @@ AUGMENTED = {
 
 def datasets(size: int, count: int, folder: Path) -> dict[str, Dataset]:
     """Return the same `count` random images of a size, in memory and in a file."""
-    images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
-    file = folder / f"{size}.safetensors"
-    save_file({"train_images": images}, file)
-    in_memory = Dataset(
-        name="random",
-        train_images=load_file(file)["train_images"],
-        train_labels=torch.arange(count) % 10,
-        test_images=images[:10].clone(),
-        test_labels=torch.arange(10),
-        holdout=torch.arange(1),
-        calibration=torch.arange(1, count),
-        mean=torch.full((3,), 0.5),
-        std=torch.full((3,), 0.25),
-        classes=[str(label) for label in range(10)],
-        sha256="0" * 64,
-    )
+    file, made = folder / f"{size}.safetensors", synthetic(count, (3, size, size))
+    save_file({"train_images": made.train_images}, file)
+    in_memory = replace(made, train_images=load_file(file)["train_images"])
     in_file = replace(in_memory, train_images=StoredImages.named(file, "train_images"))
     return {"in memory": in_memory, "in the file": in_file}
 

@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 
 import torch
+from synthetic import synthetic
 
 from trimlab import config, machine
-from trimlab.data.dataset import Dataset
 from trimlab.measure import device
 from trimlab.models import registry
 from trimlab.train import loop
@@ -26,20 +26,7 @@ RECIPE = config.Recipe(epochs=2, batch_size=BATCH, evaluate_every=2)
 
 def rate(steps: int) -> float:
     """Return the images/s of the second epoch."""
-    images = torch.randint(0, 256, (BATCH * steps, 3, 32, 32), dtype=torch.uint8)
-    dataset = Dataset(
-        name="random",
-        train_images=images,
-        train_labels=torch.arange(len(images)) % 10,
-        test_images=images[:10].clone(),
-        test_labels=torch.arange(10),
-        holdout=torch.arange(1),
-        calibration=torch.arange(1, len(images)),
-        mean=torch.full((3,), 0.5),
-        std=torch.full((3,), 0.25),
-        classes=[str(label) for label in range(10)],
-        sha256="0" * 64,
-    )
+    dataset = synthetic(BATCH * steps)
     with tempfile.TemporaryDirectory() as scratch:
         done = loop.fit(
             registry.build("resnet20", 10), dataset, "test", RECIPE, "fp32", 0,

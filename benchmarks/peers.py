@@ -2,7 +2,7 @@
 
     DATA_ROOT=FOLDER python benchmarks/peers.py WORK [--only int8 | training] [--weights FILE]
 
-on a quiet machine, with CIFAR-10 in FOLDER; about five minutes a part. WORK keeps the weights, so that the training is
+on a quiet machine, with CIFAR-10 in FOLDER; about ten minutes a part. WORK keeps the weights, so that the training is
 not repeated, and the files. NNCF and AIMET are not trimlab's dependencies: a peer that is not installed is left out.
 
     pip install --constraint constraints.txt nncf==3.4.0 aimet-onnx==2.42.0

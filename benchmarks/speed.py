@@ -1,4 +1,4 @@
-"""Measure what docs/speed.md says: `python benchmarks/speed.py`, on a quiet machine, about ten minutes.
+"""Measure what docs/speed.md says: `python benchmarks/speed.py`, on a quiet machine.
 
 Ratios are of medians measured side by side in this one run. Weights are random: speed does not depend on them.
 """
@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from synthetic import SHAPE, synthetic
 
 from trimlab import config, machine
 from trimlab.benchmark import interpreters
-from trimlab.data.dataset import Dataset
 from trimlab.measure import device, weights
 from trimlab.measure.contract import Request
 from trimlab.models import registry
@@ -29,27 +29,7 @@ from trimlab.quantize.int8 import Files, quantize
 from trimlab.train import loop
 from trimlab.train.precision import UsedPrecision
 
-SHAPE = (3, 32, 32)
 ROUNDS = 3
-
-
-def synthetic(count: int) -> Dataset:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (count, *SHAPE), dtype=torch.uint8, generator=generator)
-    labels = torch.arange(count) % 10
-    return Dataset(
-        name="synthetic",
-        train_images=images,
-        train_labels=labels,
-        test_images=images[:64],
-        test_labels=labels[:64],
-        holdout=torch.arange(10),
-        calibration=torch.arange(10, count),
-        mean=torch.full((3,), 0.5),
-        std=torch.full((3,), 0.25),
-        classes=[str(label) for label in range(10)],
-        sha256="0" * 64,
-    )
 
 
 def training_speed(scratch: Path) -> str:

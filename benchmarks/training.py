@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from speed import SHAPE, synthetic
+from synthetic import SHAPE, synthetic
 from torch import nn
 
 from trimlab import config, machine
