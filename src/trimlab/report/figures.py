@@ -339,7 +339,8 @@ def _front(
             continue  # its label would lie under that of the more accurate neighbour
         first = found[index][0]
         text = name_ratio(first.ratio, first.num_params, results.study.pruning_of(first.variant).round_to)
-        label = text if first.ratio else "unpruned"
+        scratch = ", scratch" if results.study.point(first.variant).initial == "scratch" else ""
+        label = text + scratch if first.ratio else "unpruned"
         axes.annotate(label, pairs[index], (0, 9), textcoords="offset points", rotation=45, fontsize=8)
 
 
