@@ -109,6 +109,7 @@ def test_own_work_is_no_contention(monkeypatch):
 
 
 EPYC = """\
+vendor_id\t: AuthenticAMD
 model name\t: AMD EPYC
 flags\t\t: fpu avx2 avx512f avx512_vnni
 model name\t: AMD EPYC
@@ -186,23 +187,32 @@ def test_two_machines_of_one_name_and_one_machine_with_other_threads_are_three_d
     assert device.identity(modern) == device.identity({**modern, "system": "Linux x86_64, Python 3.13.1"})
 
 
+GENOA = EPYC.replace("avx512_vnni", "avx512_bf16")
+XEON = GENOA.replace("AuthenticAMD", "GenuineIntel")
+
+
 @pytest.mark.parametrize(
-    ("machine_is", "limit", "native"),
+    ("machine_is", "limit", "native", "fast"),
     [
-        ({"cpuinfo": EPYC}, "", False),
-        ({"cpuinfo": EPYC.replace("avx512_vnni", "avx512_bf16")}, "", True),
-        ({"cpuinfo": EPYC.replace("avx512_vnni", "avx512_bf16")}, "AVX2", False),
-        ({"cpuinfo": EPYC.replace("avx512_vnni", "avx512_bf16")}, "AVX512_CORE_AMX", True),
-        ({"cpuinfo": ARM, "architecture": "aarch64"}, "", False),
-        ({"sysctl": MACOS, "architecture": "arm64"}, "", False),
-        ({}, "", False),
+        ({"cpuinfo": EPYC}, "", False, False),
+        ({"cpuinfo": GENOA}, "", True, True),
+        ({"cpuinfo": GENOA}, "AVX2", False, False),
+        ({"cpuinfo": GENOA}, "AVX512_CORE_AMX", True, True),
+        ({"cpuinfo": XEON}, "", True, False),
+        ({"cpuinfo": XEON.replace("avx512_bf16", "avx512_bf16 amx_bf16")}, "", True, True),
+        ({"cpuinfo": XEON.replace("avx512_bf16", "avx512_bf16 amx_bf16")}, "AVX512_CORE_BF16", True, False),
+        ({"cpuinfo": ARM, "architecture": "aarch64"}, "", False, False),
+        ({"sysctl": MACOS, "architecture": "arm64"}, "", False, False),
+        ({}, "", False, False),
     ],
 )
-def test_bf16_counts_as_native_where_torch_surely_multiplies_it(machine_is, limit, native, machine_of, monkeypatch):
+def test_bf16_counts_where_torch_surely_multiplies_it_and_as_fast_where_it_was_faster_than_fp32(
+    machine_is, limit, native, fast, machine_of, monkeypatch
+):
     monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     machine_of(**machine_is)
-    assert device.has_native_bf16() == native
+    assert (device.has_native_bf16(), device.has_fast_bf16()) == (native, fast)
 
 
 def test_a_device_has_the_features_that_its_library_may_use(monkeypatch):

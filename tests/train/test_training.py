@@ -227,11 +227,23 @@ def test_fp32_on_a_cpu_is_fp32(param, monkeypatch):
     assert resolve(param) == "fp32"
 
 
-@pytest.mark.parametrize("param", ["auto", "amp"])
-@pytest.mark.parametrize(("native", "meaning"), [(True, "bf16"), (False, "fp32")])
-def test_a_cpu_computes_in_bf16_only_where_it_is_not_emulated(param, native, meaning, monkeypatch):
+@pytest.mark.parametrize(
+    ("param", "native", "fast", "meaning"),
+    [
+        ("amp", True, True, "bf16"),
+        ("amp", True, False, "bf16"),
+        ("amp", False, False, "fp32"),
+        ("auto", True, True, "bf16"),
+        ("auto", True, False, "fp32"),
+        ("auto", False, False, "fp32"),
+    ],
+)
+def test_a_cpu_computes_in_bf16_where_it_is_native_and_by_itself_where_it_is_faster(
+    param, native, fast, meaning, monkeypatch
+):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(precision, "has_native_bf16", lambda: native)
+    monkeypatch.setattr(precision, "has_fast_bf16", lambda: fast)
     assert resolve(param) == meaning
 
 

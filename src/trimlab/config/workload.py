@@ -45,8 +45,8 @@ class Workload(Section):
     """A recipe, as `training.KEY`. Fine-tuning uses its batch size, augmentation and so on, even with `weights`."""
     precision: TrainingPrecision = "auto"
     """`fp32` is strict FP32. `tf32` uses TF32 if the GPU has it. `amp` is torch.amp in bf16, in fp16 on a GPU without
-    bf16, and is FP32 on a CPU that would only emulate bf16. `auto` is `amp` if the device computes bf16 natively, else
-    `tf32`."""
+    bf16, and is FP32 on a CPU that would only emulate bf16. `auto` is bf16 where that is faster (a GPU that computes it
+    natively, a CPU with AMX, one of AMD with AVX-512 bf16), else `tf32`."""
     initial: Annotated[str, Field(min_length=1, max_length=200)]
     """A weights file from which training starts, or a folder with one a seed; `data/pretrained` for the published
     weights of a library's model, which are downloaded; `data/none` to start from random weights. With another number

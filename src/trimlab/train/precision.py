@@ -7,21 +7,29 @@ from typing import Literal
 import torch
 
 from trimlab.config import TrainingPrecision
-from trimlab.measure.device import has_native_bf16
+from trimlab.measure.device import has_fast_bf16, has_native_bf16
 from trimlab.train import hardware
 
 UsedPrecision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 def resolve(precision: TrainingPrecision) -> UsedPrecision:
-    """Return the precision that a params value stands for on this device; bf16 only where it is native."""
+    """Return the precision that a params value stands for on this device.
+
+    It is bf16 for `amp` only where it is native, and for `auto` only where it is faster too.
+    """
     cuda = torch.cuda.is_available()
-    native_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else has_native_bf16()
-    if native_bf16 and precision in ("amp", "auto"):
+    if precision in ("amp", "auto") and _offers_bf16(cuda, precision):
         return "bf16"
     if cuda and precision == "amp":
         return "fp16"
     return "tf32" if cuda and precision != "fp32" and torch.cuda.get_device_capability() >= (8, 0) else "fp32"
+
+
+def _offers_bf16(cuda: bool, precision: Literal["amp", "auto"]) -> bool:
+    if cuda:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return has_native_bf16() if precision == "amp" else has_fast_bf16()
 
 
 @contextmanager
