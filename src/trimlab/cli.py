@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -44,6 +44,7 @@ def _measured_variants() -> Sequence[str]:
     return []
 
 
+Objective = Literal["size", "latency", "throughput"]
 CommittedStudy = Annotated[str, typer.Argument(help="A study with committed records.", autocompletion=_studies)]
 
 
@@ -108,6 +109,51 @@ def report(study: CommittedStudy) -> None:
     chosen = select(described, archive.committed_records(study))
     report_stage.render(described, chosen, folder, labels.of_committed(study, chosen))
     print(f"wrote {folder / 'report.md'}")
+
+
+@app.command()
+def pick(
+    study: Annotated[
+        str | None,
+        typer.Argument(
+            help="A study with committed records. Default: what `dvc repro` measured.", autocompletion=_studies
+        ),
+    ] = None,
+    objective: Annotated[
+        Objective, typer.Option(help="What counts: size, latency at batch 1, or throughput at the large batch.")
+    ] = "size",
+    max_drop: Annotated[
+        float, typer.Option(min=0, max=100, help="Points of top-1 that it may lose against the baseline.")
+    ] = 1.0,
+    max_mib: Annotated[float | None, typer.Option(min=0, help="Largest size in MiB.")] = None,
+    max_ms: Annotated[float | None, typer.Option(min=0, help="Longest latency at batch 1, in ms.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="The device, as the report names it. Default: that with most measurements.")
+    ] = None,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only files in this runtime (repeatable). Default: all.", autocompletion=lambda: config.RUNTIMES
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder for the file, its record, a model card and the class names.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a sentence.")] = False,
+) -> None:
+    """Name the best measured file that loses little enough: the whole 95 % interval of its loss is within --max-drop.
+
+    Example: trimlab pick --max-drop 1 --max-mib 2 --objective latency --out deployed
+    """
+    from trimlab import deploy
+    from trimlab.report.pick import Limits
+
+    results = deploy.results(study)
+    limits = Limits(max_drop, max_mib, max_ms)
+    choice = deploy.choose(results, limits, objective, device, runtime or [])
+    if out:
+        deploy.write(results, choice.file, out)
+    print(deploy.as_json(results, choice) if as_json else deploy.sentence(results, choice))
 
 
 @app.command()

@@ -5,7 +5,7 @@ from datetime import date
 
 from trimlab import formats
 from trimlab.records import Measurement
-from trimlab.report import anatomy, controls, findings, scores, tables
+from trimlab.report import anatomy, controls, findings, recommendation, scores, tables
 from trimlab.report.model import (
     Block,
     Figure,
@@ -37,6 +37,7 @@ Blocks = list[Block]
 def report(results: Results, drawn: Sequence[str]) -> Report:
     """Return the whole report; `drawn` names the figures that there are."""
     sections = [
+        ("Which file to deploy", _recommended(results)),
         ("Candidate against baseline", _headline(results, drawn)),
         ("Devices and versions", _setup(results)),
         ("Baseline: full and mixed precision", _baseline(results, drawn)),
@@ -52,10 +53,22 @@ def report(results: Results, drawn: Sequence[str]) -> Report:
         ("Every measurement", _measurements(results)),
     ]
     shown = [block for _, blocks in sections for block in blocks]
-    sections.insert(2, ("How to read the tables", _how_to_read(results, _shows_published(shown))))
+    sections.insert(3, ("How to read the tables", _how_to_read(results, _shows_published(shown))))
     # A section without content has no heading either.
     made = tuple(Section(text_of(heading), tuple(blocks)) for heading, blocks in sections if blocks)
     return Report(results.study.report.title, made)
+
+
+def _recommended(results: Results) -> Blocks:
+    blocks: Blocks = []
+    devices = recommendation.devices(results)
+    for device in devices:
+        table = recommendation.table(results, device)
+        if table:
+            said = _paragraph(recommendation.chosen_on(results, device))
+            named = _paragraph(Finding.of(strong(results.labels[device]))) if len(devices) > 1 else []
+            blocks += [*named, table, *said]
+    return blocks
 
 
 def _headline(results: Results, drawn: Sequence[str]) -> Blocks:

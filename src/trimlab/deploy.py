@@ -1,0 +1,233 @@
+"""The file to deploy: picked among those that were measured, and written with its record and a model card."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import copyfile
+from typing import NamedTuple
+
+import onnx
+
+from trimlab import config, paths, records
+from trimlab.config.choices import unresolved
+from trimlab.digests import sha256_of
+from trimlab.errors import UserError
+from trimlab.records import Measurement, archive, labels
+from trimlab.records.select import select
+from trimlab.report import pick, recommendation
+from trimlab.report.intervals import wilson
+from trimlab.report.pick import File, Limits, Objective
+from trimlab.report.results import Results
+from trimlab.report.tables import describe
+from trimlab.report.text import MIB, count, decimals, mib, percent, plus_minus, precision_name, pretty, split_name, times
+
+MODEL = "model.onnx"
+RECORD = "record.json"
+CARD = "README.md"
+CLASSES = "classes.txt"
+
+_EXAMPLE = '''\
+import json, sys
+import numpy as np, onnxruntime
+from PIL import Image, ImageOps
+
+session = onnxruntime.InferenceSession("{model}")
+about = session.get_modelmeta().custom_metadata_map
+mean, std = (np.float32(json.loads(about[key])) for key in ("mean", "std"))
+height, width = session.get_inputs()[0].shape[2:]
+image, bilinear = Image.open(sys.argv[1]).convert("RGB"), Image.Resampling.BILINEAR
+pixels = (np.float32({framed}) / 255 - mean) / std
+(logits,) = session.run(None, {{"{input}": pixels.transpose(2, 0, 1)[None, : len(mean)]}})
+print(json.loads(about["classes"])[logits[0].argmax()])
+'''
+"""Runs a file. A model for one channel takes the first of three, which are equal in a grey image."""
+_FRAMED = {
+    "shorter-side": "ImageOps.fit(image, (width, height), bilinear)",
+    "stretch": "image.resize((width, height), bilinear)",
+    "pad": "ImageOps.pad(image, (width, height), bilinear)",
+}
+"""How an image becomes one of the model's size, by the dataset's `resize`."""
+
+
+class Choice(NamedTuple):
+    """A picked file, and what was asked of it."""
+
+    file: File
+    limits: Limits
+    objective: Objective
+    as_fast: list[File]
+    """Other files within the limits whose times cannot be told apart from its own."""
+    among: int
+    """Files that were measured."""
+
+
+def results(study: str | None) -> Results:
+    """Return a study's records: those committed in `records/STUDY`, or without a name what the stages measured.
+
+    Raises:
+        UserError: there are none.
+    """
+    if study is None:
+        of = config.load()
+        found = select(of, archive.stage_records(of))
+        return Results.of(of, found, labels.of_stages(found))
+    of = archive.load_study(study)
+    found = select(of, archive.committed_records(study))
+    return Results.of(of, found, labels.of_committed(study, found))
+
+
+def choose(
+    results: Results, limits: Limits, objective: Objective, device: str | None = None, runtimes: Sequence[str] = ()
+) -> Choice:
+    """Pick a file of one device.
+
+    Args:
+        results: the study's records.
+        limits: what the file has to keep.
+        objective: what counts among those that do.
+        device: its name in the report; None for the device with most measurements.
+        runtimes: those whose files count; all where it is empty.
+
+    Raises:
+        UserError: an unknown device or runtime; nothing was measured there; no file keeps the limits.
+    """
+    known = {results.labels[identity]: identity for identity in recommendation.devices(results)}
+    if not known:
+        raise UserError("nothing was measured: run `dvc repro`")
+    name = device or next(iter(known))
+    problems = [unresolved("--device", name, known)]
+    problems += [unresolved("--runtime", runtime, results.study.benchmark.runtimes) for runtime in runtimes]
+    if said := [problem for problem in problems if problem]:
+        raise UserError("\n".join(said))
+    found = pick.files(results, known[name], runtimes)
+    if not found:
+        raise UserError(f"{name} has not measured {results.study.report.baseline} in FP32: nothing to compare with")
+    best = pick.pick(found, limits, objective)
+    if best is None:
+        raise UserError(_none_within(results, found, limits, name))
+    return Choice(best, limits, objective, pick.as_fast(best, found, limits, objective), len(found))
+
+
+def _none_within(results: Results, found: Sequence[File], limits: Limits, device: str) -> str:
+    """Say that no file keeps the limits, and what the best would be without each of them."""
+    loss = min(found, key=lambda file: file.surely_lost)
+    asked = {"--max-drop": f"{loss.surely_lost:.2f}"}
+    if limits.max_mib is not None:
+        asked["--max-mib"] = mib(min(file.size_bytes for file in found))
+    if limits.max_ms is not None:
+        asked["--max-ms"] = f"{min(file.latency_ms.mean for file in found):.3g}"
+    least = ", ".join(f"{name} {value}" for name, value in asked.items())
+    files = count(len(found), "file")
+    return f"none of {files} measured on {device} is within the limits: alone they could be as low as {least}"
+
+
+def sentence(results: Results, choice: Choice) -> str:
+    """Say which file was picked, and how sure that is."""
+    file, record = choice.file, choice.file.records[0]
+    said = (
+        f"{describe(results, file.records)} ({record.variant}), in {pretty(record.runtime)} on "
+        f"{results.labels[record.device.identity]}: {percent(_top1(file))} % top-1 on the "
+        f"{split_name(record.split)} ({plus_minus(file.gained)} points), {mib(file.size_bytes)} MiB, "
+        f"{times(file.latency_ms)} ms at batch 1, {_rate(file):,.0f} images/s at batch "
+        f"{record.batch_latency.batch_size}; the {recommendation.BEST[choice.objective]} of "
+        f"{count(choice.among, 'file')} within the limits"
+    )
+    rivals = "; ".join(f"{describe(results, r.records)} in {pretty(r.records[0].runtime)}" for r in choice.as_fast)
+    return f"{said}. Its times cannot be told apart from those of {rivals}" if rivals else said
+
+
+def as_json(results: Results, choice: Choice) -> str:
+    """Return the same as JSON: points, MiB and ms as numbers."""
+    file, record = choice.file, choice.file.records[0]
+    values = {
+        "study": results.study.study,
+        "variant": record.variant,
+        "precision": record.precision,
+        "runtime": record.runtime,
+        "device": results.labels[record.device.identity],
+        "split": record.split,
+        "seeds": [each.seed for each in file.records],
+        "file_sha256": [each.file_sha256 for each in file.records],
+        "top1_percent": 100 * _top1(file),
+        "points_gained": file.gained.points,
+        "points_half_width": file.gained.half_width,
+        "size_mib": file.size_bytes / MIB,
+        "latency_ms": file.latency_ms.mean,
+        "images_per_second": _rate(file),
+        "objective": choice.objective,
+        **choice.limits._asdict(),
+    }
+    return json.dumps(values, indent=2)
+
+
+def _top1(file: File) -> float:
+    return sum(record.top1_accuracy for record in file.records) / len(file.records)
+
+
+def _rate(file: File) -> float:
+    return 1000 * file.records[0].batch_latency.batch_size / file.batch_ms.mean
+
+
+def write(results: Results, file: File, folder: Path) -> list[Path]:
+    """Write what is needed to deploy a file into a new or empty folder.
+
+    Of several seeds it is the first one's file.
+
+    Raises:
+        UserError: the folder has something in it, or the file is not here.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not an empty folder: name another one, or remove it")
+    record = min(file.records, key=lambda one: one.seed)
+    source = _file_of(record)
+    folder.mkdir(parents=True, exist_ok=True)
+    copyfile(source, folder / MODEL)
+    records.write(record, folder / RECORD)
+    about = {entry.key: entry.value for entry in onnx.load(source, load_external_data=False).metadata_props}
+    (folder / CLASSES).write_text("".join(f"{name}\n" for name in json.loads(about["classes"])), encoding="utf-8")
+    (folder / CARD).write_text(card(results, file, record, about), encoding="utf-8")
+    return [folder / name for name in (MODEL, RECORD, CARD, CLASSES)]
+
+
+def _file_of(record: Measurement) -> Path:
+    """Return the file that a record is of, among those that the stage `quantize` wrote here."""
+    folder = paths.quantized(record.variant)
+    for path in sorted(folder.glob("*.onnx")):
+        if sha256_of(path) == record.file_sha256:
+            return path
+    raise UserError(
+        f"{folder} does not hold the file with sha256 {record.file_sha256[:12]}…: run `dvc pull` or "
+        f"`dvc repro quantize@{record.variant}`"
+    )
+
+
+def card(results: Results, file: File, record: Measurement, about: dict[str, str]) -> str:
+    """Return the model card of a file."""
+    low, high = (100 * share for share in wilson(round(record.top1_accuracy * record.num_images), record.num_images))
+    baseline = results.study.report.baseline
+    shown = [
+        ("Model", describe(results, file.records)),
+        ("Top-1", f"{percent(record.top1_accuracy)} % (95 % interval {low:.1f} to {high:.1f} %), on "
+                  f"{record.num_images:,} images of the {split_name(record.split)} of {pretty(record.dataset)}"),
+        (f"Against {baseline} in FP32", f"{plus_minus(file.gained)} points ({file.gained.kind})"),
+        ("Size", f"{decimals(record.file_bytes / MIB)} MiB"),
+        ("Latency", f"{times(file.latency_ms)} ms at batch 1, p50, with copies"),
+        ("Throughput", f"{record.batch_latency.images_per_second:,.0f} images/s at batch "
+                       f"{record.batch_latency.batch_size}"),
+        ("Measured on", f"{record.device.name}, {record.device.threads} threads, {pretty(record.runtime)} "
+                        f"{record.runtime_version}, {record.moment.date()}"),
+        ("Made by", f"trimlab at commit {record.commit}, study {results.study.study}, variant {record.variant}, "
+                    f"seed {record.seed}, {precision_name(record.precision)}"),
+        ("sha256", record.file_sha256),
+        ("Input", about["input"]),
+        ("Output", about["output"]),
+    ]  # fmt: skip
+    listed = "\n".join(f"- **{name}**: {value}" for name, value in shown)
+    framed = _FRAMED[results.study.datasets[record.dataset].resize]
+    example = _EXAMPLE.format(model=MODEL, input=about["input"].partition(":")[0], framed=framed)
+    return (
+        f"# {describe(results, file.records)}\n\n{listed}\n\n"
+        f"The classes, in the order of the outputs, are in `{CLASSES}`; the whole record is `{RECORD}`. To classify an "
+        f"image, with onnxruntime and Pillow:\n\n```python\n{example}```\n"
+    )
+

@@ -1,0 +1,107 @@
+"""Which measured file to deploy: the best one of those that lose little enough and fit."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from trimlab.records import Measurement
+from trimlab.report.intervals import Difference, Replicated
+from trimlab.report.results import Identity, Results, batch_latency_ms, latency_ms, mean, of_file
+from trimlab.report.text import MIB
+
+Objective = Literal["size", "latency", "throughput"]
+
+
+class Limits(NamedTuple):
+    """What a file has to keep."""
+
+    max_drop: float
+    """Points of top-1 below the baseline that the whole 95 % interval of the difference stays above."""
+    max_mib: float | None = None
+    """Size of the deployed file, in MiB."""
+    max_ms: float | None = None
+    """Latency at batch 1, in milliseconds."""
+
+
+class File(NamedTuple):
+    """A measured file that could be deployed, in one runtime."""
+
+    records: list[Measurement]
+    """One a seed."""
+    gained: Difference
+    """Top-1 less the baseline's, in points."""
+    size_bytes: float
+    """Of the ONNX file or the engine; over seeds the mean."""
+    latency_ms: Replicated
+    """At batch 1."""
+    batch_ms: Replicated
+    """At the large batch."""
+
+    @property
+    def surely_lost(self) -> float:
+        """The largest loss that the 95 % interval holds, in points."""
+        return self.gained.half_width - self.gained.points
+
+
+def files(results: Results, device: Identity, runtimes: Sequence[str] = ()) -> list[File]:
+    """Return what a device measured of the baseline's dataset, in all runtimes or some; nothing without the baseline.
+
+    All are compared with one FP32 file of the baseline, that of the first runtime that measured it.
+    """
+    benches = [bench for bench in results.benches() if bench.device == device]
+    name = results.study.report.baseline
+    base = next((found for bench in benches if (found := of_file(results.at(bench), name, "fp32"))), None)
+    if base is None:
+        return []
+    chosen = [bench for bench in benches if not runtimes or bench.runtime in runtimes]
+    own = [found for bench in chosen for found in results.by_file(results.at(bench)) if _alike(found, base)]
+    return [
+        File(found, gained, mean([r.deployed_bytes for r in found]), latency_ms(found), batch_latency_ms(found))
+        for found in own
+        if (gained := results.difference(found, base))
+    ]
+
+
+def pick(found: Iterable[File], limits: Limits, objective: Objective) -> File | None:
+    """Return the best file within the limits; None where there is none.
+
+    Of equally good ones it is that which surely loses least.
+    """
+    kept = [file for file in found if within(file, limits)]
+    return min(kept, key=lambda file: (_COSTS[objective](file), file.surely_lost), default=None)
+
+
+def within(file: File, limits: Limits) -> bool:
+    """Say whether a file keeps the limits."""
+    return (
+        file.surely_lost <= limits.max_drop
+        and (limits.max_mib is None or file.size_bytes <= limits.max_mib * MIB)
+        and (limits.max_ms is None or file.latency_ms.mean <= limits.max_ms)
+    )
+
+
+def as_fast(best: File, found: Iterable[File], limits: Limits, objective: Objective) -> list[File]:
+    """Return the other files within the limits that cannot be told apart from the best: their times overlap.
+
+    Sizes are exact, and one process gives no interval: then there are none.
+    """
+    if objective == "size":
+        return []
+    time = _TIMES[objective]
+    others = [file for file in found if file is not best and within(file, limits)]
+    timed = [file for file in others if time(file).low is not None and time(best).low is not None]
+    return [file for file in timed if not time(best).is_below(time(file))]
+
+
+def _alike(found: Sequence[Measurement], base: Sequence[Measurement]) -> bool:
+    """Say whether two files classify the same images."""
+    return {(r.dataset_sha256, r.split) for r in found} == {(r.dataset_sha256, r.split) for r in base}
+
+
+_TIMES: dict[str, Callable[[File], Replicated]] = {
+    "latency": lambda file: file.latency_ms,
+    "throughput": lambda file: file.batch_ms,
+}
+_COSTS: dict[str, Callable[[File], float]] = {
+    "size": lambda file: file.size_bytes,
+    **{name: lambda file, time=time: time(file).mean for name, time in _TIMES.items()},
+}
