@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 
 from pipelines import Project, ran
 from trimlab import records
+from trimlab.digests import sha256_of
 
 pytestmark = pytest.mark.e2e
 
@@ -161,6 +164,36 @@ def test_tracking_equals_the_store_rebuilt_from_records(tiny):
     ]
     assert len(stores[0]) == 1 + 1 + 3 + 6  # parent, training, prunings, measurements
     assert stores[0] == stores[1]
+
+
+def test_a_picked_file_is_deployed_as_its_card_says(tiny, tmp_path):
+    said = tiny.run("trimlab", "pick", "--max-drop", "100", "--objective", "size", "--out", "deployed")
+    assert "smallest" in said
+    deployed = tiny.root / "deployed"
+    record = records.read(deployed / "record.json")
+    assert sha256_of(deployed / "model.onnx") == record.file_sha256
+    smallest = min(r.file_bytes for r in tiny.records().values() if r.kind == "measurement")
+    assert record.file_bytes == smallest
+    card = (deployed / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    (deployed / "classify.py").write_text(example)
+    image = tmp_path / "image.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)).save(image)
+    done = subprocess.run(
+        [sys.executable, "classify.py", image], cwd=deployed, capture_output=True, text=True, check=True
+    )
+    name = done.stdout.strip()
+    assert name in (deployed / "classes.txt").read_text().splitlines()
+    assert tiny.run("trimlab", "predict", "deployed/model.onnx", str(image)).startswith(f"{image}: {name} (")
+    again = tiny.run("trimlab", "pick", "--out", "deployed", code=1)
+    assert "deployed is not an empty folder: name another one, or remove it" in again
+    shutil.rmtree(deployed)
+    values = json.loads(tiny.run("trimlab", "pick", "--max-drop", "100", "--json"))
+    assert values["file_sha256"] == [record.file_sha256]
+    refused = tiny.run("trimlab", "pick", "--max-mib", "0.001", code=1)
+    assert "none of 6 files measured on " in refused
+    assert "--max-mib " in refused
+    assert "Traceback" not in refused
 
 
 def test_an_experiment_runs_the_candidates_cells_and_the_report(tiny):

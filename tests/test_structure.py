@@ -17,7 +17,7 @@ FLOW = ["data", "train", "prune", "quantize", "benchmark", "report"]
 
 FLOORS = [
     {"cli"},
-    {"execution", "rehearsal", "release"},
+    {"deploy", "execution", "predict", "rehearsal", "release"},
     {"benchmark", "report", "track"},
     {"quantize"},
     {"prune"},

@@ -73,7 +73,7 @@ def walked(tmp_path_factory):
     (mine.root / "my_models.py").write_text(blocks(page, "python")[0])
     (mine.root / "studies/parts.yaml").write_text(blocks(page, "yaml")[0])
     commands = [shlex.split(line) for block in blocks(page, "sh") for line in block.splitlines()]
-    assert len(commands) == 4
+    assert len(commands) == 5
     mine.printed = "".join(mine.run(*command) for command in commands)
     return mine
 
@@ -102,13 +102,15 @@ def test_the_candidate_is_pruned_but_for_what_is_kept(walked):
     assert pruned.top1_unpruned > 0.5
 
 
-def test_the_lines_about_the_result_name_a_photographs_class(walked, tmp_path):
-    lines = blocks((walked.root / "docs/your-own-model.md").read_text(), "python")[1]
+def test_the_deployed_folders_example_names_a_photographs_class(walked):
+    deployed = walked.root / "deployed"
+    (deployed / "classify.py").write_text(blocks((deployed / "README.md").read_text(), "python")[0])
     found = []
     for name in ("bolt", "gear", "nut", "spring"):
-        file = sorted((walked.root / "data/parts" / name).rglob("*.*"))[0]
-        code = lines.replace("photograph.jpg", str(file))
-        found.append(walked.run("python", "-c", code).split() == [name])
+        file = sorted((walked.root / "data/parts" / name).rglob("*.*"))[0].resolve()
+        said = walked.run("sh", "-c", f"cd deployed && python classify.py '{file}'").split()
+        assert walked.run("trimlab", "predict", "deployed/model.onnx", str(file)).split()[1] == said[0]
+        found.append(said == [name])
     assert sum(found) >= 3
 
 

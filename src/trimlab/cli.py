@@ -148,12 +148,30 @@ def pick(
     from trimlab import deploy
     from trimlab.report.pick import Limits
 
-    results = deploy.results(study)
+    results = deploy.results_of(study)
     limits = Limits(max_drop, max_mib, max_ms)
     choice = deploy.choose(results, limits, objective, device, runtime or [])
     if out:
         deploy.write(results, choice.file, out)
     print(deploy.as_json(results, choice) if as_json else deploy.sentence(results, choice))
+
+
+@app.command()
+def predict(
+    file: Annotated[Path, typer.Argument(help="An exported ONNX file.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files of any size.")],
+    resize: Annotated[
+        config.Resize, typer.Option(help="How images become square, as in the dataset's params.")
+    ] = "shorter-side",
+) -> None:
+    """Name the class of each image, and its probability.
+
+    Example: trimlab predict deployed/model.onnx photo.jpg
+    """
+    from trimlab import predict as prediction
+
+    for found in prediction.predict(file, images, resize):
+        print(f"{found.image}: {found.name} ({100 * found.probability:.1f} %)")
 
 
 @app.command()

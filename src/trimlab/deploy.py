@@ -19,14 +19,25 @@ from trimlab.report.intervals import wilson
 from trimlab.report.pick import File, Limits, Objective
 from trimlab.report.results import Results
 from trimlab.report.tables import describe
-from trimlab.report.text import MIB, count, decimals, mib, percent, plus_minus, precision_name, pretty, split_name, times
+from trimlab.report.text import (
+    MIB,
+    count,
+    decimals,
+    mib,
+    percent,
+    plus_minus,
+    precision_name,
+    pretty,
+    split_name,
+    times,
+)
 
 MODEL = "model.onnx"
 RECORD = "record.json"
 CARD = "README.md"
 CLASSES = "classes.txt"
 
-_EXAMPLE = '''\
+_EXAMPLE = """\
 import json, sys
 import numpy as np, onnxruntime
 from PIL import Image, ImageOps
@@ -35,11 +46,12 @@ session = onnxruntime.InferenceSession("{model}")
 about = session.get_modelmeta().custom_metadata_map
 mean, std = (np.float32(json.loads(about[key])) for key in ("mean", "std"))
 height, width = session.get_inputs()[0].shape[2:]
-image, bilinear = Image.open(sys.argv[1]).convert("RGB"), Image.Resampling.BILINEAR
+image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
+bilinear = Image.Resampling.BILINEAR
 pixels = (np.float32({framed}) / 255 - mean) / std
 (logits,) = session.run(None, {{"{input}": pixels.transpose(2, 0, 1)[None, : len(mean)]}})
 print(json.loads(about["classes"])[logits[0].argmax()])
-'''
+"""
 """Runs a file. A model for one channel takes the first of three, which are equal in a grey image."""
 _FRAMED = {
     "shorter-side": "ImageOps.fit(image, (width, height), bilinear)",
@@ -61,7 +73,7 @@ class Choice(NamedTuple):
     """Files that were measured."""
 
 
-def results(study: str | None) -> Results:
+def results_of(study: str | None) -> Results:
     """Return a study's records: those committed in `records/STUDY`, or without a name what the stages measured.
 
     Raises:
@@ -230,4 +242,3 @@ def card(results: Results, file: File, record: Measurement, about: dict[str, str
         f"The classes, in the order of the outputs, are in `{CLASSES}`; the whole record is `{RECORD}`. To classify an "
         f"image, with onnxruntime and Pillow:\n\n```python\n{example}```\n"
     )
-

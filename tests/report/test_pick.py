@@ -1,0 +1,122 @@
+"""Which file is picked: the best within the limits, as trying them all says."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import factories
+from trimlab.report import pick, recommendation
+from trimlab.report.intervals import Difference, Replicated
+from trimlab.report.pick import File, Limits
+from trimlab.report.results import Results
+
+MIB = 2**20
+OBJECTIVES = ("size", "latency", "throughput")
+
+
+def replicated(mean, spread=0.0):
+    return Replicated(mean, mean * (1 - spread), mean * (1 + spread), 3)
+
+
+def file(size=1.0, ms=1.0, batch_ms=10.0, points=0.0, half_width=0.1, spread=0.0):
+    gained = Difference(points, half_width, "paired")
+    return File([], gained, size * MIB, replicated(ms, spread), replicated(batch_ms, spread))
+
+
+few = st.sampled_from([0.5, 1.0, 1.5, 2.0, 3.0])
+files = st.builds(file, size=few, ms=few, batch_ms=few, points=st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.5]))
+limits = st.builds(Limits, few, st.none() | few, st.none() | few)
+
+
+@given(found=st.lists(files, max_size=6), asked=limits, objective=st.sampled_from(OBJECTIVES))
+def test_the_pick_is_what_trying_all_files_gives(found, asked, objective):
+    cost = {
+        "size": lambda one: one.size_bytes,
+        "latency": lambda one: one.latency_ms.mean,
+        "throughput": lambda one: one.batch_ms.mean,
+    }[objective]
+    kept = []
+    for one in found:
+        lost = -(one.gained.points - one.gained.half_width)
+        fits = asked.max_mib is None or one.size_bytes / MIB <= asked.max_mib
+        fast = asked.max_ms is None or one.latency_ms.mean <= asked.max_ms
+        if lost <= asked.max_drop and fits and fast:
+            kept.append(one)
+    best = pick.pick(found, asked, objective)
+    if not kept:
+        assert best is None
+        return
+    assert best in kept
+    assert all((cost(best), -best.gained.points) <= (cost(one), -one.gained.points) for one in kept)
+
+
+@pytest.mark.parametrize(("half_width", "within"), [(0.4, True), (0.6, False)])
+def test_the_whole_interval_has_to_be_within_the_loss(half_width, within):
+    assert pick.within(file(points=-0.5, half_width=half_width), Limits(1.0)) is within
+
+
+def test_files_as_fast_as_the_best_are_those_whose_times_overlap():
+    best, near, far = file(ms=1.0, spread=0.1), file(ms=1.15, spread=0.1), file(ms=1.5, spread=0.1)
+    lossy = file(ms=1.1, spread=0.1, points=-9)
+    found = [best, near, far, lossy]
+    assert pick.as_fast(best, found, Limits(1.0), "latency") == [near]
+    assert pick.as_fast(best, found, Limits(1.0), "size") == []
+
+
+def test_times_of_one_process_are_ranked_by_their_medians_alone():
+    once = [one._replace(latency_ms=Replicated(ms, None, None, 1)) for ms, one in ((1.0, file()), (1.01, file()))]
+    assert pick.as_fast(once[0], once, Limits(1.0), "latency") == []
+
+
+def results(**changes):
+    study = factories.study(**changes)
+    return Results.of(study, factories.everything(study))
+
+
+def test_files_are_those_of_the_baselines_dataset_against_its_fp32_file():
+    of = results()
+    found = pick.files(of, of.benches()[0].device)
+    assert {(r.variant, r.precision) for one in found for r in one.records} == {
+        (variant, precision)
+        for variant, precision in itertools.product(of.study.variants, ("fp32", "fp16", "int8"))
+        if precision in of.study.variants[variant].precisions
+    }
+    (base,) = (one for one in found if (one.records[0].variant, one.records[0].precision) == ("large", "fp32"))
+    assert base.gained.points == 0
+
+
+def test_a_file_of_another_runtime_is_left_out_where_that_is_not_asked_for():
+    of = results()
+    device = of.benches()[0].device
+    assert len(pick.files(of, device, ["onnxruntime"])) == len(pick.files(of, device)) > 0
+    assert pick.files(of, device, ["openvino"]) == []
+
+
+def test_the_report_recommends_one_file_a_row_for_all_that_it_is_best_in():
+    of = results(benchmark={"processes": 3})
+    table = recommendation.table(of, of.benches()[0].device)
+    assert table
+    shown = [(row[0].text, row[1].text, row[2].text) for row in table.rows]
+    assert len(shown) == len({(drop, name) for drop, _, name in shown})
+    for drop in ("0.5", "1", "3"):
+        said = ", ".join(best for lost, best, _ in shown if lost == drop)
+        assert sorted(said.split(", ")) == sorted(recommendation.BEST.values())
+
+
+def test_nothing_is_recommended_without_the_baseline():
+    study = factories.study()
+    measured = [r for r in factories.everything(study) if getattr(r, "variant", "") != "large"]
+    of = Results.of(study, measured)
+    device = of.benches()[0].device
+    assert recommendation.table(of, device) is None
+    assert recommendation.chosen_on(of, device) is None
+
+
+def test_a_pick_on_the_test_set_says_that_it_is_lucky_and_one_on_the_hold_out_does_not():
+    for split, lucky in (("test", True), ("holdout", False)):
+        of = results(data={"split": split, "holdout_fraction": 0.1, "seed": 0})
+        said = recommendation.chosen_on(of, of.benches()[0].device)
+        assert said
+        assert ("lucky" in said.plain) is lucky
