@@ -157,6 +157,37 @@ def pick(
 
 
 @app.command()
+def search(
+    objective: Annotated[
+        Objective, typer.Option(help="What counts: size, latency at batch 1, or throughput at the large batch.")
+    ] = "size",
+    max_drop: Annotated[
+        float, typer.Option(min=0, max=100, help="Points of top-1 that it may lose against the baseline.")
+    ] = 1.0,
+    max_mib: Annotated[float | None, typer.Option(min=0, help="Largest size in MiB.")] = None,
+    max_ms: Annotated[float | None, typer.Option(min=0, help="Longest latency at batch 1, in ms.")] = None,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only files in this runtime (repeatable). Default: all.", autocompletion=lambda: config.RUNTIMES
+        ),
+    ] = None,
+    hours: Annotated[float, typer.Option(min=0, help="Start no try that might end after so many hours.")] = 2.0,
+) -> None:
+    """Look for the best candidate within the limits by DVC experiments; called again, it goes on.
+
+    Example: trimlab search --max-drop 1 --objective throughput --hours 2
+    """
+    from trimlab.report.pick import Limits
+    from trimlab.search import result, tries
+
+    started = tries.begin(Limits(max_drop, max_mib, max_ms), objective, runtime or [])
+    for one in tries.run(started, hours):
+        print(tries.described(one))
+    print(result.finish(started))
+
+
+@app.command()
 def predict(
     file: Annotated[Path, typer.Argument(help="An exported ONNX file.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files of any size.")],

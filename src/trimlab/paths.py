@@ -13,6 +13,8 @@ REPORT = Path("report")
 """Output of the stage `report`, for the study in params.yaml."""
 REPORTS = Path("reports")
 """Output of `trimlab report STUDY`, from committed records: `reports/STUDY`."""
+SEARCHES = Path("searches")
+"""Output of `trimlab search`: a figure for each study."""
 STATE = Path(".dvc/tmp/trimlab")
 """Resumable checkpoints, kept measurements and locks. It is not an output: DVC deletes those before it runs a stage."""
 

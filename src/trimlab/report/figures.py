@@ -51,7 +51,7 @@ _STYLE: Any = {
 
 def draw(results: Results) -> dict[str, Figure]:
     """Return the figures that the results give, by name."""
-    with _style():
+    with style():
         made = {f"accuracy-by-size-{key}": _accuracy_by_size(results, key) for key in results.study.datasets}
         made |= {f"accuracy-by-speed-{key}": _accuracy_by_speed(results, key) for key in results.study.datasets}
         made |= {f"pruning-{key}": _pruning(results, key) for key in results.study.workloads}
@@ -63,12 +63,12 @@ def draw(results: Results) -> dict[str, Figure]:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as SVG, without date and version."""
-    with _style():
+    with style():
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
     """Draw by our settings alone, whatever the user's matplotlibrc says."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()

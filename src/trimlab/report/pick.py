@@ -67,7 +67,12 @@ def pick(found: Iterable[File], limits: Limits, objective: Objective) -> File | 
     Of equally good ones it is that which surely loses least.
     """
     kept = [file for file in found if within(file, limits)]
-    return min(kept, key=lambda file: (_COSTS[objective](file), file.surely_lost), default=None)
+    return min(kept, key=lambda file: (cost(file, objective), file.surely_lost), default=None)
+
+
+def cost(file: File, objective: Objective) -> float:
+    """Return what counts of a file, in bytes or milliseconds: less is better."""
+    return _COSTS[objective](file)
 
 
 def within(file: File, limits: Limits) -> bool:

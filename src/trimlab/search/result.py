@@ -1,0 +1,104 @@
+"""What a search ends with: a study file, and a figure of the front as it grew."""
+
+import io
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from ruamel.yaml import YAML
+
+from trimlab import paths
+from trimlab.errors import UserError
+from trimlab.report import figures
+from trimlab.report.pick import Objective
+from trimlab.search.tries import Kept, Search, named
+
+_AXES: dict[Objective, tuple[str, str]] = {
+    "size": ("size_mib", "Size of the file, MiB"),
+    "latency": ("latency_ms", "Latency at batch 1, ms"),
+    "throughput": ("batch_ms", "Latency at the large batch, ms"),
+}
+
+
+def best(search: Search) -> Kept | None:
+    """Return the try with the best file within the limits; None where there is none."""
+    within = [(one.cost, one) for one in search.kept if one.cost is not None]
+    return min(within, key=lambda pair: pair[0])[1] if within else None
+
+
+def finish(search: Search) -> str:
+    """Write what a search found, and say what it is.
+
+    Raises:
+        UserError: no file was within the limits.
+    """
+    figure = paths.SEARCHES / f"{search.study.study}.svg"
+    draw(search, figure)
+    found = best(search)
+    if found is None:
+        raise UserError(f"none of {len(search.kept)} tries is within the limits (wrote {figure}): raise --max-drop")
+    path = write_study(search, found)
+    return (
+        f"the best of {len(search.kept)} tries has {named(found.ratio, found.change)}: wrote {path} and {figure}; "
+        f"`cp {path} {paths.PARAMS} && dvc repro` shows it on the test set"
+    )
+
+
+def write_study(search: Search, found: Kept) -> Path:
+    """Write the study with the best point, to be shown on the test set: `studies/NAME-found.yaml`.
+
+    Comments of params.yaml stay.
+
+    Raises:
+        UserError: another file is there.
+    """
+    path = paths.STUDIES / f"{search.study.study}-found.yaml"
+    yaml = YAML()
+    yaml.width = 4096
+    text = yaml.load(paths.PARAMS.read_text())
+    text["study"] = path.stem
+    text["data"]["split"] = "test"
+    text["prune"].update({"ratio": found.ratio, **found.change})
+    written = io.StringIO()
+    yaml.dump(text, written)
+    if path.exists() and path.read_text() != written.getvalue():
+        raise UserError(f"{path} exists and is another study: move it away")
+    path.write_text(written.getvalue())
+    return path
+
+
+def draw(search: Search, path: Path) -> None:
+    """Draw all files that were tried: loss over the objective, the front after each try, the later the darker."""
+    key, label = _AXES[search.objective]
+    with figures.style():
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        axes = figure.subplots()
+        front: list[tuple[float, float]] = []
+        for number, one in enumerate(search.kept, start=1):
+            points = [(file[key], file["points_lost_at_most"]) for file in one.files]
+            shade = str(0.75 - 0.75 * number / len(search.kept))
+            axes.plot(*zip(*points, strict=True), "o", color=shade, markersize=4) if points else None
+            grown = _front([*front, *points])
+            if grown != front:
+                axes.step(
+                    *zip(*grown, strict=True), where="post", color=shade, linewidth=1, label=f"after try {number}"
+                )
+                front = grown
+        axes.axhline(search.limits.max_drop, color=figures.GREY, linestyle="--", linewidth=1)
+        axes.set_xscale("log")
+        axes.set_xlabel(label)
+        axes.set_ylabel("Points that a file surely loses at most")
+        found = best(search)
+        of = f": {named(found.ratio, found.change)} is the best" if found else ": none within the limits"
+        axes.set_title(f"{len(search.kept)} tries{of}")
+        axes.legend()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figures.save(figure, path)
+
+
+def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points that no other one beats in both, by rising cost."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(points):
+        if not front or point[1] < front[-1][1]:
+            front.append(point)
+    return front
