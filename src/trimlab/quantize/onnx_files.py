@@ -97,6 +97,30 @@ def has_weights(node: NodeProto, constants: Container[str]) -> bool:
     return node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in constants
 
 
+def output_axis(node: NodeProto) -> int:
+    """Return which axis of a layer's weight is that of its output channels."""
+    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return 0 if node.op_type == "Conv" or transposed else 1
+
+
+def float_nodes(proto: ModelProto, kept: Container[str]) -> list[str]:
+    """Return the names of all nodes that are float where the layers named `kept` are.
+
+    These are the layers, and the activations, sums and pools that read nothing but what comes from such layers: to
+    round those would save no time.
+    """
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    constants |= {name for node in proto.graph.node if node.op_type == "Constant" for name in node.output}
+    found: list[str] = []
+    made: set[str] = set()
+    for node in proto.graph.node:
+        read = {name for name in node.input if name and name not in constants}
+        if node.name in kept or (read and read <= made and not has_weights(node, constants)):
+            found.append(node.name)
+            made.update(node.output)
+    return found
+
+
 def weight_bytes(path: Path) -> int:
     """Return the bytes of a file's initializers and constants, which are its weights.
 
@@ -113,9 +137,11 @@ def weight_bytes(path: Path) -> int:
     return sum(numpy_helper.to_array(tensor).nbytes for tensor in [*graph.initializer, *constants])
 
 
-def open_session(model: Path | bytes) -> onnxruntime.InferenceSession:
-    """Open a file, or a model's bytes, in ONNX Runtime on the CPU."""
+def open_session(model: Path | bytes, exact: bool = False) -> onnxruntime.InferenceSession:
+    """Open a file, or a model's bytes, in ONNX Runtime on the CPU; `exact` computes it as written, nothing fused."""
     options = onnxruntime.SessionOptions()
+    if exact:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3  # its warnings about graph optimizations are not the user's to fix
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
