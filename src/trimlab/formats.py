@@ -28,8 +28,11 @@ class Format(NamedTuple):
     """Those that compute in it."""
     calibrated: bool = False
     """Whether ranges of activations are taken from calibration images."""
-    quantized: bool = False
-    """Whether its file has Q/DQ pairs: there is one for each kind of processor then, see `quantize.onnx_files`."""
+
+    @property
+    def quantized(self) -> bool:
+        """Whether its files hold integers and Q/DQ: there is one a flavour, see `onnx_files`."""
+        return self.calibrated and self.name == self.file
 
 
 EVERYWHERE = ("onnxruntime", "openvino", "tensorrt")
@@ -39,20 +42,20 @@ FORMATS = (
     Format("tf32", "TF32", "#56B4E9", "fp32", "fp32", ("tensorrt",)),
     Format("bf16", "BF16", "#CC79A7", "fp32", "fp32", ("openvino",)),
     Format("fp16", "FP16", "#E69F00", "fp16", "fp16", EVERYWHERE),
-    Format("int8", "INT8", "#009E73", "int8", "int8", EVERYWHERE, calibrated=True, quantized=True),
-    Format("int8-mixed", "INT8, mixed", "#000000", "int8-mixed", "int8-mixed", EVERYWHERE, calibrated=True, quantized=True),
+    Format("int8", "INT8", "#009E73", "int8", "int8", EVERYWHERE, calibrated=True),
+    Format("int8-mixed", "INT8, mixed", "#F0E442", "int8-mixed", "int8-mixed", EVERYWHERE, calibrated=True),
     Format("int8-entropy", "INT8, entropy", "#D55E00", "int8", "fp32", ("tensorrt",), calibrated=True),
 )
 """All of them, in the order of rows."""
 
 COMPUTED = tuple(known.name for known in FORMATS)
 BY_NAME: dict[str, Format] = {known.name: known for known in FORMATS}
+QUANTIZED = tuple(known.name for known in FORMATS if known.quantized)
+"""Those whose files hold integers."""
 MADE = tuple(known.name for known in FORMATS if known.name == known.file)
 """Those in which files are made."""
 REDUCED = tuple(name for name in MADE if name != "fp32")
 """Those that may cost accuracy."""
-QUANTIZED = tuple(known.name for known in FORMATS if known.quantized)
-"""Those whose files have Q/DQ pairs."""
 
 
 def of_runtime(runtime: str) -> tuple[Format, ...]:

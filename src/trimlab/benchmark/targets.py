@@ -28,10 +28,9 @@ class Target(NamedTuple):
     @property
     def seven_bit_file(self) -> Path | None:
         """The INT8 file for processors that saturate with 8-bit weights; None where it is not needed."""
-        known = formats.BY_NAME[self.precision]
-        if not known.quantized or self.on_gpu:
+        if not formats.BY_NAME[self.precision].quantized or self.on_gpu:
             return None
-        return paths.onnx_file(self.variant, self.seed, known.file, onnx_files.SEVEN_BIT)
+        return paths.onnx_file(self.variant, self.seed, self.precision, onnx_files.SEVEN_BIT)
 
     @property
     def on_gpu(self) -> bool:

@@ -5,7 +5,6 @@ variant with the inputs of the FP32 model.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,15 +19,15 @@ Shifts = dict[str, NDArray[np.float32]]
 """What each output channel's mean lacks, (channels,), by layer."""
 
 
-def shifts(source: Path, quantized: ModelProto, images: Floats) -> Shifts:
+def shifts(model: ModelProto, quantized: ModelProto, images: Floats) -> Shifts:
     """Return what rounding takes from the means of the layers' outputs.
 
     Args:
-        source: the FP32 file.
-        quantized: its model with Q/DQ pairs, whose layers have the same names.
+        model: the FP32 model; it is not changed.
+        quantized: the same with Q/DQ pairs, whose layers have the same names.
         images: (N, C, H, W) float32, normalised.
     """
-    proto = onnx.load(source)
+    proto = onnx_files.copy(model)
     lost = _lost_weights(proto, quantized)
     probes = [_probe(node, f"{node.name}_lost") for node in proto.graph.node if node.name in lost]
     proto.graph.initializer.extend(numpy_helper.from_array(value, f"{name}_lost") for name, value in lost.items())

@@ -3,9 +3,10 @@
 CPUs multiply uint8 by int8; those that would saturate get weights of 7 bits; TensorRT wants symmetric int8.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import onnx
@@ -38,51 +39,61 @@ FLAVOURS: dict[str, _Model] = {
 """What makes each of `Files`, by its name."""
 
 
-class Calibrated(NamedTuple):
-    """What the INT8 files of an FP32 one are made of."""
+class Calibration(NamedTuple):
+    """What of an FP32 model is rounded, and to what."""
 
-    source: Path
-    """The FP32 file."""
     ranges: Ranges
-    """Of its activations."""
+    """Of activations."""
     kept: list[str]
-    """Layers that stay float in all of them."""
-    shifts: dict[str, bias.Shifts]
-    """What is added to the biases of quantized layers, by flavour."""
-
-    def model(self, flavour: str, kept: Sequence[str] = ()) -> ModelProto:
-        """Return one of `FLAVOURS`, in which the layers `kept` stay float, too."""
-        proto, in_float = onnx.load(self.source), {*self.kept, *kept}
-        bias.add(proto, {name: shift for name, shift in self.shifts[flavour].items() if name not in in_float})
-        return FLAVOURS[flavour](proto, self.ranges, onnx_files.float_nodes(proto, in_float))
+    """Names of the layers that stay float."""
+    shifts: Mapping[str, bias.Shifts] = MappingProxyType({})
+    """What is added to the biases of rounded layers, by flavour; it belongs to one model's weights."""
 
 
-def calibrated(source: Path, images: Floats, section: config.Quantization) -> Calibrated:
-    """Calibrate an FP32 file.
+def calibrate(source: Path, images: Floats, section: config.Quantization) -> Calibration:
+    """Return what is rounded of an FP32 file; biases are left as they are.
 
     Args:
         source: the ONNX file.
         images: (N, C, H, W) float32, normalised: what activation ranges are taken from.
-        section: how ranges are chosen, which layers stay in float, whether biases are corrected.
+        section: how ranges are chosen, and which layers stay in float.
 
     Raises:
         UserError: a pattern of layers to keep matches none.
     """
     kept = config.matching("quantization.keep", section.keep, onnx_files.layers(onnx.load(source)))
-    found = Calibrated(
-        source, calibration.activation_ranges(source, images, section), kept, {name: {} for name in FLAVOURS}
-    )
-    if not section.bias_correction:
-        return found
-    return found._replace(shifts={name: bias.shifts(source, found.model(name), images) for name in FLAVOURS})
+    return Calibration(calibration.activation_ranges(source, images, section), kept)
+
+
+def with_bias_correction(model: ModelProto, calibrated: Calibration, images: Floats) -> Calibration:
+    """Add to the calibration of an FP32 model what corrects its biases.
+
+    Args:
+        model: the model; it is not changed.
+        calibrated: what is rounded of it.
+        images: (N, C, H, W) float32, normalised.
+    """
+    shifts = {name: bias.shifts(model, rounded(model, calibrated, name), images) for name in FLAVOURS}
+    return calibrated._replace(shifts=shifts)
+
+
+def rounded(model: ModelProto, calibrated: Calibration, flavour: str, kept: Sequence[str] = ()) -> ModelProto:
+    """Return an FP32 model in one of `FLAVOURS`; the layers `kept` stay float, too. The model is not changed."""
+    proto, in_float = onnx_files.copy(model), {*calibrated.kept, *kept}
+    shifts = calibrated.shifts.get(flavour, {})
+    bias.add(proto, {name: shift for name, shift in shifts.items() if name not in in_float})
+    return FLAVOURS[flavour](proto, calibrated.ranges, onnx_files.float_nodes(proto, in_float))
+
+
+def write(model: ModelProto, calibrated: Calibration, files: Files) -> None:
+    """Write the INT8 files of an FP32 model; it is not changed."""
+    for flavour, path in files._asdict().items():
+        onnx_files.save(rounded(model, calibrated, flavour), path)
 
 
 def quantize(source: Path, images: Floats, section: config.Quantization, files: Files) -> None:
-    """Write the INT8 files of an FP32 one; the arguments and errors are those of `calibrated`."""
-    write(calibrated(source, images, section), files)
-
-
-def write(of: Calibrated, files: Files) -> None:
-    """Write the INT8 files of a calibrated one."""
-    for flavour, path in files._asdict().items():
-        onnx_files.save(of.model(flavour), path)
+    """Write the INT8 files of an FP32 one, see `calibrate`."""
+    model, calibrated = onnx.load(source), calibrate(source, images, section)
+    if section.bias_correction:
+        calibrated = with_bias_correction(model, calibrated, images)
+    write(model, calibrated, files)

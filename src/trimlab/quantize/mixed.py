@@ -8,17 +8,16 @@ the processor.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
 
 from trimlab.quantize import calibration, onnx_files
 from trimlab.quantize.calibration import Floats
-from trimlab.quantize.int8 import Calibrated
+from trimlab.quantize.int8 import Calibration, rounded
 
 RANKING_IMAGES = 500
 """Calibration images on which each layer is tried alone, at most."""
@@ -84,27 +83,31 @@ class Choice(NamedTuple):
     loss: Loss
 
 
-def sensitivities(of: Calibrated, images: Floats) -> dict[str, float]:
-    """Return what each layer loses alone, the one that loses most first; layers that stay float anyway are left out.
+class Ranked(NamedTuple):
+    """An FP32 model, what is rounded of it, and what its layers lose."""
+
+    model: ModelProto
+    calibrated: Calibration
+    divergences: dict[str, float]
+    """Mean Kullback-Leibler divergence of the classes' probabilities from FP32's with the layer alone in INT8, in nats,
+    by layer, the one that loses most first. Layers that are kept anyway are not there."""
+
+
+def ranked(model: ModelProto, calibrated: Calibration, images: Floats) -> Ranked:
+    """Rank the layers of an FP32 model by what each loses alone in INT8, with weights of 8 bits for CPUs.
 
     Args:
-        of: the calibrated file; its weights have 8 bits here.
+        model: the FP32 model; it is not changed.
+        calibrated: what is rounded of it.
         images: (N, C, H, W) float32, normalised; the first `RANKING_IMAGES` are used.
-
-    Returns:
-        Mean Kullback-Leibler divergence of the classes' probabilities from FP32's, in nats, by layer.
     """
     tried = list(calibration.batches(images[:RANKING_IMAGES]))
-    proto = onnx.load(of.source)
-    layers = [layer for layer in onnx_files.layers(proto) if layer not in of.kept]
-    expected = _log_probabilities(proto, tried)
-    found = {
-        layer: _divergence(
-            expected, _log_probabilities(of.model("u8s8", [other for other in layers if other != layer]), tried)
-        )
-        for layer in layers
-    }
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    layers = [layer for layer in onnx_files.layers(model) if layer not in calibrated.kept]
+    expected, found = _log_probabilities(model, tried), dict[str, float]()
+    for layer in layers:
+        alone = rounded(model, calibrated, "u8s8", [other for other in layers if other != layer])
+        found[layer] = _divergence(expected, _log_probabilities(alone, tried))
+    return Ranked(model, calibrated, dict(sorted(found.items(), key=lambda item: -item[1])))
 
 
 def score(proto: ModelProto, held: HeldOut) -> Scores:
@@ -126,24 +129,24 @@ def lost(fp32: Scores, other: Scores) -> Loss:
     )
 
 
-def choose(of: Calibrated, flavour: str, ranking: Sequence[str], held: HeldOut, fp32: Scores, max_drop: float) -> Choice:
-    """Return the fewest first layers of a ranking that a file needs in float to lose no more than it may.
+def choose(of: Ranked, flavour: str, held: HeldOut, fp32: Scores, max_drop: float) -> Choice:
+    """Return the fewest first layers of the ranking that a file needs in float to lose no more than it may.
 
-    The files that are scored take about the binary logarithm of the ranking's length: one that loses too much with
+    About as many files are scored as the binary logarithm of the number of layers: one that loses too much with
     some layers in float is taken to lose too much with fewer.
 
     Args:
-        of: the calibrated file.
+        of: the ranked layers.
         flavour: one of `int8.FLAVOURS`.
-        ranking: layers, the one that loses most first.
         held: images on which it is decided.
-        fp32: what the FP32 file makes of them.
+        fp32: what the FP32 model makes of them.
         max_drop: points of top-1 that may be lost, in [0, 100].
     """
+    ranking = list(of.divergences)
 
     def tried(count: int) -> Choice:
-        kept = list(ranking[:count])
-        return Choice(kept, lost(fp32, score(of.model(flavour, kept), held)))
+        kept = ranking[:count]
+        return Choice(kept, lost(fp32, score(rounded(of.model, of.calibrated, flavour, kept), held)))
 
     if (best := tried(0)).loss.fits(max_drop) or not ranking:
         return best

@@ -86,6 +86,13 @@ def save(proto: ModelProto, path: Path) -> None:
     temporary.replace(path)
 
 
+def copy(proto: ModelProto) -> ModelProto:
+    """Return a copy of a model."""
+    twin = ModelProto()
+    twin.CopyFrom(proto)
+    return twin
+
+
 def layers(proto: ModelProto) -> list[str]:
     """Return the names of the nodes that have weights: those of the model's convolutions and linear layers."""
     weights = {tensor.name for tensor in proto.graph.initializer}
@@ -106,18 +113,19 @@ def output_axis(node: NodeProto) -> int:
 def float_nodes(proto: ModelProto, kept: Container[str]) -> list[str]:
     """Return the names of all nodes that are float where the layers named `kept` are.
 
-    These are the layers, and the activations, sums and pools that read nothing but what comes from such layers: to
-    round those would save no time.
+    These are the layers, and the activations, sums and pools that read from such layers and from no other: to round
+    those would save no time.
     """
     constants = {tensor.name for tensor in proto.graph.initializer}
-    constants |= {name for node in proto.graph.node if node.op_type == "Constant" for name in node.output}
-    found: list[str] = []
-    made: set[str] = set()
+    found, floating, rounded = list[str](), set[str](), set[str]()
     for node in proto.graph.node:
-        read = {name for name in node.input if name and name not in constants}
-        if node.name in kept or (read and read <= made and not has_weights(node, constants)):
+        read = set(node.input)
+        layer = has_weights(node, constants)
+        if node.name in kept or (not layer and read & floating and not read & rounded):
             found.append(node.name)
-            made.update(node.output)
+            floating.update(node.output)
+        elif layer or read & rounded:
+            rounded.update(node.output)
     return found
 
 

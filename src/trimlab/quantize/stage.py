@@ -103,12 +103,15 @@ def _write_seed(
         export.to_fp16(fp32, fp16)
     if not {"int8", "int8-mixed"} & set(precisions):
         return {}
-    calibrated = int8.calibrated(fp32, images, study.quantization)
+    model, calibrated = onnx.load(fp32), int8.calibrate(fp32, images, study.quantization)
+    if study.quantization.bias_correction:
+        calibrated = int8.with_bias_correction(model, calibrated, images)
     if "int8" in precisions:
-        int8.write(calibrated, _files(variant, seed, "int8"))
+        int8.write(model, calibrated, _files(variant, seed, "int8"))
     if "int8-mixed" not in precisions:
         return {}
-    return _write_mixed(calibrated, _files(variant, seed, "int8-mixed"), images, dataset, study.quantization)
+    ranked = mixed.ranked(model, calibrated, images)
+    return _write_mixed(ranked, _files(variant, seed, "int8-mixed"), dataset, study.quantization.max_drop)
 
 
 def _files(variant: str, seed: int, precision: str) -> int8.Files:
@@ -117,24 +120,21 @@ def _files(variant: str, seed: int, precision: str) -> int8.Files:
 
 
 def _write_mixed(
-    calibrated: int8.Calibrated, files: int8.Files, images: Floats, dataset: "Dataset", section: config.Quantization
+    ranked: mixed.Ranked, files: int8.Files, dataset: "Dataset", max_drop: float
 ) -> dict[str, dict[str, Any]]:
     """Write the files in which some layers stay in float; return for each file's name how they were chosen.
 
     That is what `records.Mixed` holds.
     """
     held = _held_out(dataset)
-    sensitivity = mixed.sensitivities(calibrated, images)
-    fp32 = mixed.score(onnx.load(calibrated.source), held)
-    about = {
-        "max_drop": section.max_drop,
-        "sensitivity": [{"layer": layer, "divergence": value} for layer, value in sensitivity.items()],
-    }
+    fp32 = mixed.score(ranked.model, held)
+    sensitivity = [{"layer": layer, "divergence": value} for layer, value in ranked.divergences.items()]
+    about = {"max_drop": max_drop, "sensitivity": sensitivity}
     chosen = {}
     for flavour, file in files._asdict().items():
-        choice = mixed.choose(calibrated, flavour, list(sensitivity), held, fp32, section.max_drop)
-        onnx_files.save(calibrated.model(flavour, choice.float_layers), file)
-        progress.say(_said(file, choice, len(sensitivity), section.max_drop))
+        choice = mixed.choose(ranked, flavour, held, fp32, max_drop)
+        onnx_files.save(int8.rounded(ranked.model, ranked.calibrated, flavour, choice.float_layers), file)
+        progress.say(_said(file, choice, len(sensitivity), max_drop))
         chosen[file.name] = {"float_layers": choice.float_layers, **choice.loss._asdict(), **about}
     return chosen
 

@@ -135,7 +135,7 @@ def _configure(trt: Any, config: Any, precision: str) -> None:
     weak = not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
     if precision == "fp16" and weak:
         config.set_flag(trt.BuilderFlag.FP16)
-    if (formats.BY_NAME[precision].quantized and weak) or precision == "int8-entropy":
+    if (precision in formats.QUANTIZED and weak) or precision == "int8-entropy":
         config.set_flag(trt.BuilderFlag.INT8)
     sources = os.environ.get(TACTIC_SOURCES, "")
     if sources:
