@@ -178,5 +178,5 @@ def _log_sum(logits: NDArray[np.float64]) -> NDArray[Any]:
 
 
 def _divergence(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float:
-    """Return the mean divergence of probabilities from expected ones, both as logarithms; rounding may take it below 0."""
+    """Return the mean divergence of probabilities from expected ones, both as logarithms, at least 0 after rounding."""
     return max(0.0, float((np.exp(expected) * (expected - found)).sum(axis=1).mean()))

@@ -144,8 +144,8 @@ def _said(file: Path, choice: mixed.Choice, count: int, max_drop: float) -> str:
     kept, loss = choice.float_layers, choice.loss
     if kept and len(kept) == count:
         return (
-            f"{file.name}: with any of its {count} layers in INT8 it loses more than quantization.max_drop {max_drop:g} "
-            "points, so all are float: raise max_drop, or take int8-mixed out"
+            f"{file.name}: with any of its {count} layers in INT8 it loses more points than quantization.max_drop "
+            f"{max_drop:g}, so all are float: raise max_drop, or take int8-mixed out"
         )
     named = f" ({', '.join(kept[:4])}{f' and {len(kept) - 4} more' if len(kept) > 4 else ''})" if kept else ""
     return (
