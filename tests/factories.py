@@ -22,7 +22,7 @@ CPU = Device(kind="cpu", name="Test CPU", features=["avx512_vnni"], threads=2, s
 GPU = Device(kind="cuda", name="Test GPU", features=["driver 555.1"], threads=4, system="Linux x86_64, Python 3.12.1")
 NUM_IMAGES = 10_000
 FULL_PARAMS = {"resnet18": 11_173_962, "resnet20": 272_474}
-BYTES_SHARE = {"fp32": 4.0, "tf32": 4.0, "bf16": 4.0, "fp16": 2.0, "int8": 1.0, "int8-entropy": 4.0}
+BYTES_SHARE = {"fp32": 4.0, "tf32": 4.0, "bf16": 4.0, "fp16": 2.0, "int8": 1.0, "int8-mixed": 1.2, "int8-entropy": 4.0}
 
 
 def study(**changes: Any) -> Params:
@@ -202,12 +202,21 @@ def measurement(
         "baseline_latency": latency(5.0, n=of.benchmark.repeats),
         "baseline_batch_latency": latency(240.0, n=20, batch_size=of.benchmark.batch_size),
         "peak_memory_bytes": 300 * 2**20,
+        "mixed": mixed() if precision == "int8-mixed" else None,
         "layers": layers(precision, 5 * speed),
         "batch_layers": layers(precision, 230 * speed),
     }
     if of.benchmark.processes > 1:
         fields |= in_processes({name: fields[name] for name in SERIES}, of.benchmark.processes)
     return Measurement.model_validate(fields | changes)
+
+
+def mixed(**changes: Any) -> dict[str, Any]:
+    """Return how the layers were chosen that a file computes in float: one of three, on 5,000 images."""
+    losses = {"conv2": 0.6, "conv1": 0.3, "fc": 0.1}
+    chosen = {"float_layers": ["conv2"], "max_drop": 0.5, "num_images": 5000, "lost": 12, "gained": 2}
+    chosen |= {"loss_rise": 0.001, "loss_half_width": 0.002}
+    return chosen | {"sensitivity": [{"layer": k, "divergence": v} for k, v in losses.items()]} | changes
 
 
 SERIES = ("latency", "batch_latency", "baseline_latency", "baseline_batch_latency")

@@ -27,6 +27,7 @@ SECTIONS = {
         "small": {"workload": "small", "pruning": "sweep.none"},
         "small-r50": {"workload": "small", "pruning": "sweep.r50", "precisions": ["int8"]},
         "small-r80": {"workload": "small", "pruning": "sweep.r80", "precisions": []},
+        "small-mixed": {"workload": "small", "pruning": "sweep.r50", "precisions": ["int8-mixed"]},
         "unmade": {"workload": "small", "pruning": "sweep.r80"},
     },
     "quantization": {"calibration_images": 20},

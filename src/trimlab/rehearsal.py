@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trimlab import paths
+from trimlab import formats, paths
 from trimlab.config import OWN_MODELS, Params, matching
 from trimlab.errors import UserError
 
@@ -85,7 +85,7 @@ def _try_exporting(model: "nn.Module", study: Params, workload: str, shape: Shap
     from trimlab.quantize.onnx_graph import graph_of
 
     precisions = {name for key in study.variants_of(workload) for name in study.variants[key].precisions}
-    if "int8" in precisions:
+    if precisions & set(formats.QUANTIZED):
         matching("quantization.keep", study.quantization.keep, list(pruner.widths(model)))
     if precisions and study.workloads[workload].model not in OWN_MODELS:  # tests export those
         graph_of(copy.deepcopy(model).eval(), shape)

@@ -65,6 +65,29 @@ def test_a_variant_has_the_files_of_its_precisions(project):
     assert {"seed0-fp32.onnx", "seed0-fp16.onnx", "seed0-int8.onnx"} <= names
 
 
+def test_a_measurement_in_mixed_precision_says_how_its_layers_were_chosen(project, study):
+    projects.write_pruned("small-mixed", onnx_examples.model("resnet20", seed=1))
+    quantize_stage.quantize_variant(study, "small-mixed")
+    (record,) = benchmark_stage.benchmark_variant(study, "small-mixed")
+    assert record.precision == "int8-mixed"
+    assert record.exact_top1_accuracy is not None
+    assert record.calibration_sha256 is not None
+    flavour = "" if record.weight_bits == 8 else onnx_files.SEVEN_BIT
+    file = paths.onnx_file("small-mixed", 0, "int8-mixed", flavour)
+    assert record.file_sha256 == sha256_of(file)
+    assert record.mixed == records.Mixed.model_validate(onnx_files.read_manifest("small-mixed")["mixed"][file.name])
+    assert record.mixed.num_images == len(load_dataset("digits").holdout)
+    assert len(record.mixed.sensitivity) == 22
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-mixed"])
+def test_each_runtime_gets_the_file_of_its_kind(precision):
+    names = {runtime: Target("v", 0, precision, runtime).file.name for runtime in ("onnxruntime", "tensorrt")}
+    assert names == {"onnxruntime": f"seed0-{precision}.onnx", "tensorrt": f"seed0-{precision}-symmetric.onnx"}
+    assert Target("v", 0, precision, "openvino").seven_bit_file.name == f"seed0-{precision}-7bit.onnx"
+    assert Target("v", 0, precision, "tensorrt").seven_bit_file is None
+
+
 def test_the_manifest_names_every_file_by_its_digest(project):
     manifest = json.loads((project / "quantize/small/manifest.json").read_text())
     files = (project / "quantize/small").glob("*.onnx")

@@ -147,6 +147,16 @@ def test_a_control_without_what_it_controls_is_a_warning():
     ]
 
 
+def test_a_budget_that_nothing_asks_for_is_a_warning():
+    variants = factories.study().model_dump()["variants"]
+    mixed = {"candidate": variants["candidate"] | {"precisions": ["fp32", "int8-mixed"]}}
+    budget = {"max_drop": 1.0}
+    assert checks.warnings(factories.study(quantization=budget)) == [
+        "quantization.max_drop is not used: remove it, or add int8-mixed to the precisions of a variant"
+    ]
+    assert checks.warnings(factories.study(quantization=budget, variants=variants | mixed)) == []
+
+
 def test_committed_studies_have_nothing_to_warn_of(project, monkeypatch):
     monkeypatch.chdir(project)
     for file in sorted((project / "studies").glob("*.yaml")):

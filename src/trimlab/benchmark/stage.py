@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trimlab import config, machine, paths, progress, records
+from trimlab import config, formats, machine, paths, progress, records
 from trimlab.benchmark import interpreters, runner
 from trimlab.benchmark.targets import Target, targets
 from trimlab.digests import sha256_of
@@ -215,7 +215,7 @@ def _write_index(variant: str, measured: list[_Measured]) -> None:
 
 def _lineage(study: config.Params, target: Target) -> dict[str, Any]:
     outcome = records.read_outcome(paths.outcome_file(paths.pruned(target.variant), target.seed))
-    calibrated = target.precision in ("int8", "int8-entropy")
+    known, manifest = formats.BY_NAME[target.precision], onnx_files.read_manifest(target.variant)
     return {
         "kind": "measurement",
         **{key: value for key, value in outcome.items() if key in _LINEAGE},
@@ -224,9 +224,10 @@ def _lineage(study: config.Params, target: Target) -> dict[str, Any]:
         "commit": records.commit(),
         "versions": machine.versions("torch", "onnx"),
         "weight_bytes": onnx_files.weight_bytes(target.file),
-        "weight_bits": 8 if target.precision == "int8" else None,
+        "weight_bits": 8 if known.quantized else None,
         "torch_top1_accuracy": outcome["top1_accuracy"],
-        "calibration_sha256": onnx_files.read_manifest(target.variant)["calibration_sha256"] if calibrated else None,
+        "calibration_sha256": manifest["calibration_sha256"] if known.calibrated else None,
+        "mixed": _mixed(target, target.file),
     }
 
 
@@ -235,5 +236,11 @@ def _seven_bit(target: Target, scratch: Path) -> SevenBit | None:
     file = target.seven_bit_file
     if file is None:
         return None
-    lineage = {"weight_bytes": onnx_files.weight_bytes(file), "weight_bits": 7}
+    lineage = {"weight_bytes": onnx_files.weight_bytes(file), "weight_bits": 7, "mixed": _mixed(target, file)}
     return SevenBit(str(file), *runner.labels(target, file, scratch), lineage)
+
+
+def _mixed(target: Target, file: Path) -> dict[str, Any] | None:
+    """Return how the layers were chosen that a file computes in float; None where none were."""
+    chosen: dict[str, Any] | None = onnx_files.read_manifest(target.variant).get("mixed", {}).get(file.name)
+    return chosen

@@ -126,6 +126,9 @@ def _odd(study: Params) -> Iterator[str]:
                 "with other values, set those"
             )
     yield from sorted(set(_cached_labels_of_crops(study)))
+    mixed = any("int8-mixed" in variant.precisions for variant in study.variants.values())
+    if "max_drop" in study.quantization.model_fields_set and not mixed:
+        yield "quantization.max_drop is not used: remove it, or add int8-mixed to the precisions of a variant"
     for key, recipe in study.training.items():
         if recipe.evaluate_every > recipe.epochs:
             yield (

@@ -363,6 +363,12 @@ class Quantization(Section):
     """Percentage of values inside the range, for the method `percentile`."""
     keep: Patterns = []
     """Layers that INT8 files compute in FP32, by name or pattern such as `layers.0.*`."""
+    max_drop: Annotated[float, Field(ge=0, le=100)] = 0.5
+    """Points of top-1 that `int8-mixed` may lose against FP32 on hold-out images: it leaves as few layers in FP32 as
+    that takes."""
+    bias_correction: bool = False
+    """Shift the biases of INT8 layers by what rounding their weights changes their outputs' means, measured on the
+    calibration images."""
 
 
 MOST_CALLS = 500_000

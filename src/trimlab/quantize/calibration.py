@@ -96,6 +96,13 @@ def _divergence(counts: NDArray[np.float64], keep: int) -> float:
     return float(np.sum(p[some] * np.log(p[some] / np.maximum(q[some], 1e-9))))
 
 
+def batches(images: Floats) -> Iterator[Floats]:
+    """Yield images (N, C, H, W), so many at a time that all activations of a model fit into memory."""
+    at_once = max(1, min(_BATCH, _PIXELS // (images.shape[2] * images.shape[3])))
+    for start in range(0, len(images), at_once):
+        yield images[start : start + at_once]
+
+
 def _symmetric(counts: Counts, limits: tuple[float, float]) -> tuple[float, float]:
     magnitudes = counts[BINS:] + counts[:BINS][::-1]
     threshold = _reach(limits) * entropy_threshold(magnitudes) / BINS
@@ -137,9 +144,7 @@ def _activations(source: Path, images: Floats) -> Iterator[Mapping[str, NDArray[
     session = onnx_files.open_session(proto.SerializeToString())
     names = [output.name for output in session.get_outputs()]
     (source_name,) = (each.name for each in session.get_inputs())
-    at_once = max(1, min(_BATCH, _PIXELS // (images.shape[2] * images.shape[3])))
-    for start in range(0, len(images), at_once):
-        batch = images[start : start + at_once]
+    for batch in batches(images):
         values = zip(names, session.run(names, {source_name: batch}), strict=True)
         yield {
             source_name: batch,

@@ -86,6 +86,13 @@ def save(proto: ModelProto, path: Path) -> None:
     temporary.replace(path)
 
 
+def copy(proto: ModelProto) -> ModelProto:
+    """Return a copy of a model."""
+    twin = ModelProto()
+    twin.CopyFrom(proto)
+    return twin
+
+
 def layers(proto: ModelProto) -> list[str]:
     """Return the names of the nodes that have weights: those of the model's convolutions and linear layers."""
     weights = {tensor.name for tensor in proto.graph.initializer}
@@ -95,6 +102,31 @@ def layers(proto: ModelProto) -> list[str]:
 def has_weights(node: NodeProto, constants: Container[str]) -> bool:
     """Return whether a node is a convolution or a linear layer, not a product of two activations."""
     return node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in constants
+
+
+def output_axis(node: NodeProto) -> int:
+    """Return which axis of a layer's weight is that of its output channels."""
+    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return 0 if node.op_type == "Conv" or transposed else 1
+
+
+def float_nodes(proto: ModelProto, kept: Container[str]) -> list[str]:
+    """Return the names of all nodes that are float where the layers named `kept` are.
+
+    These are the layers, and the activations, sums and pools that read from such layers and from no other: to round
+    those would save no time.
+    """
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    found, floating, rounded = list[str](), set[str](), set[str]()
+    for node in proto.graph.node:
+        read = set(node.input)
+        layer = has_weights(node, constants)
+        if node.name in kept or (not layer and read & floating and not read & rounded):
+            found.append(node.name)
+            floating.update(node.output)
+        elif layer or read & rounded:
+            rounded.update(node.output)
+    return found
 
 
 def weight_bytes(path: Path) -> int:
@@ -113,9 +145,11 @@ def weight_bytes(path: Path) -> int:
     return sum(numpy_helper.to_array(tensor).nbytes for tensor in [*graph.initializer, *constants])
 
 
-def open_session(model: Path | bytes) -> onnxruntime.InferenceSession:
-    """Open a file, or a model's bytes, in ONNX Runtime on the CPU."""
+def open_session(model: Path | bytes, exact: bool = False) -> onnxruntime.InferenceSession:
+    """Open a file, or a model's bytes, in ONNX Runtime on the CPU; `exact` computes it as written, nothing fused."""
     options = onnxruntime.SessionOptions()
+    if exact:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3  # its warnings about graph optimizations are not the user's to fix
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -31,7 +31,7 @@ def u8s8_model(
     Args:
         proto: FP32 model.
         ranges: of its activations.
-        kept: names of layers that stay float.
+        kept: names of nodes that stay float.
         weight_bits: 7 keeps weights in [-64, 64]: x86 without VNNI adds two products in 16 bits.
     """
     origin = proto.producer_name, proto.producer_version

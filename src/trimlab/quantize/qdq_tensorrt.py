@@ -17,12 +17,14 @@ def symmetric_model(proto: ModelProto, ranges: Ranges, kept: Sequence[str] = ())
     """Return `proto` with symmetric int8 inputs of weighted layers and of Adds' skips; biases stay float.
 
     So does the classifier: it is a thousandth of the work, and not every host has an INT8 matrix product of its shape
-    (TensorRT 8 takes some from cuBLAS). So do the layers named `kept`.
+    (TensorRT 8 takes some from cuBLAS). So do the nodes named `kept`.
     """
     editor = _Editor(proto, ranges)
     logits = {output.name for output in proto.graph.output}
     for node in list(proto.graph.node):
-        if onnx_files.has_weights(node, editor.weights) and node.name not in kept and not logits & set(node.output):
+        if node.name in kept:
+            pass
+        elif onnx_files.has_weights(node, editor.weights) and not logits & set(node.output):
             node.input[0] = editor.quantized(node.input[0])
             node.input[1] = editor.quantized_weight(node)
         elif node.op_type == "Add" and ranges.keys() >= set(node.input):
@@ -65,7 +67,7 @@ class _Editor:
         """
         name = node.input[1]
         if name not in self._done:
-            axis = _output_axis(node)
+            axis = onnx_files.output_axis(node)
             weight = numpy_helper.to_array(self.weights[name])
             others = tuple(index for index in range(weight.ndim) if index != axis)
             peak = np.abs(weight).max(axis=others, keepdims=True)
@@ -101,11 +103,6 @@ def _depths(proto: ModelProto) -> dict[str, int]:
         depth = 1 + max((depths.get(name, 0) for name in node.input), default=0)
         depths.update(dict.fromkeys(node.output, depth))
     return depths
-
-
-def _output_axis(node: NodeProto) -> int:
-    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-    return 0 if node.op_type == "Conv" or transposed else 1
 
 
 def _scale(peak: Any) -> NDArray[np.float32]:

@@ -436,6 +436,40 @@ Timed = Literal["latency", "batch_latency", "baseline_latency", "baseline_batch_
 """The series of a process, and of a measurement."""
 
 
+class LayerDivergence(Part):
+    """What one layer loses in INT8 where all others stay in float."""
+
+    layer: LongText
+    divergence: Annotated[float, Field(ge=0, le=1e9)]
+    """Mean Kullback-Leibler divergence of the classes' probabilities from FP32's on calibration images, in nats."""
+
+
+class Mixed(Part):
+    """Which layers an INT8 file computes in float, and what that was decided by; all in the file's exact arithmetic."""
+
+    float_layers: list[LongText]
+    """The layers left in float besides those that `quantization.keep` names, the one that loses most first."""
+    max_drop: Annotated[float, Field(ge=0, le=100)]
+    """Points of top-1 that it may lose against FP32."""
+    num_images: Count
+    """Hold-out images that decided it: trained on where the split is `test`, scored where it is `holdout`."""
+    lost: WholeNumber
+    """Of these, the images that FP32 alone gets right."""
+    gained: WholeNumber
+    """Those that this file alone gets right."""
+    loss_rise: Annotated[float, Field(ge=-1e9, le=1e9)]
+    """Mean difference of the cross-entropy from FP32's on the same images, in nats."""
+    loss_half_width: Annotated[float, Field(ge=0, le=1e9)]
+    """Of the 95 % interval of `loss_rise`."""
+    sensitivity: list[LayerDivergence]
+    """Of all layers, the one that loses most first."""
+
+    @property
+    def drop_points(self) -> float:
+        """Points of top-1 that it loses against FP32 on the hold-out images."""
+        return 100 * (self.lost - self.gained) / self.num_images
+
+
 class Measurement(Record):
     """One exported file of one variant, precision and seed, in one runtime on one device."""
 
@@ -475,6 +509,8 @@ class Measurement(Record):
     """Of an INT8 file's own arithmetic, computed without fused kernels, in [0, 1]; None where it was not computed."""
     exact_agreement: Annotated[Share | None, METRIC] = None
     """Share of images to which the runtime and the exact arithmetic give the same label."""
+    mixed: Mixed | None = None
+    """Of a file in `int8-mixed`; None for other precisions."""
     latency: Annotated[Latency, VOLATILE]
     """At batch 1. This and the next three are of the calls of all processes."""
     batch_latency: Annotated[Latency, VOLATILE]

@@ -16,11 +16,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from trimlab import formats
 from trimlab.records import Measurement, Pruning, Training
-from trimlab.report import reference
+from trimlab.report import mixed, reference
 from trimlab.report.findings import pareto
 from trimlab.report.intervals import wilson
 from trimlab.report.results import Bench, Results, mean, of_file
@@ -31,6 +32,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#777777"
 
+_LAYERS = 40
+"""Bars of layers, at most."""
 _SHARES = np.linspace(0, 1, 201)
 """Of the calls: where a line of latencies has its points."""
 _STYLE: Any = {
@@ -57,6 +60,7 @@ def draw(results: Results) -> dict[str, Figure]:
         made |= {f"pruning-{key}": _pruning(results, key) for key in results.study.workloads}
         made |= {f"speed-{number}": _speed(results, b) for number, b in enumerate(results.benches(), start=1)}
         made |= {f"latency-{number}": _latency(results, b) for number, b in enumerate(results.benches(), start=1)}
+        made |= {f"sensitivity-{key}": _sensitivity(results, key) for key in results.study.variants}
         made["training"] = _training(results)
     return {name: figure for name, figure in made.items() if figure is not None}
 
@@ -320,6 +324,35 @@ def _curves(loss: Axes, top1: Axes, records: Sequence[Training], colour: str, st
         loss.plot([e.epoch for e in record.curve], [e.train_loss for e in record.curve], style, color=colour)
         dot = "o" if len(scored) == 1 else ""  # one point makes no line
         top1.plot([x for x, _ in scored], [y for _, y in scored], style, marker=dot, color=colour, label=label)
+
+
+def _sensitivity(results: Results, variant: str) -> Figure | None:
+    """Draw what each layer loses in INT8 alone, in the order of the loss, and which layers stay in float."""
+    found = mixed.of_variant(results, variant)
+    if found is None:
+        return None
+    _, chosen = found
+    shown = chosen.sensitivity[:_LAYERS]
+    total = sum(layer.divergence for layer in chosen.sensitivity) or 1.0
+    colours = {True: formats.BY_NAME["fp32"].colour, False: formats.BY_NAME["int8"].colour}
+    in_float = [layer.layer in chosen.float_layers for layer in shown]
+    figure = Figure(figsize=(8, 1.5 + 0.22 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    shares = [100 * layer.divergence / total for layer in shown]
+    bars = axes.barh(range(len(shown)), shares, color=[colours[kept] for kept in in_float], height=0.72)
+    axes.bar_label(bars, [f"{share:.1f}" for share in shares], padding=3, fontsize=8)
+    axes.set_yticks(range(len(shown)), [layer.layer for layer in shown])
+    axes.invert_yaxis()
+    axes.margins(x=0.1, y=0.01)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    rest = f"; the {len(shown)} layers that lose most" if len(shown) < len(chosen.sensitivity) else ""
+    axes.set_xlabel(f"Divergence from FP32 with this layer alone in INT8, in % of all layers' sum{rest}")
+    axes.set_title(f"{variant} in INT8: {mixed.message(chosen)}", loc="left")
+    names = {True: "left in float", False: "in INT8"}
+    handles = [Patch(color=colours[kept], label=names[kept]) for kept in sorted(set(in_float), reverse=True)]
+    axes.legend(handles=handles, loc="lower right")
+    return figure
 
 
 def _front(

@@ -349,7 +349,7 @@ def _no_headroom(results: Results, losses: Sequence[tuple[list[Pruning], Differe
 
 
 def precision_cost(results: Results, measured: Sequence[Measurement], precision: str) -> Finding | None:
-    """Say how INT8 or FP16 moves top-1 against the FP32 files of the same weights; one file's move is in its row."""
+    """Say how a precision moves top-1 against the FP32 files of the same weights; one file's move is in its row."""
     fp32 = {(r.variant, r.seed, r.weights_sha256): r for r in measured if r.precision == "fp32"}
     low = [r for r in measured if r.precision == precision and (r.variant, r.seed, r.weights_sha256) in fp32]
     pairs = [(r, results.difference([r], [fp32[r.variant, r.seed, r.weights_sha256]])) for r in low]
@@ -360,7 +360,7 @@ def precision_cost(results: Results, measured: Sequence[Measurement], precision:
     values = {"least_points": min(moves), "most_points": max(moves), "mean_points": mean(moves)}
     low_end, high_end = signed(min(moves)), signed(max(moves))
     span = low_end if low_end == high_end else f"{low_end} to {high_end} (mean {signed(mean(moves))})"
-    text = f"{precision.upper()} moves top-1 by {span} points against FP32, over {len(moves)} files"
+    text = f"{precision_name(precision)} moves top-1 by {span} points against FP32, over {len(moves)} files"
     return Finding(text_of(f"{text}; {_apart(results, moved)}."), values)
 
 
@@ -670,7 +670,7 @@ def _of_bench(results: Results, bench: Bench) -> list[Finding]:
     measured = results.at(bench)
     said = [against_baseline(results, bench)]
     if len({record.workload for record in measured}) > 1:
-        said += [precision_cost(results, measured, precision) for precision in ("fp16", "int8")]
+        said += [precision_cost(results, measured, precision) for precision in formats.REDUCED]
     said += [fastest(measured), beside_bf16(results, bench)]
     rounded = [found for key in results.study.workloads if (found := rounding(results, bench, key))]
     return [finding for finding in said if finding] + [Finding.joined(found) for found in rounded]

@@ -251,7 +251,7 @@ class Results:
         return self.headline_bench() or next(iter(self.benches()), None)
 
     def candidate_file(self, bench: Bench) -> list[Measurement]:
-        """Return the candidate in its smallest precision there."""
+        """Return the candidate in the last of its precisions there, in the order of `formats`."""
         measured = self.at(bench)
         return next(
             (found for p in reversed(formats.MADE) if (found := of_file(measured, self.study.report.candidate, p))),

@@ -5,7 +5,7 @@ from datetime import date
 
 from trimlab import formats
 from trimlab.records import Measurement
-from trimlab.report import anatomy, controls, findings, recommendation, scores, tables
+from trimlab.report import anatomy, controls, findings, mixed, recommendation, scores, tables
 from trimlab.report.model import (
     Block,
     Figure,
@@ -45,6 +45,7 @@ def report(results: Results, drawn: Sequence[str]) -> Report:
         *((control.heading, _controls(results, control)) for control in controls.CONTROLS),
         ("Pruning × precision", [*_precisions(results), *_speed(drawn)]),
         ("Accuracy beyond top-1", _scores(results)),
+        ("INT8, mixed: which layers stay in float", _mixed(results, drawn)),
         ("INT8 against its exact arithmetic", _exactness(results)),
         ("Why is it not faster?", _anatomy(results)),
         ("Runtimes beside each other", _runtimes(results)),
@@ -162,14 +163,15 @@ def _how_to_read(results: Results, published: bool) -> Blocks:
     ]
     if published:
         facts.append(_PUBLISHED_ROWS)
-    if any("int8" in variant.precisions for variant in results.study.variants.values()):
+    if any(set(formats.QUANTIZED) & set(variant.precisions) for variant in results.study.variants.values()):
         settings = results.study.quantization
         kept = f"; layers kept in FP32: {', '.join(settings.keep)}" if settings.keep else ""
+        corrected = "; biases are corrected for what rounded weights change" if settings.bias_correction else ""
         facts.append(
             Finding.of(
                 strong("INT8"),
                 " is post-training quantization of weights and activations (Q/DQ), with ranges from "
-                f"{settings.calibration_images} training images by {_METHODS[settings.method]}{kept}.",
+                f"{settings.calibration_images} training images by {_METHODS[settings.method]}{kept}{corrected}.",
             )
         )
     if split != {"test"}:
@@ -225,7 +227,7 @@ def _precisions(results: Results) -> Blocks:
             measured = [record for record in results.at(bench) if record.workload == workload]
             if measured:
                 heading = (*_workload_heading(results, workload), Span(_bench_suffix(results, bench)))
-                read = [findings.precision_cost(results, measured, precision) for precision in ("fp16", "int8")]
+                read = [findings.precision_cost(results, measured, precision) for precision in formats.REDUCED]
                 read.append(findings.baseline_times(measured))
                 sections.append(Section(heading, (tables.precisions(results, workload, bench), *_paragraph(*read))))
     return sections
@@ -257,9 +259,25 @@ def _scores(results: Results) -> Blocks:
     return blocks
 
 
+def _mixed(results: Results, drawn: Sequence[str]) -> Blocks:
+    blocks: Blocks = []
+    for bench in results.benches():
+        if table := mixed.files(results, bench):
+            blocks += _measured_on(results, bench, [table, *_list(mixed.predictions(results, bench))])
+    if not blocks:
+        return []
+    for variant in results.study.variants:
+        if layers := mixed.layers(results, variant):
+            text = f"What each layer of {variant} loses in INT8 alone"
+            blocks += [*_figure(drawn, f"sensitivity-{variant}", text), layers]
+    return blocks
+
+
 def _exactness(results: Results) -> Blocks:
     measured = {bench: _in_order(results, results.at(bench)) for bench in results.benches()}
-    quantized = {bench: found for bench, found in measured.items() if any(r.precision == "int8" for r in found)}
+    quantized = {
+        bench: found for bench, found in measured.items() if any(r.precision in formats.QUANTIZED for r in found)
+    }
     compared = {bench: anatomy.exactness(results, found) for bench, found in quantized.items()}
     if not any(compared.values()):
         return _paragraph(anatomy.NOT_EXACT) if compared else []

@@ -79,7 +79,7 @@ _VALUE_LENGTH = 5000
 
 _NOT_SCALAR = {
     *("kind", "created", "commit", "curve", "widths", "clocks", "layers", "batch_layers", "builds"),
-    *("class_names", "per_class", "initial_training", "processes"),
+    *("class_names", "per_class", "initial_training", "processes", "mixed"),
 }
 """Fields that are tags, times, curves, or only in `record.json`."""
 
