@@ -619,9 +619,7 @@ def _fine_tuning(results: Results, records: Sequence[Pruning]) -> str:
     others = {record.variant: record.importance for record in records if record.importance != chosen}
     reached = {record.variant: record.reached_ratio for record in records if record.round_to and record.reached_ratio}
     said = [f"Fine-tuned in {' or '.join(_TRAINED_IN[p] for p in precisions)}."] if tuned else []
-    said += [
-        f"{variant} is distilled from the unpruned model ({recipe})." for variant, recipe in distilled.items()
-    ]
+    said += [f"{variant} is distilled from the unpruned model ({recipe})." for variant, recipe in distilled.items()]
     scratch = dict.fromkeys(record.variant for record in records if record.initial == "scratch")
     said += [f"Trained from scratch in the pruned shape: {', '.join(scratch)}."] if scratch else []
     said += [
