@@ -83,7 +83,8 @@ def controlled_study(**changes: Any) -> Params:
         "r60-plain": base["prune"] | {"distillation": 0.0},
     }
     made = {f"large-{name}": {"workload": "large", "pruning": f"sweep.{name}"} for name in points}
-    return study(sweep=base["sweep"] | points, variants=base["variants"] | made, **changes)
+    candidate = base["prune"] | {"temperature": 2.0, "soft_labels": "cached"}
+    return study(prune=candidate, sweep=base["sweep"] | points, variants=base["variants"] | made, **changes)
 
 
 def everything(of: Params, device: Device = CPU) -> list[Record]:
@@ -149,6 +150,8 @@ def pruning(of: Params, variant: str, seed: int = 0, device: Device = CPU, **cha
         "learning_rate": point.learning_rate,
         "schedule": point.schedule,
         "distillation": point.distillation,
+        "temperature": point.temperature if point.distillation else None,
+        "soft_labels": point.soft_labels if point.distillation else None,
         "precision": base.precision,
         "top1_unpruned": base.top1_accuracy,
         "top1_before": base.top1_accuracy if point.ratio == 0 else 0.1,

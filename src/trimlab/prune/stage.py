@@ -74,6 +74,8 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
         learning_rate=point.learning_rate,
         schedule=point.schedule,
         distillation=point.distillation,
+        temperature=point.temperature if point.distillation else None,
+        soft_labels=point.soft_labels if point.distillation else None,
         precision=resolve(study.workloads[workload].precision),
         top1_unpruned=trained["top1_accuracy"],
         top1_before=tuned.top1_before,

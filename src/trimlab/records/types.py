@@ -335,6 +335,11 @@ class Pruning(Record):
     learning_rate: LearningRate
     schedule: Text
     distillation: Share
+    """Weight of the unpruned model's soft labels in the loss."""
+    temperature: Annotated[float, Field(gt=0, le=20)] | None = None
+    """Of the soft labels; None without distillation, and in older records."""
+    soft_labels: Literal["fresh", "cached"] | None = None
+    """Whether they were computed for every batch, or once an image; None without distillation, and in older records."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"]
     """Of fine-tuning."""
     top1_unpruned: Annotated[Share, OF_WEIGHTS, METRIC]

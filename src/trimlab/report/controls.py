@@ -45,10 +45,10 @@ def _random(study: Params, variant: str, control: str) -> bool:
 
 def _undistilled(study: Params, variant: str, control: str) -> bool:
     distilled = study.point(variant).distillation > 0 == study.point(control).distillation
-    return distilled and _equal_but_for(study, variant, control, distillation=0.0, temperature=1.0)
+    return distilled and _equal_but_for(study, variant, control, distillation=0.0, temperature=1.0, soft_labels="fresh")
 
 
-def _equal_but_for(study: Params, variant: str, control: str, **values: float | None) -> bool:
+def _equal_but_for(study: Params, variant: str, control: str, **values: float | str | None) -> bool:
     ours, theirs = (study.point(key).model_copy(update=values) for key in (variant, control))
     return ours == theirs
 

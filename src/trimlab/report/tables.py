@@ -603,18 +603,23 @@ def _published_pruning(row: reference.Line) -> Values:
     ]  # fmt: skip
 
 
+def _distilled(record: Pruning) -> str:
+    """Say how a model was distilled, as far as its record tells."""
+    temperature = f", temperature {record.temperature:g}" if record.temperature else ""
+    labels = ", soft labels once an image" if record.soft_labels == "cached" else ""
+    return f"weight {record.distillation:g}{temperature}{labels}"
+
+
 def _fine_tuning(results: Results, records: Sequence[Pruning]) -> str:
     """Say what of the fine-tuning and of controls has no column."""
     tuned = [record for record in records if record.epochs]
     precisions = sorted({record.precision for record in tuned})
-    distilled = {record.variant: record.distillation for record in tuned if record.distillation}
+    distilled = {record.variant: _distilled(record) for record in tuned if record.distillation}
     chosen = results.study.pruning.importance
     others = {record.variant: record.importance for record in records if record.importance != chosen}
     reached = {record.variant: record.reached_ratio for record in records if record.round_to and record.reached_ratio}
     said = [f"Fine-tuned in {' or '.join(_TRAINED_IN[p] for p in precisions)}."] if tuned else []
-    said += [
-        f"{variant} is distilled from the unpruned model (weight {weight:g})." for variant, weight in distilled.items()
-    ]
+    said += [f"{variant} is distilled from the unpruned model ({recipe})." for variant, recipe in distilled.items()]
     scratch = dict.fromkeys(record.variant for record in records if record.initial == "scratch")
     said += [f"Trained from scratch in the pruned shape: {', '.join(scratch)}."] if scratch else []
     said += [
