@@ -155,7 +155,7 @@ def _said(file: Path, choice: mixed.Choice, count: int, max_drop: float) -> str:
 
 
 def _held_out(dataset: "Dataset") -> mixed.HeldOut:
-    """Return the hold-out, of many images every so-manieth.
+    """Return the hold-out, of many images evenly spaced ones.
 
     Raises:
         UserError: it has fewer than two images.

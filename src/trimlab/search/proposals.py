@@ -1,8 +1,8 @@
 """What to try next: a pure function of what was tried.
 
-The largest ratio within the limits is found by bisection, because size and time fall as the ratio rises. Then each other
-way of pruning or fine-tuning is tried one step beyond that ratio. If it is within the limits there, the search goes on
-with it; if none is, nothing improves, and the search ends.
+The largest ratio within the limits is found by bisection, because size and time fall as the ratio rises. Then each
+other way of pruning or fine-tuning is tried one step beyond that ratio. If it is within the limits there, the search
+goes on with it; if none is, nothing improves, and the search ends.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
