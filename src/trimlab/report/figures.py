@@ -141,7 +141,7 @@ def _measured_points(
     for records in found:
         x, top1, colour = place(records), _top1(records), formats.BY_NAME[records[0].precision].colour
         axes.plot(x, top1, forms[records[0].model], color=colour, markersize=8, zorder=3)
-        axes.errorbar(x, top1, _uncertainty(records), color=colour, capsize=3, linewidth=1, zorder=2)
+        axes.errorbar(x, top1, uncertainty(records), color=colour, capsize=3, linewidth=1, zorder=2)
         if records == candidate:
             axes.plot(x, top1, "o", color="black", fillstyle="none", markersize=15, zorder=4)
     _front(axes, results, found, place, more_is_better)
@@ -152,7 +152,7 @@ def _forms(found: list[list[Measurement]]) -> dict[str, str]:
     return dict(zip(dict.fromkeys(records[0].model for records in found), cycle(MARKERS), strict=False))
 
 
-def _uncertainty(records: Sequence[Measurement]) -> list[list[float]]:
+def uncertainty(records: Sequence[Measurement]) -> list[list[float]]:
     """Return how far a top-1 reaches down and up: Wilson's interval of one seed, the deviation of several."""
     if len(records) > 1:
         deviation = statistics.stdev(100 * record.top1_accuracy for record in records)

@@ -26,17 +26,14 @@ def inline(text: Text) -> str:
 
 def table(table: Table) -> str:
     """Return a GitHub table, and under it its caption and footnotes."""
-    notes: dict[str, str] = {}
-
-    def mark(note: str) -> str:
-        return notes.setdefault(note, str(len(notes) + 1).translate(_DIGITS)) if note else ""
+    notes = {note: str(number).translate(_DIGITS) for note, number in table.footnotes().items()}
 
     def cell(value: Value) -> str:
         text = shown((Span(value.text, value.style),), value.note)
         return f"[{text}]({value.link})" if value.link else text
 
     def shown(text: Text, note: str = "") -> str:
-        return re.sub(r"(?<!\\)\|", r"\\|", inline(text) + mark(note))
+        return re.sub(r"(?<!\\)\|", r"\\|", inline(text) + notes.get(note, ""))
 
     body = [[cell(value) for value in row] for row in table.rows]
     headers = [shown((Span(column.header),)) for column in table.columns]

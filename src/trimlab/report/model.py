@@ -85,6 +85,11 @@ class Table:
         made = (tuple(Value(value) if isinstance(value, str) else value for value in row) for row in rows)
         return cls(key, tuple(columns), tuple(made), caption)
 
+    def footnotes(self) -> dict[str, int]:
+        """Number the notes of the values, row by row; equal ones share a number."""
+        notes = dict.fromkeys(value.note for row in self.rows for value in row if value.note)
+        return {note: number for number, note in enumerate(notes, start=1)}
+
 
 @dataclass(frozen=True)
 class Finding:

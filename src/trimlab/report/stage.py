@@ -9,6 +9,8 @@ from trimlab.config import Params
 from trimlab.errors import UserError
 from trimlab.records import Record
 from trimlab.report import figures
+from trimlab.report.chart import specification
+from trimlab.report.html import page
 from trimlab.report.intervals import Answers
 from trimlab.report.markdown import document
 from trimlab.report.results import Results
@@ -17,7 +19,9 @@ from trimlab.report.series import metrics, plot_data
 
 
 def render(study: Params, records: list[Record], folder: Path, correct: Mapping[str, Answers] | None = None) -> None:
-    """Write a report into a folder: report.md, metrics.json, figures/*.svg, plots/*.csv; all of it or nothing.
+    """Write a report into a folder, all of it or nothing.
+
+    That is report.md, report.html, metrics.json, figures/*.svg and plots/*.csv.
 
     The same params, records and answers give the same bytes, in whatever order the records come. Figures and plot
     data that the study no longer has are removed.
@@ -53,7 +57,10 @@ def _write(results: Results, folder: Path) -> None:
         (folder / "plots" / f"{name}.csv").write_text(text, encoding="utf-8")
     values = json.dumps(metrics(results), indent=2, allow_nan=False)
     (folder / "metrics.json").write_text(values + "\n", encoding="utf-8")
-    (folder / "report.md").write_text(document(report(results, list(drawn))), encoding="utf-8")
+    made = report(results, list(drawn))
+    (folder / "report.md").write_text(document(made), encoding="utf-8")
+    drawings = {name: (folder / "figures" / f"{name}.svg").read_text(encoding="utf-8") for name in drawn}
+    (folder / "report.html").write_text(page(made, drawings, specification(results)), encoding="utf-8")
 
 
 def _take_the_place(made: Path, folder: Path, scratch: Path) -> None:

@@ -1,0 +1,159 @@
+"""A report as one HTML page that needs nothing else: tables to sort and filter, figures, and an interactive chart."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+import vl_convert
+
+from trimlab.report.model import Block, Figure, Findings, Report, Section, Span, Table, Text, Value
+
+_TAGS = {"plain": "", "strong": "strong", "code": "code", "published": "em"}
+FILTERED = 10
+"""Rows from which on a table has a field that filters them."""
+
+
+def page(report: Report, figures: Mapping[str, str], chart: Mapping[str, Any] | None) -> str:
+    """Return report.html.
+
+    Args:
+        report: what stands in it.
+        figures: each figure as SVG, by name.
+        chart: a Vega-Lite specification, shown under the first section; None for no chart.
+    """
+    anchors = _Anchors()
+    sections = [_section(section, 2, figures, anchors) for section in report.sections]
+    if chart:
+        sections.insert(1, _chart(anchors))
+    entries = "".join(f'<li><a href="#{anchor}">{heading}</a></li>' for anchor, heading in anchors.top)
+    assets = files("trimlab.report.assets")
+    style, script = ((assets / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    drawn = f"<script>{_inert(vl_convert.javascript_bundle())}</script>{_data(chart)}" if chart else ""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(report.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f'<nav aria-label="Sections"><ul>{entries}</ul></nav>\n<main>\n<h1>{escape(report.title)}</h1>\n'
+        f"{''.join(sections)}</main>\n{drawn}<script>\n{script}</script>\n</body>\n</html>\n"
+    )
+
+
+class _Anchors:
+    """Names of headings within the page, each once."""
+
+    def __init__(self) -> None:
+        self.top: list[tuple[str, str]] = []
+        """Of the sections, with their headings as HTML."""
+        self._taken: set[str] = set()
+
+    def of(self, heading: Text, level: int) -> str:
+        words = re.sub(r"[^a-z0-9]+", "-", "".join(span.text for span in heading).lower()).strip("-") or "section"
+        anchor = next(name for name in _numbered(words) if name not in self._taken)
+        self._taken.add(anchor)
+        if level == 2:
+            self.top.append((anchor, inline(heading)))
+        return anchor
+
+
+def _numbered(words: str) -> Iterator[str]:
+    yield words
+    number = 2
+    while True:
+        yield f"{words}-{number}"
+        number += 1
+
+
+def _section(section: Section, level: int, figures: Mapping[str, str], anchors: _Anchors) -> str:
+    anchor = anchors.of(section.heading, level)
+    tag = f"h{min(level, 6)}"
+    blocks = "".join(_block(block, level, figures, anchors) for block in section.blocks)
+    return f'<section id="{anchor}">\n<{tag}>{inline(section.heading)}</{tag}>\n{blocks}</section>\n'
+
+
+def _block(block: Block, level: int, figures: Mapping[str, str], anchors: _Anchors) -> str:
+    if isinstance(block, Section):
+        return _section(block, level + 1, figures, anchors)
+    if isinstance(block, Table):
+        return table(block)
+    if isinstance(block, Findings):
+        return _findings(block)
+    return _figure(block, figures[block.name])
+
+
+def _findings(findings: Findings) -> str:
+    said = [inline(finding.text) for finding in findings.items]
+    if findings.listed:
+        return f"<ul>{''.join(f'<li>{text}</li>' for text in said)}</ul>\n"
+    return f"<p>{' '.join(said)}</p>\n"
+
+
+def inline(text: Text) -> str:
+    """Return a text as HTML, with each span shown literally."""
+    return "".join(map(_span, text)).strip()
+
+
+def _span(span: Span) -> str:
+    text, tag = escape(re.sub(r"\s+", " ", span.text)), _TAGS[span.style]
+    return f"<{tag}>{text}</{tag}>" if tag else text
+
+
+def table(table: Table) -> str:
+    """Return a table with its caption and footnotes."""
+    notes = table.footnotes()
+    head = "".join(
+        f'<th scope="col" class="{column.kind}"><button type="button">{escape(column.header)}</button></th>'
+        for column in table.columns
+    )
+    body = "".join(f"<tr>{''.join(_cells(row, table, notes))}</tr>\n" for row in table.rows)
+    under = "".join([f"<p>{escape(table.caption)}</p>" if table.caption else "", _legend(notes)])
+    search = (
+        f'<label class="filter">Filter <input type="search" aria-controls="{escape(table.key)}"></label>\n'
+        if len(table.rows) >= FILTERED
+        else ""
+    )
+    return (
+        f'{search}<div class="scroll" tabindex="0"><table id="{escape(table.key)}">\n<thead><tr>{head}</tr></thead>\n'
+        f'<tbody>\n{body}</tbody></table></div>\n<div class="caption">{under}</div>\n'
+    )
+
+
+def _legend(notes: Mapping[str, int]) -> str:
+    if not notes:
+        return ""
+    return f"<p>{' '.join(f'<sup>{number}</sup> {escape(note)}.' for note, number in notes.items())}</p>"
+
+
+def _cells(row: Iterable[Value], table: Table, notes: Mapping[str, int]) -> Iterator[str]:
+    for value, column in zip(row, table.columns, strict=True):
+        shown = _span(Span(value.text, value.style))
+        if value.link:
+            shown = f'<a href="{escape(value.link)}">{shown}</a>'
+        mark = f"<sup>{notes[value.note]}</sup>" if value.note else ""
+        number = "" if value.number is None else f' data-number="{value.number!r}"'
+        yield f'<td class="{column.kind}"{number}>{shown}{mark}</td>'
+
+
+def _figure(figure: Figure, svg: str) -> str:
+    drawing = svg[svg.index("<svg") :]
+    # Names within a drawing have to be the page's own, too.
+    drawing = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{figure.name}-", drawing)
+    return f'<figure role="img" aria-label="{escape(figure.alternative)}">{drawing}</figure>\n'
+
+
+def _chart(anchors: _Anchors) -> str:
+    heading = (Span("All files"),)
+    anchor = anchors.of(heading, 2)
+    anchors.top.insert(1, anchors.top.pop())
+    return f'<section id="{anchor}">\n<h2>All files</h2>\n<div id="chart" class="chart"></div>\n</section>\n'
+
+
+def _data(chart: Mapping[str, Any] | None) -> str:
+    return f'<script type="application/json" id="chart-data">{_inert(json.dumps(chart))}</script>\n'
+
+
+def _inert(script: str) -> str:
+    """Return a script that cannot end its element early."""
+    return script.replace("</", "<\\/")
