@@ -22,7 +22,7 @@ def specification(results: Results) -> dict[str, Any] | None:
     """Return the chart; None with fewer than two files."""
     benches = results.benches()
     points = [point for bench in benches for point in _points(results, bench)]
-    if len(points) < 2:
+    if sum(not point["Published"] for point in points) < 2:
         return None
     places = [results.where(bench) for bench in benches]
     precisions = [p for p in formats.COMPUTED if any(point["Precision"] == precision_name(p) for point in points)]

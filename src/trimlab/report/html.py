@@ -31,7 +31,7 @@ def page(report: Report, figures: Mapping[str, str], chart: Mapping[str, Any] | 
     entries = "".join(f'<li><a href="#{anchor}">{heading}</a></li>' for anchor, heading in anchors.top)
     assets = files("trimlab.report.assets")
     style, script = ((assets / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    drawn = f"<script>{_inert(vl_convert.javascript_bundle())}</script>{_data(chart)}" if chart else ""
+    drawn = f"<script>{_library()}</script>\n{_data(chart)}" if chart else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -109,13 +109,14 @@ def table(table: Table) -> str:
     )
     body = "".join(f"<tr>{''.join(_cells(row, table, notes))}</tr>\n" for row in table.rows)
     under = "".join([f"<p>{escape(table.caption)}</p>" if table.caption else "", _legend(notes)])
+    anchor = f"table-{escape(table.key)}"
     search = (
-        f'<label class="filter">Filter <input type="search" aria-controls="{escape(table.key)}"></label>\n'
+        f'<label class="filter">Filter <input type="search" aria-controls="{anchor}"></label>\n'
         if len(table.rows) >= FILTERED
         else ""
     )
     return (
-        f'{search}<div class="scroll" tabindex="0"><table id="{escape(table.key)}">\n<thead><tr>{head}</tr></thead>\n'
+        f'{search}<div class="scroll" tabindex="0"><table id="{anchor}">\n<thead><tr>{head}</tr></thead>\n'
         f'<tbody>\n{body}</tbody></table></div>\n<div class="caption">{under}</div>\n'
     )
 
@@ -151,9 +152,12 @@ def _chart(anchors: _Anchors) -> str:
 
 
 def _data(chart: Mapping[str, Any] | None) -> str:
-    return f'<script type="application/json" id="chart-data">{_inert(json.dumps(chart))}</script>\n'
+    # Nothing in it can end the element.
+    held = json.dumps(chart).replace("<", "\\u003c")
+    return f'<script type="application/json" id="chart-data">{held}</script>\n'
 
 
-def _inert(script: str) -> str:
-    """Return a script that cannot end its element early."""
-    return script.replace("</", "<\\/")
+def _library() -> str:
+    """Return Vega, Vega-Lite and Vega-Embed as one script, which does not end its element early."""
+    script: str = vl_convert.javascript_bundle()
+    return script.replace("</script", "<\\/script")

@@ -57,7 +57,7 @@ def files(results: Results, device: Identity, runtimes: Sequence[str] = ()) -> l
     return [
         File(found, gained, mean([r.deployed_bytes for r in found]), latency_ms(found), batch_latency_ms(found))
         for found in own
-        if (gained := results.difference(found, base))
+        if (gained := _UNCHANGED if found == base else results.difference(found, base))
     ]
 
 
@@ -102,6 +102,8 @@ def _alike(found: Sequence[Measurement], base: Sequence[Measurement]) -> bool:
     return {(r.dataset_sha256, r.split) for r in found} == {(r.dataset_sha256, r.split) for r in base}
 
 
+_UNCHANGED = Difference(0.0, 0.0, "paired", 1.0)
+"""Of the baseline's file from itself."""
 _TIMES: dict[str, Callable[[File], Replicated]] = {
     "latency": lambda file: file.latency_ms,
     "throughput": lambda file: file.batch_ms,

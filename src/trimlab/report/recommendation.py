@@ -55,7 +55,7 @@ def chosen_on(results: Results, device: Identity) -> Finding | None:
         "(data.split: holdout), and show the chosen file on the test set."
     )
     text = f"Chosen on the {split_name(split)}."
-    return Finding.of(f"{text} {meaning}" if split == "test" else text, files=len(found))
+    return Finding.of(f"{text} {meaning}" if split == "test" else text)
 
 
 def _rows(results: Results, found: Sequence[File], drop: float) -> list[list[str | Value]]:

@@ -68,7 +68,7 @@ def write_study(search: Search, found: Kept) -> Path:
 
 def draw(search: Search, path: Path) -> None:
     """Draw all files that were tried: loss over the objective, the front after each try, the later the darker."""
-    key, label = _AXES[search.objective]
+    key, axis = _AXES[search.objective]
     with figures.style():
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.subplots()
@@ -85,7 +85,7 @@ def draw(search: Search, path: Path) -> None:
                 front = grown
         axes.axhline(search.limits.max_drop, color=figures.GREY, linestyle="--", linewidth=1)
         axes.set_xscale("log")
-        axes.set_xlabel(label)
+        axes.set_xlabel(axis)
         axes.set_ylabel("Points that a file surely loses at most")
         found = best(search)
         of = f": {named(found.ratio, found.change)} is the best" if found else ": none within the limits"
