@@ -86,7 +86,7 @@ def test_what_a_record_or_study_holds_is_text_on_the_page():
     section = Section(text_of(strong(nasty)), (table, Findings((Finding.of(nasty),))))
     shown = page(Report(nasty, (section,)), {}, {"data": nasty, "layer": []})
     assert "<script>alert" not in shown
-    assert " ".join(Read(shown).words).count(nasty) == 7  # title twice, heading, header, cell, note, caption, finding
+    assert " ".join(Read(shown).words).count(nasty) == 8  # title twice, heading, header, cell, caption, note, finding
 
 
 def test_every_measured_file_is_in_the_chart_with_what_the_tables_say():
