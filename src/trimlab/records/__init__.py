@@ -20,6 +20,7 @@ from trimlab.records.types import (
     Part,
     Pruning,
     Record,
+    Target,
     Training,
     fields_with,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "Part",
     "Pruning",
     "Record",
+    "Target",
     "Training",
     "commit",
     "fields_with",
