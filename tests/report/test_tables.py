@@ -9,6 +9,7 @@ import factories
 from trimlab.config import Params
 from trimlab.measure import timing
 from trimlab.records import Measurement, Record
+from trimlab.records.select import fits
 from trimlab.report import findings, reference, tables, text
 from trimlab.report.intervals import Replicated
 from trimlab.report.markdown import table as shown
@@ -612,6 +613,7 @@ def test_a_point_with_a_target_shows_the_ratio_that_was_found_and_what_it_takes(
     variants = base["variants"] | {"large-m100": {"workload": "large", "pruning": "sweep.m100"}}
     of = results(sweep=base["sweep"] | {"m100": point}, variants=variants)
     (record,) = of.pruned("large-m100")
+    assert fits(of.study, record)
     table = tables.pruning(of, "large")
     found = [row[:2] for row in rows(table) if row[0].startswith("large-")]
     assert found[:2] == [
