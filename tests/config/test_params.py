@@ -60,7 +60,7 @@ BAD = {
     "study: quick": (f"study: {'q' * 65}", "does not match ^[a-z][a-z0-9-]{0,63}$: rename it"),
     "ratio: 0.3,": ("ratio: !!float word,", "is not valid YAML: could not convert string to float: 'word'"),
     "importance: group-l1\n": (f"importance: {'l' * 100_000}\n", "is not allowed: use one of group-l1"),
-    "scope: uniform": ('"sco\\npe": uniform', "pruning.'sco\\npe' is not a known key"),
+    "allocation: uniform": ('"allo\\ncation": uniform', "pruning.'allo\\ncation' is not a known key"),
 }
 
 
@@ -123,8 +123,48 @@ def test_a_control_that_contradicts_itself_is_one_line(point, message, text, tmp
     assert message in line
 
 
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        ("target: {macs: 90X}", "prune.target.macs '90X' is invalid (Input should be a valid number"),
+        ("target: {macs: 0}", "prune.target.macs 0 is not in (0, 1000000000000000.0]: set it in that range"),
+        ("target: {flops: 90M}", "prune.target.flops is not a known key: use one of params, macs, size_mib"),
+        ("target: {params: 0.2M, macs: 90M}", "prune.target.params stands beside macs: leave one of them"),
+        ("target: {}", "prune.target.params, macs and size_mib are missing: give one of them"),
+        ("ratio: 0.5, target: {params: 0.2M}", "prune.ratio 0.5 stands beside a target: remove one of them"),
+        ("steps: 2", "prune.ratio is missing: add it, or a target"),
+    ],
+)
+def test_a_point_has_one_ratio_or_one_target(point, message, text, tmp_path):
+    (line,) = problems(text.replace("prune: {ratio: 0.5,", f"prune: {{{point},"), tmp_path)
+    assert message in line
+
+
+@given(digits=st.integers(1, 99_999), suffix=st.sampled_from([("", 1), ("k", 10**3), (" M", 10**6), ("G", 10**9)]))
+def test_an_amount_is_read_with_its_suffix_and_written_back(digits, suffix):
+    name, factor = suffix
+    written = f"{digits / 1000}{name}" if name else digits / 1000
+    target = config.Target(macs=written)
+    assert target.value == pytest.approx(digits * factor / 1000)
+    again = config.Target.model_validate({"macs": YAML(typ="safe").load(target.written(target.value))})
+    assert again.value == pytest.approx(target.value, rel=1e-3)
+    assert config.Target(macs=target.value) == target  # one digest, however it is written
+
+
+def test_dvc_sets_a_target(text, tmp_path):
+    from dvc.utils.hydra import apply_overrides
+
+    (file := tmp_path / "params.yaml").write_text(text)
+    for overrides, expected in (
+        (["~prune.ratio", "+prune.target.macs=20M"], {"macs": 20e6}),
+        (["prune.target.macs=9.5M"], {"macs": 9.5e6}),
+    ):
+        apply_overrides(file, overrides)
+        assert config.load(file).prune.target == config.Target(**expected)
+
+
 def test_rounding_needs_widths_to_round(text, tmp_path):
-    shared = text.replace("  scope: uniform", "  scope: uniform\n  rounding: nearest")
+    shared = text.replace("  allocation: uniform", "  allocation: uniform\n  rounding: nearest")
     (line,) = problems(shared, tmp_path)
     assert line.endswith("pruning.rounding has nothing to round: add round_to")
     (tmp_path / "params.yaml").write_text(shared.replace("r30: {ratio: 0.3,", "r30: {ratio: 0.3, round_to: 8,"))
@@ -134,7 +174,7 @@ def test_rounding_needs_widths_to_round(text, tmp_path):
 
 def test_ranked_together_a_control_from_scratch_has_the_widths_of_its_own_importance(text, tmp_path):
     own = text.replace("r30: {ratio: 0.3, epochs: 3", "r30: {ratio: 0.3, epochs: 3, initial: scratch, importance: lamp")
-    (tmp_path / "params.yaml").write_text(own.replace("scope: uniform", "scope: global"))
+    (tmp_path / "params.yaml").write_text(own.replace("allocation: uniform", "allocation: global"))
     assert config.load(tmp_path / "params.yaml").pruning_of("resnet20-digits-r30").importance == "lamp"
 
 

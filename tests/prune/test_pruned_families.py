@@ -31,6 +31,17 @@ def test_a_pruned_model_is_rebuilt_bit_equal_from_its_file(family, tmp_path):
 
 
 @each
+def test_steps_end_at_the_widths_of_one_step(family):
+    once, stepwise = built(family), built(family)
+    first, last = (
+        pruner.prune(model, 0.5, config.PruningSettings(), SHAPE, steps=steps)
+        for model, steps in ((once, 1), (stepwise, 3))
+    )
+    assert first == last
+    assert pruner.widths(stepwise) == pruner.widths(once)
+
+
+@each
 def test_channels_that_are_zero_go_without_changing_the_outputs(family):
     """torch-pruning must remove the same channels on both sides of every operation."""
     model = built(family)
@@ -121,9 +132,9 @@ class Hidden(nn.Module):
 def test_a_model_that_cannot_be_pruned_is_refused_before_training(model, message):
     untrained = model().eval()
     before = {name: tensor.clone() for name, tensor in untrained.state_dict().items()}
-    for scope in ("uniform", "global"):
+    for allocation in ("uniform", "global"):
         with pytest.raises(UserError, match=message) as error:
-            pruner.dry_run(untrained, 0.3, config.PruningSettings(scope=scope), SHAPE)
+            pruner.dry_run(untrained, 0.3, config.PruningSettings(allocation=allocation), SHAPE)
         assert len(str(error.value).splitlines()) == 1
     assert all(torch.equal(before[name], tensor) for name, tensor in untrained.state_dict().items())
 

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import factories
+import small_datasets
 from trimlab import config
 from trimlab.config import sections
 from trimlab.errors import UserError
 from trimlab.models import checkpoint, registry
 from trimlab.models.facts import count_macs, count_params, size_bytes
 from trimlab.prune import coupling, pruner
+from trimlab.prune.gradients import gradients_for
 from trimlab.report import reference
 
 SHAPE = (3, 32, 32)
@@ -33,10 +35,10 @@ def test_resnet18_has_the_published_parameters_and_size(row):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet20", "torchvision/mobilenet_v2", "torchvision/resnet18"])
-@pytest.mark.parametrize("scope", ["uniform", "global"])
-def test_a_rebuilt_pruned_model_gives_bit_equal_outputs(name, scope, tmp_path):
+@pytest.mark.parametrize("allocation", ["uniform", "global", "isomorphic"])
+def test_a_rebuilt_pruned_model_gives_bit_equal_outputs(name, allocation, tmp_path):
     model = registry.build(name, 10)
-    pruner.prune(model, 0.5, config.PruningSettings(scope=scope), SHAPE)
+    pruner.prune(model, 0.5, config.PruningSettings(allocation=allocation), SHAPE)
     checkpoint.save(model, tmp_path / "m.safetensors", {"model": name, "num_classes": "10"})
     rebuilt = checkpoint.load(tmp_path / "m.safetensors")
     images = torch.randn(2, *SHAPE)
@@ -45,13 +47,26 @@ def test_a_rebuilt_pruned_model_gives_bit_equal_outputs(name, scope, tmp_path):
     assert pruner.widths(rebuilt) == pruner.widths(model)
 
 
-@given(ratio=st.floats(0.05, 0.9), importance=st.sampled_from(get_args(sections.Importance)))
+@given(ratio=st.floats(0.05, 0.9), importance=st.sampled_from(get_args(sections.Importance)), steps=st.integers(1, 3))
 @settings(max_examples=15)
-def test_any_ratio_and_importance_leaves_a_working_smaller_model(ratio, importance):
+def test_any_ratio_and_importance_leaves_a_working_smaller_model(ratio, importance, steps):
     model = registry.build("resnet20", 10)
-    pruner.prune(model, ratio, config.PruningSettings(importance=importance), SHAPE)
+    gradients = gradients_for(importance, model, small_datasets.tiny())
+    pruner.prune(model, ratio, config.PruningSettings(importance=importance), SHAPE, steps=steps, gradients=gradients)
     assert count_params(model) < 272_474
     assert model.eval()(torch.zeros(1, *SHAPE)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global", "isomorphic"])
+def test_steps_end_at_the_same_number_of_channels(allocation):
+    section = config.PruningSettings(allocation=allocation, importance="group-l2")
+    once, stepwise = (registry.build("resnet20", 10) for _ in range(2))
+    found = [pruner.prune(model, 0.5, section, SHAPE, steps=steps) for model, steps in ((once, 1), (stepwise, 4))]
+    assert found[0].ratio == pytest.approx(found[1].ratio, abs=0.03)
+    if allocation == "uniform":
+        assert pruner.widths(stepwise) == pruner.widths(once)
+        different = [k for k, v in once.state_dict().items() if not torch.equal(v, stepwise.state_dict()[k])]
+        assert different  # importance is computed anew: what left with the first channels no longer counts
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.5])
@@ -145,8 +160,9 @@ def test_a_layer_left_whole_is_refused_with_a_remedy_that_works(ratio, round_to,
 
 def test_the_keys_are_those_that_decided():
     study = factories.rounded_study()
-    assert study.pruning_keys("candidate") == ("prune.ratio", "pruning.round_to", "prune.keep")
-    assert study.pruning_keys("large-r50-16") == ("sweep.r50-16.ratio", "sweep.r50-16.round_to", "sweep.r50-16.keep")
+    expected = ("prune.ratio", "pruning.round_to", "prune.keep", "pruning.allocation", "prune.target")
+    assert study.pruning_keys("candidate") == expected
+    assert study.pruning_keys("large-r50-16").round_to == "sweep.r50-16.round_to"
 
 
 def test_grouped_convolutions_are_counted_by_group():
@@ -157,9 +173,38 @@ def test_grouped_convolutions_are_counted_by_group():
 
 
 def test_a_global_ratio_that_is_not_reached_is_refused():
-    section = config.PruningSettings(scope="global")
+    section = config.PruningSettings(allocation="global")
     with pytest.raises(UserError, match=r"ratio 0\.9 is not reached: .* 39% of all channels would stay"):
         pruner.prune(registry.build("resnet20", 10), 0.9, section, SHAPE)
+
+
+def test_layers_get_ratios_of_their_own():
+    model = registry.build("resnet20", 10)
+    own = {"layers.0.0.conv1": 0.25, "layers.0.1.conv1": 0.0, "layers.2.0.conv1": 0.75}
+    pruner.prune(model, 0.5, config.PruningSettings(allocation="global"), SHAPE, ratios=own)
+    widths = pruner.widths(model)
+    assert [widths[name] for name in own] == [12, 16, 16]
+    assert (widths["layers.1.0.conv1"], widths["layers.2.1.conv1"], widths["conv1"]) == (16, 32, 8)
+
+
+def test_layers_that_lose_channels_together_need_equal_ratios():
+    with pytest.raises(UserError, match=r"ratio 0\.5 would leave layers\.0\.0\.conv2 12 of 16 channels"):
+        pruner.prune(registry.build("resnet20", 10), 0.5, config.PruningSettings(), SHAPE, ratios={"conv1": 0.25})
+    with pytest.raises(KeyError, match="is named conv9"):
+        pruner.prune(registry.build("resnet20", 10), 0.5, config.PruningSettings(), SHAPE, ratios={"conv9": 0.25})
+
+
+def test_isomorphic_allocation_shares_the_ratio_out_among_layers_built_alike():
+    model = registry.build("resnet20", 10)
+    with torch.no_grad():
+        model.layers[0][0].conv1.weight[8:] *= 1e-3  # ranks low beside its likes
+    uniform = pruner.widths(model)
+    found = pruner.prune(model, 0.5, config.PruningSettings(allocation="isomorphic"), SHAPE)
+    widths = pruner.widths(model)
+    inner = [name for name in widths if name.endswith("conv1") and name != "conv1"]
+    assert len({widths[name] / uniform[name] for name in inner}) > 1
+    assert sum(widths[name] for name in inner) == sum(uniform[name] for name in inner) // 2
+    assert found.ratio == pytest.approx(0.5, abs=0.05)
 
 
 def test_ratio_zero_leaves_the_weights_as_they_are():

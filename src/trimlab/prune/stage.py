@@ -14,6 +14,8 @@ from trimlab.models import checkpoint
 from trimlab.models.facts import count_macs, count_params, size_bytes
 from trimlab.prune import batchnorm, pruner
 from trimlab.prune.eager_latency import eager_latency
+from trimlab.prune.gradients import gradients_for
+from trimlab.prune.point import prune_at
 from trimlab.prune.scratch import from_scratch
 from trimlab.train import evaluate, hardware, loop, resume
 from trimlab.train import stage as train_stage
@@ -42,8 +44,12 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     trained = records.read_outcome(paths.outcome_file(paths.trained(workload), seed))
     unpruned = checkpoint.load(baseline, study.workloads[workload])
     architecture, section = checkpoint.architecture(baseline), study.pruning_of(variant)
-    model, keys = copy.deepcopy(unpruned), study.pruning_keys(variant)
-    removed = pruner.prune(model, point.ratio, section, dataset.image_shape, seed, keys, point.keep)
+    model, gradients = copy.deepcopy(unpruned), None
+    if point.prunes:
+        gradients = gradients_for(section.importance, unpruned, dataset)
+    ratio, removed = prune_at(point, model, section, dataset.image_shape, seed, study.pruning_keys(variant), gradients)
+    if point.target:
+        progress.say(f"prune {variant}: ratio {ratio:g} meets the target")
     if removed.whole:
         progress.say(f"prune {variant}: {', '.join(removed.whole)} keep all channels")
     if point.initial == "scratch":
@@ -62,9 +68,11 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
         contended=watch.contended,
         variant=variant,
         baseline_sha256=trained["weights_sha256"],
-        ratio=point.ratio,
+        ratio=ratio,
+        target=None if point.target is None else records.Target(**point.target.model_dump()),
+        steps=point.steps,
         importance=section.importance,
-        scope=section.scope,
+        scope=section.allocation,
         round_to=section.round_to,
         rounding=section.rounding,
         keep=point.keep,
@@ -193,7 +201,7 @@ def _teacher(
 
 def _reestimated(model: nn.Module, point: config.PruningPoint, dataset: Dataset, split: str) -> float | None:
     """Return the top-1 of a pruned model whose BatchNorm statistics are estimated anew; None where there are none."""
-    if point.ratio == 0 or point.initial == "scratch":
+    if not point.prunes or point.initial == "scratch":
         return None
     twin = batchnorm.reestimated(model, dataset)
     return None if twin is None else evaluate.top1_accuracy(evaluate.predict(twin, dataset, split), dataset, split)

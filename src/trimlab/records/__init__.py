@@ -22,6 +22,7 @@ from trimlab.records.types import (
     Part,
     Pruning,
     Record,
+    Target,
     Training,
     fields_with,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "Part",
     "Pruning",
     "Record",
+    "Target",
     "Training",
     "commit",
     "fields_with",
