@@ -1,4 +1,4 @@
-"""What was measured, typed, written as JSON once and never edited: Training, Pruning, Measurement."""
+"""What was measured, typed, written as JSON once and never edited: Training, Sensitivity, Pruning, Measurement."""
 
 from trimlab.records.files import AnyRecord, parse, read, read_outcome, stable, write, write_outcome
 from trimlab.records.origin import commit, now
@@ -13,13 +13,16 @@ from trimlab.records.types import (
     Device,
     Engine,
     Epoch,
+    GroupCurve,
     Latency,
     Layer,
     Measurement,
     Normalisation,
     Part,
+    PrunedAlone,
     Pruning,
     Record,
+    Sensitivity,
     Training,
     fields_with,
 )
@@ -36,13 +39,16 @@ __all__ = [
     "Device",
     "Engine",
     "Epoch",
+    "GroupCurve",
     "Latency",
     "Layer",
     "Measurement",
     "Normalisation",
     "Part",
+    "PrunedAlone",
     "Pruning",
     "Record",
+    "Sensitivity",
     "Training",
     "commit",
     "fields_with",
