@@ -140,7 +140,7 @@ def pruning(of: Params, variant: str, seed: int = 0, device: Device = CPU, **cha
         "variant": variant,
         "ratio": point.ratio,
         "importance": of.pruning_of(variant).importance,
-        "scope": of.pruning.scope,
+        "scope": of.pruning_of(variant).allocation,
         "round_to": of.pruning_of(variant).round_to,
         "rounding": of.pruning_of(variant).rounding,
         "reached_ratio": point.ratio,

@@ -60,7 +60,7 @@ BAD = {
     "study: quick": (f"study: {'q' * 65}", "does not match ^[a-z][a-z0-9-]{0,63}$: rename it"),
     "ratio: 0.3,": ("ratio: !!float word,", "is not valid YAML: could not convert string to float: 'word'"),
     "importance: group-l1\n": (f"importance: {'l' * 100_000}\n", "is not allowed: use one of group-l1"),
-    "scope: uniform": ('"sco\\npe": uniform', "pruning.'sco\\npe' is not a known key"),
+    "allocation: uniform": ('"allo\\ncation": uniform', "pruning.'allo\\ncation' is not a known key"),
 }
 
 
@@ -124,7 +124,7 @@ def test_a_control_that_contradicts_itself_is_one_line(point, message, text, tmp
 
 
 def test_rounding_needs_widths_to_round(text, tmp_path):
-    shared = text.replace("  scope: uniform", "  scope: uniform\n  rounding: nearest")
+    shared = text.replace("  allocation: uniform", "  allocation: uniform\n  rounding: nearest")
     (line,) = problems(shared, tmp_path)
     assert line.endswith("pruning.rounding has nothing to round: add round_to")
     (tmp_path / "params.yaml").write_text(shared.replace("r30: {ratio: 0.3,", "r30: {ratio: 0.3, round_to: 8,"))
@@ -134,7 +134,7 @@ def test_rounding_needs_widths_to_round(text, tmp_path):
 
 def test_ranked_together_a_control_from_scratch_has_the_widths_of_its_own_importance(text, tmp_path):
     own = text.replace("r30: {ratio: 0.3, epochs: 3", "r30: {ratio: 0.3, epochs: 3, initial: scratch, importance: lamp")
-    (tmp_path / "params.yaml").write_text(own.replace("scope: uniform", "scope: global"))
+    (tmp_path / "params.yaml").write_text(own.replace("allocation: uniform", "allocation: global"))
     assert config.load(tmp_path / "params.yaml").pruning_of("resnet20-digits-r30").importance == "lamp"
 
 

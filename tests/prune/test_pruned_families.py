@@ -121,9 +121,9 @@ class Hidden(nn.Module):
 def test_a_model_that_cannot_be_pruned_is_refused_before_training(model, message):
     untrained = model().eval()
     before = {name: tensor.clone() for name, tensor in untrained.state_dict().items()}
-    for scope in ("uniform", "global"):
+    for allocation in ("uniform", "global"):
         with pytest.raises(UserError, match=message) as error:
-            pruner.dry_run(untrained, 0.3, config.PruningSettings(scope=scope), SHAPE)
+            pruner.dry_run(untrained, 0.3, config.PruningSettings(allocation=allocation), SHAPE)
         assert len(str(error.value).splitlines()) == 1
     assert all(torch.equal(before[name], tensor) for name, tensor in untrained.state_dict().items())
 

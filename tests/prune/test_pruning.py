@@ -33,10 +33,10 @@ def test_resnet18_has_the_published_parameters_and_size(row):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet20", "torchvision/mobilenet_v2", "torchvision/resnet18"])
-@pytest.mark.parametrize("scope", ["uniform", "global"])
-def test_a_rebuilt_pruned_model_gives_bit_equal_outputs(name, scope, tmp_path):
+@pytest.mark.parametrize("allocation", ["uniform", "global", "isomorphic"])
+def test_a_rebuilt_pruned_model_gives_bit_equal_outputs(name, allocation, tmp_path):
     model = registry.build(name, 10)
-    pruner.prune(model, 0.5, config.PruningSettings(scope=scope), SHAPE)
+    pruner.prune(model, 0.5, config.PruningSettings(allocation=allocation), SHAPE)
     checkpoint.save(model, tmp_path / "m.safetensors", {"model": name, "num_classes": "10"})
     rebuilt = checkpoint.load(tmp_path / "m.safetensors")
     images = torch.randn(2, *SHAPE)
@@ -145,8 +145,10 @@ def test_a_layer_left_whole_is_refused_with_a_remedy_that_works(ratio, round_to,
 
 def test_the_keys_are_those_that_decided():
     study = factories.rounded_study()
-    assert study.pruning_keys("candidate") == ("prune.ratio", "pruning.round_to", "prune.keep")
-    assert study.pruning_keys("large-r50-16") == ("sweep.r50-16.ratio", "sweep.r50-16.round_to", "sweep.r50-16.keep")
+    assert study.pruning_keys("candidate") == ("prune.ratio", "pruning.round_to", "prune.keep", "pruning.allocation")
+    assert study.pruning_keys("large-r50-16")[:3] == (
+        "sweep.r50-16.ratio", "sweep.r50-16.round_to", "sweep.r50-16.keep"
+    )  # fmt: skip
 
 
 def test_grouped_convolutions_are_counted_by_group():
@@ -157,9 +159,38 @@ def test_grouped_convolutions_are_counted_by_group():
 
 
 def test_a_global_ratio_that_is_not_reached_is_refused():
-    section = config.PruningSettings(scope="global")
+    section = config.PruningSettings(allocation="global")
     with pytest.raises(UserError, match=r"ratio 0\.9 is not reached: .* 39% of all channels would stay"):
         pruner.prune(registry.build("resnet20", 10), 0.9, section, SHAPE)
+
+
+def test_layers_get_ratios_of_their_own():
+    model = registry.build("resnet20", 10)
+    own = {"layers.0.0.conv1": 0.25, "layers.0.1.conv1": 0.0, "layers.2.0.conv1": 0.75}
+    pruner.prune(model, 0.5, config.PruningSettings(allocation="global"), SHAPE, ratios=own)
+    widths = pruner.widths(model)
+    assert [widths[name] for name in own] == [12, 16, 16]
+    assert (widths["layers.1.0.conv1"], widths["layers.2.1.conv1"], widths["conv1"]) == (16, 32, 8)
+
+
+def test_layers_that_lose_channels_together_need_equal_ratios():
+    with pytest.raises(UserError, match=r"ratio 0\.5 would leave layers\.0\.0\.conv2 12 of 16 channels"):
+        pruner.prune(registry.build("resnet20", 10), 0.5, config.PruningSettings(), SHAPE, ratios={"conv1": 0.25})
+    with pytest.raises(KeyError, match="is named conv9"):
+        pruner.prune(registry.build("resnet20", 10), 0.5, config.PruningSettings(), SHAPE, ratios={"conv9": 0.25})
+
+
+def test_isomorphic_allocation_shares_the_ratio_out_among_layers_built_alike():
+    model = registry.build("resnet20", 10)
+    with torch.no_grad():
+        model.layers[0][0].conv1.weight[8:] *= 1e-3  # ranks low beside its likes
+    uniform = pruner.widths(model)
+    found = pruner.prune(model, 0.5, config.PruningSettings(allocation="isomorphic"), SHAPE)
+    widths = pruner.widths(model)
+    inner = [name for name in widths if name.endswith("conv1") and name != "conv1"]
+    assert len({widths[name] / uniform[name] for name in inner}) > 1
+    assert sum(widths[name] for name in inner) == sum(uniform[name] for name in inner) // 2
+    assert found.ratio == pytest.approx(0.5, abs=0.05)
 
 
 def test_ratio_zero_leaves_the_weights_as_they_are():

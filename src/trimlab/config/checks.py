@@ -149,7 +149,7 @@ def _odd_controls(study: Params) -> Iterator[str]:
         ):
             yield (
                 f"variants.{key} is trained from scratch beside no pruned variant: add one of {variant.workload} with "
-                "the same ratio, round_to, rounding and keep"
+                "the same ratio, allocation, round_to, rounding and keep"
             )
 
 

@@ -24,6 +24,7 @@ BuiltinSource = Literal["cifar10", "cifar100", "digits"]
 Source = Literal["cifar10", "cifar100", "digits", "folder", "index", "npz"]
 Resize = Literal["shorter-side", "stretch", "pad"]
 Importance = Literal["group-l1", "group-l2", "filter-l1", "lamp", "fpgm", "bn_scale", "random"]
+Allocation = Literal["uniform", "global", "isomorphic"]
 Rounding = Literal["down", "nearest", "up"]
 
 
@@ -302,6 +303,8 @@ class PruningPoint(Section):
     training image, and for its mirror image where the recipe mirrors; no other augmentation is in them."""
     importance: Importance | None = None
     """Replaces `pruning.importance` at this point: with `random`, the control of the criterion."""
+    allocation: Allocation | None = None
+    """Replaces `pruning.allocation` at this point."""
     round_to: Annotated[int, Field(ge=2, le=64)] | None = None
     """Replaces `pruning.round_to` at this point."""
     rounding: Rounding | None = None
@@ -331,13 +334,20 @@ class PruningSettings(Section):
     """Criterion for the channels that are kept. `group-l1` and `group-l2` are torch-pruning's norms of a group: an
     average over all layers that a channel couples, divided by the mean of those layers' channels. `filter-l1` is the
     plain L1 norm of the filter that makes the channel. `random` is the control."""
-    scope: Literal["uniform", "global"] = "uniform"
-    """`uniform` prunes every layer by the ratio; `global` ranks the channels of all layers together."""
+    allocation: Allocation = "uniform"
+    """How the ratio is shared out among layers. `uniform` prunes every layer by the ratio; `global` ranks the channels
+    of all layers together; `isomorphic` ranks together the channels of layers whose groups are built alike
+    (Fang et al. 2024)."""
     round_to: Annotated[int, Field(ge=2, le=64)] | None = None
     """Widths are rounded to multiples of this number (hardware prefers 8 or 16); null keeps `int(c·(1−ratio))`."""
     rounding: Rounding = "down"
     """Where `round_to` rounds a width: to the next multiple below, to the `nearest` (at least one multiple), or `up`. A
     layer that is narrower than the result keeps all of its channels."""
+
+    @property
+    def ranked(self) -> bool:
+        """Whether channels of several layers are ranked together: then the weights decide each layer's width."""
+        return self.allocation in ("global", "isomorphic")
 
 
 class Variant(Section):

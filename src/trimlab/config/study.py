@@ -26,11 +26,12 @@ from trimlab.errors import short
 
 
 class PruningKeys(NamedTuple):
-    """Where params say ratio, rounding and kept layers, for error messages."""
+    """Where params say ratio, rounding, kept layers and allocation, for error messages."""
 
     ratio: str = "ratio"
     round_to: str = "round_to"
     keep: str = "keep"
+    allocation: str = "allocation"
 
 
 class Params(Section):
@@ -154,10 +155,10 @@ class Params(Section):
             point, section = self.point(key), self.pruning_of(key)
             if point.rounding and not section.round_to:
                 problems.append(f"{reference}.rounding {point.rounding!r} has nothing to round: add round_to")
-            if point.importance and point.initial == "scratch" and section.scope == "uniform":
+            if point.importance and point.initial == "scratch" and not section.ranked:
                 problems.append(
                     f"{reference}.importance {point.importance!r} has no effect: initial scratch takes widths from "
-                    "pruning, and with pruning.scope uniform the ratio decides them: remove it"
+                    f"pruning, and with allocation {section.allocation} the ratio decides them: remove it"
                 )
         return problems
 
@@ -176,22 +177,24 @@ class Params(Section):
     def pruning_of(self, variant: str) -> PruningSettings:
         """Return the pruning settings of a variant: the shared section, with the values that its point replaces."""
         point = self.point(variant)
-        own = {"importance": point.importance, "round_to": point.round_to, "rounding": point.rounding}
+        own = {name: getattr(point, name) for name in ("importance", "allocation", "round_to", "rounding")}
         return self.pruning.model_copy(update={key: value for key, value in own.items() if value is not None})
 
     def pruning_keys(self, variant: str) -> PruningKeys:
         """Return the keys that decide a variant's pruning."""
-        point = self.variants[variant].pruning
-        rounded = self.point(variant).round_to
-        return PruningKeys(f"{point}.ratio", f"{point}.round_to" if rounded else "pruning.round_to", f"{point}.keep")
+        name, point = self.variants[variant].pruning, self.point(variant)
+        round_to, allocation = (
+            f"{name if getattr(point, key) else 'pruning'}.{key}" for key in ("round_to", "allocation")
+        )
+        return PruningKeys(f"{name}.ratio", round_to, f"{name}.keep", allocation)
 
     def same_shape(self, variant: str, other: str) -> bool:
         """Return whether two variants of one workload are asked to have the same widths."""
 
         def asked(key: str) -> tuple[Any, ...]:
             point, section = self.point(key), self.pruning_of(key)
-            ranked = section.importance if section.scope == "global" else None
-            return point.ratio, section.round_to, section.rounding, point.keep, ranked
+            ranked = section.importance if section.ranked else None
+            return point.ratio, section.allocation, section.round_to, section.rounding, point.keep, ranked
 
         return self.variants[variant].workload == self.variants[other].workload and asked(variant) == asked(other)
 

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from trimlab.models.reshape import fit_to
 from trimlab.prune import coupling
 
 GLOBAL_TOLERANCE = 0.05
-"""Share of all channels that may stay beyond the request, with scope `global`: coupled layers count once there."""
+"""Share of all channels that may stay beyond the request where layers are ranked together: coupled ones count once."""
 
 
 class Pruned(NamedTuple):
@@ -40,6 +40,8 @@ def prune(
     seed: int = 0,
     keys: config.PruningKeys = _PLAIN,
     keep: Sequence[str] = (),
+    *,
+    ratios: Mapping[str, float] | None = None,
 ) -> Pruned:
     """Remove output channels of every layer that can lose some, in place.
 
@@ -48,25 +50,37 @@ def prune(
 
     Args:
         model: on the CPU.
-        ratio: share of the output channels to remove, in [0, 1): of each layer, or with scope `global` of all.
-        section: criterion, scope and rounding.
+        ratio: share of the output channels to remove, in [0, 1): of each layer, or where layers are ranked together of
+            all of them.
+        section: criterion, allocation and rounding.
         image_shape: channels, height, width.
         seed: decides the `random` criterion.
-        keys: what the params call ratio, rounding and kept layers.
+        keys: what the params call ratio, allocation, rounding and kept layers.
         keep: patterns of names of layers that keep all output channels.
+        ratios: shares of single layers' output channels, in [0, 1), by the layer's name in `widths`. They take the
+            place of `ratio`, which the other layers get; layers that lose channels together need equal ones. With
+            them no layers are ranked together.
 
     Raises:
         UserError: a pattern matches no layer; torch-pruning cannot follow the model; the pruned model does not run, or
-            cannot be rebuilt; the ratio would not be reached.
+            cannot be rebuilt; a ratio would not be reached.
+        KeyError: the model has no layer of a name in `ratios`.
     """
     kept = config.matching(keys.keep, keep, list(widths(model)))
-    if ratio == 0:
+    before, own = widths(model), dict(ratios or {})
+    if unknown := own.keys() - before.keys():
+        raise KeyError(f"no convolution or linear layer is named {sorted(unknown)[0]}")
+    if not any((ratio, *own.values())):
         return Pruned([], 0.0)
-    before = widths(model)
     torch.manual_seed(seed)
-    parts = _remove(model, kept, ratio, section, image_shape, keys)
-    layers = [_Layer(name, before[name], after, parts[name]) for name, after in widths(model).items() if name in parts]
-    _check_reached(layers, ratio, section, keys)
+    ranked = section.ranked and not own
+    parts = _remove(model, kept, ratio, section, image_shape, keys, own)
+    layers = [
+        _Layer(name, before[name], after, parts[name], own.get(name, ratio))
+        for name, after in widths(model).items()
+        if name in parts
+    ]
+    _check_reached(layers, ratio, section, keys, ranked)
     last = registry.classifier(model)
     whole = [name for name in before if name not in parts and model.get_submodule(name) is not last]
     return Pruned(whole, 1 - sum(layer.after for layer in layers) / sum(layer.before for layer in layers))
@@ -82,14 +96,14 @@ def dry_run(
 ) -> None:
     """Refuse what `prune` refuses whatever the weights are; the model and the random numbers stay as they are.
 
-    Ranked together, with scope `global`, it is the weights that decide which ratio is reached.
+    Where layers are ranked together, it is the weights that decide which ratio is reached.
     """
     trial = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
-        if section.scope == "uniform":
+        if not section.ranked:
             prune(trial, ratio, section, image_shape, keys=keys, keep=keep)
         elif ratio > 0:
-            _remove(trial, config.matching(keys.keep, keep, list(widths(model))), ratio, section, image_shape, keys)
+            _remove(trial, config.matching(keys.keep, keep, list(widths(model))), ratio, section, image_shape, keys, {})
 
 
 def widths(model: nn.Module) -> dict[str, int]:
@@ -108,13 +122,14 @@ def _remove(
     section: config.PruningSettings,
     image_shape: tuple[int, int, int],
     keys: config.PruningKeys,
+    own: Mapping[str, float],
 ) -> dict[str, int]:
     """Prune, prove that the result can be rebuilt, and return the layers that lose channels.
 
     Returns:
         How many equal parts each of them has, by name.
     """
-    original, names = copy.deepcopy(model), widths(model)
+    original, names, ranked = copy.deepcopy(model), widths(model), section.ranked and not own
     images = torch.randn(1, *image_shape, generator=torch.Generator().manual_seed(0))
     layers = {module: name for name, module in model.named_modules() if name in names}
     # The classifier's outputs are the classes.
@@ -125,10 +140,12 @@ def _remove(
             model,
             images,
             importance,
-            global_pruning=section.scope == "global",
+            global_pruning=ranked,
+            isomorphic=ranked and section.allocation == "isomorphic",
             pruning_ratio=ratio,
+            pruning_ratio_dict={layer: own[name] for layer, name in layers.items() if name in own},
             # Ranked together, a whole layer could go: then the network is cut in two.
-            max_pruning_ratio=1.0 if section.scope == "uniform" else max(0.95, ratio),
+            max_pruning_ratio=max(0.95, ratio) if ranked else 1.0,
             round_to=section.round_to,
             rounding=section.rounding,
         )
@@ -192,19 +209,22 @@ class _Layer(NamedTuple):
     after: int
     parts: int
     """Equal parts of its channels that are pruned alike, because a grouped convolution asks for it."""
+    ratio: float
+    """Share of its channels asked for, in [0, 1)."""
 
     @property
     def width(self) -> int:
         """Channels of one part before pruning."""
         return self.before // self.parts
 
-    def asked(self, ratio: float) -> int:
-        """Return how many channels a ratio leaves, in all."""
-        return int(self.width * (1 - ratio)) * self.parts
+    @property
+    def asked(self) -> int:
+        """How many channels the ratio leaves, in all."""
+        return int(self.width * (1 - self.ratio)) * self.parts
 
-    def whole(self, ratio: float, round_to: int | None, keys: config.PruningKeys) -> str:
+    def whole(self, round_to: int | None, keys: config.PruningKeys) -> str:
         """Say why the layer stays whole, and what can be changed."""
-        kept, step = int(self.width * (1 - ratio)), round_to or 1
+        kept, step = int(self.width * (1 - self.ratio)), round_to or 1
         remedies = [f"{keys.round_to} to at most {kept}"] if round_to and kept > 1 else []
         if step < self.width:
             remedies.append(f"{keys.ratio} to at most {self._most(step):g}")
@@ -214,15 +234,15 @@ class _Layer(NamedTuple):
         of = f" in each of its {self.parts} groups" if self.parts > 1 else ""
         rounded = f", fewer than {keys.round_to} {round_to}" if round_to else ""
         return (
-            f"{keys.ratio} {ratio:g} leaves {self.name} whole: {kept} of {self.width} channels would stay{of}"
+            f"{keys.ratio} {self.ratio:g} leaves {self.name} whole: {kept} of {self.width} channels would stay{of}"
             f"{rounded}: set {' or '.join(remedies)}"
         )
 
-    def uneven(self, ratio: float, keys: config.PruningKeys) -> str:
+    def uneven(self, keys: config.PruningKeys) -> str:
         """Say that the layer does not get the width asked for."""
         return (
-            f"{keys.ratio} {ratio:g} would leave {self.name} {self.after} of {self.before} channels instead of "
-            f"{self.asked(ratio)}, because other channels go with those that are removed: name it in {keys.keep}, or "
+            f"{keys.ratio} {self.ratio:g} would leave {self.name} {self.after} of {self.before} channels instead of "
+            f"{self.asked}, because other channels go with those that are removed: name it in {keys.keep}, or "
             "choose another model"
         )
 
@@ -232,7 +252,7 @@ class _Layer(NamedTuple):
 
 
 def _check_reached(
-    layers: Sequence[_Layer], ratio: float, section: config.PruningSettings, keys: config.PruningKeys
+    layers: Sequence[_Layer], ratio: float, section: config.PruningSettings, keys: config.PruningKeys, ranked: bool
 ) -> None:
     """Refuse a ratio that torch-pruning did not reach: it silently skips a layer of which nothing would be left."""
     if not layers:
@@ -240,14 +260,14 @@ def _check_reached(
     step = section.round_to or 0
     below = max(0, step - 1) if section.rounding != "up" else 0
     above = step if section.rounding != "down" else 0
-    if section.scope == "global":
+    if ranked:
         channels = sum(layer.before for layer in layers)
         share = sum(layer.after for layer in layers) / channels
         if share > 1 - ratio + GLOBAL_TOLERANCE + above * len(layers) / channels:
             raise UserError(
                 f"{keys.ratio} {ratio:g} is not reached: ranked together, {share:.0%} of all channels would stay, "
-                f"because a layer whose channels all rank low stays whole: lower {keys.ratio}, or set pruning.scope to "
-                "uniform"
+                f"because a layer whose channels all rank low stays whole: lower {keys.ratio}, or set "
+                f"{keys.allocation} to uniform"
             )
         return
     if all(layer.after == layer.before for layer in layers) and above:
@@ -255,13 +275,12 @@ def _check_reached(
             f"{keys.ratio} {ratio:g} removes nothing: {keys.round_to} {section.round_to} rounds every width back to "
             f"the unpruned one: lower {keys.round_to}, or raise {keys.ratio}"
         )
-    missed = [layer for layer in layers if layer.after == layer.before > layer.asked(ratio) + above * layer.parts]
+    missed = [layer for layer in layers if layer.after == layer.before > layer.asked + above * layer.parts]
     if missed:
-        raise UserError(min(missed, key=lambda layer: layer.width).whole(ratio, section.round_to, keys))
+        raise UserError(min(missed, key=lambda layer: layer.width).whole(section.round_to, keys))
     for layer in layers:
-        asked = layer.asked(ratio)
-        if not asked - below * layer.parts <= layer.after <= asked + above * layer.parts:
-            raise UserError(layer.uneven(ratio, keys))
+        if not layer.asked - below * layer.parts <= layer.after <= layer.asked + above * layer.parts:
+            raise UserError(layer.uneven(keys))
 
 
 _IMPORTANCES = {

@@ -64,7 +64,7 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
         baseline_sha256=trained["weights_sha256"],
         ratio=point.ratio,
         importance=section.importance,
-        scope=section.scope,
+        scope=section.allocation,
         round_to=section.round_to,
         rounding=section.rounding,
         keep=point.keep,

@@ -322,6 +322,7 @@ class Pruning(Record):
     """Share of each layer's channels asked for, in [0, 1)."""
     importance: Text
     scope: Text
+    """The params' `allocation`, under its first name."""
     round_to: Count | None
     rounding: Text = "down"
     keep: list[LongText] = []

@@ -129,8 +129,8 @@ def ratio_explained(results: Results) -> Finding:
     workload = results.study.variants[results.study.report.candidate].workload
     pruned = _sweep(results.on(results.training_device()), workload)
     shares = _removed_shares(pruned)
-    scope = "each layer's output channels" if results.study.pruning.scope == "uniform" else "the channels of all layers"
-    text = f" is the share of {scope} that is removed; the classifier keeps its outputs."
+    of = "the channels of all layers" if results.study.pruning.ranked else "each layer's output channels"
+    text = f" is the share of {of} that is removed; the classifier keeps its outputs."
     if shares:
         listed = ", ".join(
             f"{ratio_percent(ratio)} of the channels is {100 * share:.0f} % of the parameters"

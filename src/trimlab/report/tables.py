@@ -31,6 +31,7 @@ from trimlab.report.results import (
 )
 from trimlab.report.text import (
     MIB,
+    allocation_name,
     importance_name,
     mib,
     millions,
@@ -634,7 +635,7 @@ def _pruning_reference_note(results: Results, rows: list[Values], records: Seque
         return ""
     section, first = results.study.pruning, records[0]
     ours = [f"importance {importance_name(section.importance)}"] if section.importance != "group-l1" else []
-    ours += ["one ranking over all layers"] if first.scope != "uniform" else []
+    ours += [allocation_name(first.scope)] if first.scope != "uniform" else []
     ours += [f"widths {rounded_to(section)}"] if section.round_to else []
     other = f" The study pruned by L1, uniformly; ours: {', '.join(ours)}: compare by parameters." if ours else ""
     return f"Reference latency: eager PyTorch on an unnamed GPU, batch size and warm-up not given.{other}"

@@ -22,6 +22,7 @@ _NAMES = {
     "state_dict": "state dict",
 }
 _IMPORTANCES = {"group-l1": "group L1", "group-l2": "group L2", "filter-l1": "filter L1"}
+_ALLOCATIONS = {"global": "one ranking over all layers", "isomorphic": "one ranking over all layers built alike"}
 _ROUNDED = {"down": "rounded down to", "nearest": "rounded to the nearest", "up": "rounded up to"}
 _SPLITS = {"test": "test set", "holdout": "hold-out"}
 
@@ -93,6 +94,11 @@ def p_value(probability: float) -> str:
 def importance_name(importance: str) -> str:
     """Return how what ranks channels is written."""
     return _IMPORTANCES.get(importance, importance)
+
+
+def allocation_name(allocation: str) -> str:
+    """Return how it is written by what each layer's share is decided."""
+    return _ALLOCATIONS.get(allocation, allocation)
 
 
 def rounded_to(section: PruningSettings) -> str:
