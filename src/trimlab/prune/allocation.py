@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimlab.errors import UserError
+from trimlab.records import GroupCurve, PrunedAlone
 
-MOST_OPTIONS = 48
+MOST_OPTIONS = 96
 """Widths among which a group's is chosen."""
 BINS = 4000
 """In how many equal steps `search` counts what is saved."""
@@ -39,9 +40,42 @@ class Curve(NamedTuple):
     """Channels, parameters or multiply-accumulates, never falling, from 0."""
 
 
-def curve(
-    width: int, step: int, ratios: Sequence[float], losses: Sequence[float], saved: Sequence[float]
-) -> Curve:
+def curves(
+    groups: Sequence[GroupCurve],
+    unpruned: PrunedAlone,
+    step: int,
+    saved: Callable[[GroupCurve, PrunedAlone], float],
+) -> list[Curve]:
+    """Return the options of each group that can lose channels, by its measured points.
+
+    Args:
+        groups: each with a point at least.
+        unpruned: what a group's losses are compared with.
+        step: kept widths are multiples of this.
+        saved: maps a group and one of its points to what is saved there.
+    """
+    return [
+        curve(
+            group.width // group.parts,
+            step,
+            [point.ratio for point in group.points],
+            [point.loss - unpruned.loss for point in group.points],
+            [saved(group, point) for point in group.points],
+        )
+        for group in groups
+    ]
+
+
+def layer_ratios(groups: Sequence[GroupCurve], found: Sequence[Curve], choice: Choice) -> dict[str, float]:
+    """Return the ratio of each layer of the groups, by its name."""
+    return {
+        layer: each.ratios[option]
+        for group, each, option in zip(groups, found, choice, strict=True)
+        for layer in group.layers
+    }
+
+
+def curve(width: int, step: int, ratios: Sequence[float], losses: Sequence[float], saved: Sequence[float]) -> Curve:
     """Return a group's options: widths between the measured ones, with losses and savings by linear interpolation.
 
     A loss that falls as more is removed is noise, and counts as none. Of widths with equal losses the wider is better.
@@ -53,24 +87,24 @@ def curve(
         losses: increases of the loss over the unpruned model at these ratios; of any sign.
         saved: at these ratios.
     """
-    at = [0.0, *(1 - _kept(width, ratio) / width for ratio in ratios)]
-    widths = _widths(width, step, _kept(width, ratios[-1]))
+    at = [0.0, *(1 - kept(width, ratio) / width for ratio in ratios)]
+    widths = _widths(width, step, kept(width, ratios[-1]))
     removed = 1 - widths / width
     increase = np.interp(removed, at, np.maximum.accumulate([0.0, *losses])) + _LEAST_SLOPE * removed
     saving = np.interp(removed, at, np.maximum.accumulate([0.0, *saved]))
-    asked = (_ratio(int(kept), width) for kept in widths)
+    asked = (_ratio(int(left), width) for left in widths)
     return Curve(tuple(asked), tuple(increase.tolist()), tuple(saving.tolist()))
 
 
-def _kept(width: int, ratio: float) -> int:
+def kept(width: int, ratio: float) -> int:
     """Return how many channels a ratio leaves, as torch-pruning counts."""
     return int(width * (1 - ratio))
 
 
-def _ratio(kept: int, width: int) -> float:
+def _ratio(left: int, width: int) -> float:
     """Return a ratio of four digits that leaves so many channels."""
-    ratio = math.floor(1e4 * (1 - kept / width)) / 1e4
-    return ratio if _kept(width, ratio) == kept else ratio - 1e-4
+    ratio = math.floor(1e4 * (1 - left / width)) / 1e4
+    return ratio if kept(width, ratio) == left else ratio - 1e-4
 
 
 def _widths(width: int, step: int, least: int) -> Integers:
@@ -198,7 +232,8 @@ def within(
     left = measured(best)
     if left > target:
         raise UserError(
-            f"{what} is not reached: {left:,.4g} would be left where every layer loses as much as was measured: raise it"
+            f"{what} is not reached: {left:,.4g} would be left where every layer loses as much as was measured: raise "
+            "it"
         )
     for _ in range(MOST_TRIES):
         if left >= (1 - tolerance) * target:

@@ -1,6 +1,8 @@
 """The stage `prune`: prune, fine-tune (or train the pruned shape from scratch), score, and record."""
 
 import copy
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +12,10 @@ from torch import nn
 from trimlab import config, machine, paths, progress, records
 from trimlab.data.dataset import Dataset, dataset_for
 from trimlab.digests import sha256_of
+from trimlab.errors import UserError
 from trimlab.models import checkpoint
 from trimlab.models.facts import count_macs, count_params, size_bytes
-from trimlab.prune import batchnorm, pruner
+from trimlab.prune import allocation, batchnorm, pruner, sensitivity
 from trimlab.prune.eager_latency import eager_latency
 from trimlab.prune.scratch import from_scratch
 from trimlab.train import evaluate, hardware, loop, resume
@@ -43,7 +46,9 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     unpruned = checkpoint.load(baseline, study.workloads[workload])
     architecture, section = checkpoint.architecture(baseline), study.pruning_of(variant)
     model, keys = copy.deepcopy(unpruned), study.pruning_keys(variant)
-    removed = pruner.prune(model, point.ratio, section, dataset.image_shape, seed, keys, point.keep)
+    ratios = _layer_ratios(study, variant, seed, unpruned, dataset)
+    ratio = 0.0 if ratios else point.ratio
+    removed = pruner.prune(model, ratio, section, dataset.image_shape, seed, keys, point.keep, ratios=ratios)
     if removed.whole:
         progress.say(f"prune {variant}: {', '.join(removed.whole)} keep all channels")
     if point.initial == "scratch":
@@ -80,6 +85,7 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
         top1_reestimated=tuned.top1_reestimated,
         **evaluate.figures(tuned.predicted, dataset, study.data.split),
         widths=pruner.widths(model),
+        layer_ratios=ratios,
         num_params=count_params(model),
         size_bytes=size_bytes(model),
         macs=count_macs(model, dataset.image_shape),
@@ -94,6 +100,80 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     records.write(record, paths.record_file(paths.pruned(variant), seed))
     resume.finish(tuned.resumable)
     return record
+
+
+def _layer_ratios(
+    study: config.Params, variant: str, seed: int, unpruned: nn.Module, dataset: Dataset
+) -> dict[str, float]:
+    """Return each layer's ratio, where the allocation chooses it from the workload's sensitivity; else nothing."""
+    if not study.measures_sensitivity(variant):
+        return {}
+    point, section, keys = study.point(variant), study.pruning_of(variant), study.pruning_keys(variant)
+    measured = _sensitivity(study, variant, seed, unpruned, dataset)
+    groups, widths = [group for group in measured.groups if group.points], pruner.widths(unpruned)
+
+    def channels(group: records.GroupCurve) -> int:
+        return sum(widths[layer] for layer in group.layers)
+
+    def saved(group: records.GroupCurve, pruned: records.PrunedAlone) -> float:
+        width = group.width // group.parts
+        return channels(group) * (1 - allocation.kept(width, pruned.ratio) / width)
+
+    curves = allocation.curves(groups, measured.unpruned, section.round_to or 1, saved)
+    asked = point.ratio * sum(map(channels, measured.groups))
+    if asked > allocation.most(curves):
+        share = allocation.most(curves) / sum(map(channels, measured.groups))
+        raise UserError(
+            f"{keys.ratio} {point.ratio:g} is more than allocation {section.allocation} measures, {share:.4f} of all "
+            "channels: lower it"
+        )
+    choose = allocation.search if section.allocation == "search" else allocation.tolerated
+    return allocation.layer_ratios(groups, curves, choose(curves, asked))
+
+
+def _sensitivity(
+    study: config.Params, variant: str, seed: int, unpruned: nn.Module, dataset: Dataset
+) -> records.Sensitivity:
+    """Return a workload's sensitivity, measured unless it is kept, and write it beside the variant's record.
+
+    By nothing of the point but criterion and kept layers: all variants of a workload share it.
+    """
+    workload = study.variants[variant].workload
+    identity = (study.sensitivity_digest(variant), dataset.sha256, str(seed), workload)
+    weights = sha256_of(paths.weights_file(paths.trained(workload), seed))
+    kept = resume.resumable_file(sensitivity.__name__, "fp32", weights, *identity).with_suffix(".json")
+    record = None
+    with suppress(UserError):  # there is none yet, or one of an earlier version
+        record = records.read(kept)
+    if not isinstance(record, records.Sensitivity):
+        record = _measured_sensitivity(study, variant, seed, unpruned, dataset)
+        records.write(record, kept)
+    records.write(record, paths.sensitivity_file(variant, seed))
+    return record
+
+
+def _measured_sensitivity(
+    study: config.Params, variant: str, seed: int, unpruned: nn.Module, dataset: Dataset
+) -> records.Sensitivity:
+    workload, point, section = study.variants[variant].workload, study.point(variant), study.pruning_of(variant)
+    images = sensitivity.Images.of(dataset, section.sensitivity_images, study.data.seed)
+    keys, label, began = study.pruning_keys(variant), f"sensitivity of {workload}, seed {seed}", time.monotonic()
+    progress.say(f"{label}: each group of coupled layers is pruned alone, {len(images.scored)} images are scored")
+    with machine.exclusive(label) as watch:
+        measured = sensitivity.measure(unpruned, section, images, seed, keys, point.keep, label)
+    lineage = train_stage.lineage(study, workload, dataset, seed, paths.weights_file(paths.trained(workload), seed))
+    given = study.workloads[workload].weights != str(paths.NO_FILE)
+    return records.Sensitivity(
+        **(lineage | {"split": "holdout", "num_images": len(images.scored)}),
+        params_digest=study.sensitivity_digest(variant),
+        contended=watch.contended,
+        importance=section.importance,
+        keep=point.keep,
+        trained_on_images=None if given else study.data.split == "test",
+        unpruned=measured.unpruned,
+        groups=measured.groups,
+        seconds=time.monotonic() - began,
+    )
 
 
 def _recipe(

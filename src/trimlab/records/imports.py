@@ -231,9 +231,7 @@ def _new_labels(homes: list[Homed]) -> dict[Path, labels.Labels]:
     return {path: true for path, true in found.items() if true is not None}
 
 
-def _store(
-    new: dict[Path, tuple[Path, AnyRecord]], true_labels: dict[Path, labels.Labels]
-) -> None:
+def _store(new: dict[Path, tuple[Path, AnyRecord]], true_labels: dict[Path, labels.Labels]) -> None:
     """Store records and labels, by way of a temporary folder: a full disk leaves nothing half done."""
     paths.RECORDS.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=paths.RECORDS, prefix=".import-") as scratch:

@@ -14,8 +14,8 @@ R = TypeVar("R", Training, Sensitivity, Pruning, Measurement)
 def select(study: Params, found: Iterable[Record]) -> list[Record]:
     """Return the records that a study's report speaks of, in the order of its params.
 
-    A record must fit the params that decide it and one of the seeds; a pruned model must come from a chosen
-    training, a measured file from a chosen pruned model; a sensitivity is of a chosen training. Of several for one cell, seed, device and runtime
+    A record must fit the params that decide it and one of the seeds; a pruned model and a sensitivity must come from
+    a chosen training, a measured file from a chosen pruned model. Of several for one cell, seed, device and runtime
     the newest is taken.
 
     Raises:
@@ -48,7 +48,8 @@ def fits(study: Params, record: Record) -> bool:
     if isinstance(record, Training):
         return record.params_digest == study.training_digest(record.workload)
     if isinstance(record, Sensitivity):
-        return record.params_digest in study.sensitivity_digests(record.workload)
+        asking = filter(study.measures_sensitivity, study.variants_of(record.workload))
+        return record.params_digest in map(study.sensitivity_digest, asking)
     assert isinstance(record, Pruning | Measurement)
     variant = study.variants.get(record.variant)
     if variant is None or variant.workload != record.workload or record.ratio != study.point(record.variant).ratio:
