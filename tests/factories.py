@@ -38,6 +38,10 @@ FULL_PARAMS = {"resnet18": 11_173_962, "resnet20": 272_474}
 BYTES_SHARE = {"fp32": 4.0, "tf32": 4.0, "bf16": 4.0, "fp16": 2.0, "int8": 1.0, "int8-entropy": 4.0}
 
 
+TARGET_RATIO = 0.5731
+"""What pruning found for a target."""
+
+
 def study(**changes: Any) -> Params:
     """Return a study of ResNet-18 and ResNet-20 on CIFAR-10; `changes` replace whole sections."""
     files = dict.fromkeys(("code", "initial", "weights"), "data/none")
@@ -153,21 +157,24 @@ def pruning(of: Params, variant: str, seed: int = 0, device: Device = CPU, **cha
     """Return a variant's pruning record."""
     workload, point = of.variants[variant].workload, of.point(variant)
     base = training(of, workload, seed, device)
-    left = (1 - point.ratio) ** 2 * (0.8 if point.round_to else 1.0)
+    ratio = TARGET_RATIO if point.ratio is None else point.ratio
+    left = (1 - ratio) ** 2 * (0.8 if point.round_to else 1.0)
     epochs = point.epochs + round(base.epochs / left) * (point.budget == "whole")
     control = 0.02 * (point.initial == "scratch") + 0.003 * (point.importance == "random")
-    top1 = base.top1_accuracy - 0.05 * point.ratio**2 - control
+    top1 = base.top1_accuracy - 0.05 * ratio**2 - control
     fields = _common(of, workload, seed, device) | {
         "params_digest": of.pruning_digest(variant),
         "weights_sha256": weights(device.name, variant, seed, "pruned"),
         "baseline_sha256": base.weights_sha256,
         "variant": variant,
-        "ratio": point.ratio,
+        "ratio": ratio,
+        "target": None if point.target is None else point.target.model_dump(),
+        "steps": point.steps,
         "importance": of.pruning_of(variant).importance,
         "scope": of.pruning_of(variant).allocation,
         "round_to": of.pruning_of(variant).round_to,
         "rounding": of.pruning_of(variant).rounding,
-        "reached_ratio": point.ratio,
+        "reached_ratio": ratio,
         "initial": point.initial,
         "epochs": epochs,
         "learning_rate": point.learning_rate,
@@ -175,10 +182,10 @@ def pruning(of: Params, variant: str, seed: int = 0, device: Device = CPU, **cha
         "distillation": point.distillation,
         "precision": base.precision,
         "top1_unpruned": base.top1_accuracy,
-        "top1_before": base.top1_accuracy if point.ratio == 0 else 0.1,
-        "top1_reestimated": None if point.ratio == 0 or point.initial == "scratch" else 0.6,
+        "top1_before": base.top1_accuracy if ratio == 0 else 0.1,
+        "top1_reestimated": None if ratio == 0 or point.initial == "scratch" else 0.6,
         "top1_accuracy": top1,
-        "widths": {"conv1": round(64 * (1 - point.ratio))},
+        "widths": {"conv1": round(64 * (1 - ratio))},
         "num_params": round(base.num_params * left),
         "size_bytes": round(base.size_bytes * left),
         "macs": round(base.macs * left),

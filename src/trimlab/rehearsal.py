@@ -73,11 +73,10 @@ def _prepared(dataset: str) -> tuple[int, Shape] | None:
 
 
 def _try_pruning(model: "nn.Module", study: Params, workload: str, shape: Shape) -> None:
-    from trimlab.prune import pruner
+    from trimlab.prune.point import dry_run
 
     for variant in {study.variants[key].pruning: key for key in study.variants_of(workload)}.values():
-        point, section, keys = study.point(variant), study.pruning_of(variant), study.pruning_keys(variant)
-        pruner.dry_run(model, point.ratio, section, shape, keys, point.keep)
+        dry_run(study.point(variant), model, study.pruning_of(variant), shape, study.pruning_keys(variant))
 
 
 def _try_exporting(model: "nn.Module", study: Params, workload: str, shape: Shape) -> None:

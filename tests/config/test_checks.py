@@ -141,7 +141,7 @@ def test_a_control_without_what_it_controls_is_a_warning():
     points = study.model_dump()["sweep"] | {"r50-scratch": alone, "r50-whole": alone | {"ratio": 0.0}}
     assert checks.warnings(factories.study(sweep=points, variants=study.model_dump()["variants"])) == [
         "variants.large-r50-scratch is trained from scratch beside no pruned variant: add one of large with the same "
-        "ratio, allocation, round_to, rounding and keep",
+        "ratio or target, allocation, round_to, rounding and keep",
         "sweep.r50-whole.initial 'scratch' at ratio 0 trains the unpruned model of large once more: raise ratio, "
         "unless you want a second baseline",
     ]

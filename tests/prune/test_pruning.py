@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import factories
+import small_datasets
 from trimlab import config
 from trimlab.config import sections
 from trimlab.errors import UserError
 from trimlab.models import checkpoint, registry
 from trimlab.models.facts import count_macs, count_params, size_bytes
 from trimlab.prune import coupling, pruner
+from trimlab.prune.gradients import gradients_for
 from trimlab.report import reference
 
 SHAPE = (3, 32, 32)
@@ -45,13 +47,26 @@ def test_a_rebuilt_pruned_model_gives_bit_equal_outputs(name, allocation, tmp_pa
     assert pruner.widths(rebuilt) == pruner.widths(model)
 
 
-@given(ratio=st.floats(0.05, 0.9), importance=st.sampled_from(get_args(sections.Importance)))
+@given(ratio=st.floats(0.05, 0.9), importance=st.sampled_from(get_args(sections.Importance)), steps=st.integers(1, 3))
 @settings(max_examples=15)
-def test_any_ratio_and_importance_leaves_a_working_smaller_model(ratio, importance):
+def test_any_ratio_and_importance_leaves_a_working_smaller_model(ratio, importance, steps):
     model = registry.build("resnet20", 10)
-    pruner.prune(model, ratio, config.PruningSettings(importance=importance), SHAPE)
+    gradients = gradients_for(importance, model, small_datasets.tiny())
+    pruner.prune(model, ratio, config.PruningSettings(importance=importance), SHAPE, steps=steps, gradients=gradients)
     assert count_params(model) < 272_474
     assert model.eval()(torch.zeros(1, *SHAPE)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global", "isomorphic"])
+def test_steps_end_at_the_same_number_of_channels(allocation):
+    section = config.PruningSettings(allocation=allocation, importance="group-l2")
+    once, stepwise = (registry.build("resnet20", 10) for _ in range(2))
+    found = [pruner.prune(model, 0.5, section, SHAPE, steps=steps) for model, steps in ((once, 1), (stepwise, 4))]
+    assert found[0].ratio == pytest.approx(found[1].ratio, abs=0.03)
+    if allocation == "uniform":
+        assert pruner.widths(stepwise) == pruner.widths(once)
+        different = [k for k, v in once.state_dict().items() if not torch.equal(v, stepwise.state_dict()[k])]
+        assert different  # importance is computed anew: what left with the first channels no longer counts
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.5])
@@ -145,10 +160,9 @@ def test_a_layer_left_whole_is_refused_with_a_remedy_that_works(ratio, round_to,
 
 def test_the_keys_are_those_that_decided():
     study = factories.rounded_study()
-    assert study.pruning_keys("candidate") == ("prune.ratio", "pruning.round_to", "prune.keep", "pruning.allocation")
-    assert study.pruning_keys("large-r50-16")[:3] == (
-        "sweep.r50-16.ratio", "sweep.r50-16.round_to", "sweep.r50-16.keep"
-    )  # fmt: skip
+    expected = ("prune.ratio", "pruning.round_to", "prune.keep", "pruning.allocation", "prune.target")
+    assert study.pruning_keys("candidate") == expected
+    assert study.pruning_keys("large-r50-16").round_to == "sweep.r50-16.round_to"
 
 
 def test_grouped_convolutions_are_counted_by_group():

@@ -7,9 +7,13 @@ import torch
 
 from trimlab import config, paths, records
 from trimlab.data.dataset import load_dataset
+from trimlab.errors import UserError
 from trimlab.models import checkpoint, registry
+from trimlab.models.facts import count_macs, count_params
 from trimlab.prune import pruner, sensitivity
 from trimlab.prune import stage as prune_stage
+from trimlab.prune.allocated import prune_as_measured
+from trimlab.prune.target import taken
 from trimlab.records import select
 from trimlab.train import loop
 from trimlab.train import stage as train_stage
@@ -55,6 +59,67 @@ def test_ratios_leave_a_channel_and_each_another_number_of_them(width):
     assert len(ratios) == {1: 0, 4: 3, 16: 9, 64: 9}[width]
 
 
+@pytest.fixture(scope="module")
+def made_up():
+    """ResNet-20's groups with their true savings and made-up losses: the last stage costs ten times the others."""
+    model, curves = resnet20(), []
+    whole = count_params(model), count_macs(model, SHAPE)
+    for group in sensitivity.groups(model, SHAPE):
+        half = copy.deepcopy(model)
+        pruner.prune(half, 0.0, PLAIN, SHAPE, ratios=dict.fromkeys(group.layers, 0.5))
+        saved = whole[0] - count_params(half), whole[1] - count_macs(half, SHAPE)
+        slope = 10 if group.layers[0].startswith("layers.2") else 1
+        points = [alone(ratio, slope, *(w - round(2 * ratio * s) for w, s in zip(whole, saved, strict=True)))
+                  for ratio in (0.25, 0.5, 0.75)]  # fmt: skip
+        curves.append(records.GroupCurve(layers=list(group.layers), width=group.width, points=points))
+    return sensitivity.Measured(alone(0.0, 0, *whole), curves)
+
+
+def alone(ratio, slope, params, macs):
+    return records.PrunedAlone(ratio=ratio, loss=0.5 + slope * ratio, top1_accuracy=0.5, num_params=params, macs=macs)
+
+
+def allocated(measured, allocation, model=None, **point):
+    """Prune a ResNet-20 by made-up sensitivity."""
+    section = PLAIN.model_copy(update={"allocation": allocation})
+    point = config.PruningPoint.model_validate({"epochs": 0} | point)
+    return prune_as_measured(point, model or resnet20(), section, SHAPE, 0, config.PruningKeys(), None, measured)
+
+
+@pytest.mark.parametrize(
+    ("allocation", "quantity", "amount"),
+    [("search", "params", 100_000), ("sensitivity", "macs", 15e6), ("search", "size_mib", 0.5)],
+)
+def test_the_really_pruned_model_meets_a_target_and_spares_what_is_sensitive(made_up, allocation, quantity, amount):
+    model = resnet20()
+    ratio, removed, ratios = allocated(made_up, allocation, model, target={quantity: amount})
+    reached = taken(model, config.Target.model_validate({quantity: amount}), SHAPE)
+    assert 0.98 * amount <= reached <= amount
+    assert ratio == removed.ratio
+    late = [ratio for name, ratio in ratios.items() if name.startswith("layers.2")]
+    early = [ratio for name, ratio in ratios.items() if not name.startswith("layers.2")]
+    assert max(late) < max(early)
+
+
+@pytest.mark.parametrize("allocation", ["search", "sensitivity"])
+def test_a_ratio_is_the_share_of_all_layers_channels(made_up, allocation):
+    model = resnet20()
+    ratio, removed, ratios = allocated(made_up, allocation, model, ratio=0.4)
+    assert ratio == 0.4
+    assert 0.4 <= removed.ratio < 0.42
+    before, after = pruner.widths(resnet20()), pruner.widths(model)
+    assert all(after[name] == int(before[name] * (1 - asked)) for name, asked in ratios.items())
+
+
+def test_more_than_was_measured_is_refused(made_up):
+    with pytest.raises(UserError, match=r"ratio 0\.9 is more than allocation search can remove, 0\.75"):
+        allocated(made_up, "search", ratio=0.9)
+    with pytest.raises(UserError, match=r"target\.params 1k is not reached within 2%: the closest is "):
+        allocated(made_up, "search", target={"params": 1000})
+    with pytest.raises(UserError, match=r"target\.params 1M is not below the unpruned model's 272\.5k: lower it"):
+        allocated(made_up, "sensitivity", target={"params": 1e6})
+
+
 @pytest.fixture
 def quick(quick, monkeypatch):
     """The quick study, trained for an instant, with three ratios and a tenth of the images."""
@@ -87,7 +152,7 @@ def test_each_group_is_pruned_alone_and_the_model_stays(quick):
     model = resnet20()
     before = copy.deepcopy(model.state_dict())
     images = drawn(load_dataset("digits"))
-    found = sensitivity.measure(model, PLAIN, images, 0, config.PruningKeys(), ["layers.[12].*"], "test")
+    found = sensitivity.measure(model, PLAIN, images, 0, config.PruningKeys(), ["layers.[12].*"], None, "test")
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
     assert [curve.layers[0] for curve in found.groups] == ["conv1", *(f"layers.0.{block}.conv1" for block in range(3))]
     first, second = found.groups[:2]
@@ -98,7 +163,7 @@ def test_each_group_is_pruned_alone_and_the_model_stays(quick):
     assert found.unpruned.num_params - second.points[1].num_params == (16 - kept) * (2 * 9 * 16 + 2)
     assert second.points[1].macs < second.points[0].macs < found.unpruned.macs
     assert [point.ratio for point in first.points] == [0.3, 0.6, 0.9]
-    again = sensitivity.measure(model, PLAIN, images, 0, config.PruningKeys(), ["layers.[12].*"], "test")
+    again = sensitivity.measure(model, PLAIN, images, 0, config.PruningKeys(), ["layers.[12].*"], None, "test")
     assert again == found
 
 
@@ -155,5 +220,7 @@ def test_the_number_of_images_is_no_part_of_a_uniform_variants_digest(quick):
 def test_given_weights_may_have_seen_the_images(quick):
     workloads = {key: each.model_copy(update={"weights": "data/mine.pt"}) for key, each in quick.workloads.items()}
     given = quick.model_copy(update={"workloads": workloads})
-    record = prune_stage._measured_sensitivity(given, "resnet20-digits-r60", 0, resnet20(), load_dataset("digits"))
+    record = prune_stage._measured_sensitivity(
+        given, "resnet20-digits-r60", 0, resnet20(), load_dataset("digits"), None
+    )
     assert record.trained_on_images is None

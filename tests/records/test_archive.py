@@ -616,7 +616,7 @@ def test_a_sensitivity_that_variants_share_is_imported_once_without_labels() -> 
     study = factories.allocated_study().model_validate(base | {"variants": base["variants"] | {"large-twin": twin}})
     paths.PARAMS.write_text(json.dumps(study.model_dump()))
     made = run_stages(study)
-    with pytest.raises(UserError, match="prune@large-r50-search has not written prune/.*seed0-sensitivity.json"):
+    with pytest.raises(UserError, match=r"prune@large-r50-search has not written prune/.*seed0-sensitivity\.json"):
         archive.stage_records(study)
     record = factories.sensitivity(study, "large-r50-search")
     for variant in ("large-r50-search", "large-twin"):

@@ -139,7 +139,7 @@ def _odd_controls(study: Params) -> Iterator[str]:
     """Yield a line for each control that has nothing to be compared with."""
     for key, variant in study.variants.items():
         point = study.point(key)
-        if point.initial == "scratch" and point.ratio == 0:
+        if point.initial == "scratch" and not point.prunes:
             yield (
                 f"{variant.pruning}.initial 'scratch' at ratio 0 trains the unpruned model of {variant.workload} once "
                 "more: raise ratio, unless you want a second baseline"
@@ -149,7 +149,7 @@ def _odd_controls(study: Params) -> Iterator[str]:
         ):
             yield (
                 f"variants.{key} is trained from scratch beside no pruned variant: add one of {variant.workload} with "
-                "the same ratio, allocation, round_to, rounding and keep"
+                "the same ratio or target, allocation, round_to, rounding and keep"
             )
 
 

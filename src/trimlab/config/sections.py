@@ -1,9 +1,19 @@
 """The sections of params.yaml, each with its keys and their bounds."""
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 
 from trimlab import paths
 from trimlab.config.choices import unresolved
@@ -23,7 +33,10 @@ Evaluated = Literal["top1", "top5", "macro_f1"]
 BuiltinSource = Literal["cifar10", "cifar100", "digits"]
 Source = Literal["cifar10", "cifar100", "digits", "folder", "index", "npz"]
 Resize = Literal["shorter-side", "stretch", "pad"]
-Importance = Literal["group-l1", "group-l2", "filter-l1", "lamp", "fpgm", "bn_scale", "random"]
+Importance = Literal[
+    "group-l1", "group-l2", "filter-l1", "lamp", "fpgm", "bn_scale", "taylor", "hessian", "random"
+]  # fmt: skip
+Quantity = Literal["params", "macs", "size_mib"]
 Allocation = Literal["uniform", "global", "isomorphic", "sensitivity", "search"]
 Rounding = Literal["down", "nearest", "up"]
 
@@ -275,11 +288,83 @@ NormalisedBy = Annotated[
 ]
 
 
+_EXPONENTS = {"k": 3, "M": 6, "G": 9}
+_AMOUNT = r"(\d+\.?\d*|\.\d+) ?([kMG])"
+
+
+def _amount(written: Any) -> Any:
+    """Read a number with a suffix, such as `90M`; leave anything else to pydantic."""
+    found = re.fullmatch(_AMOUNT, written, re.ASCII) if isinstance(written, str) else None
+    return float(f"{found[1]}e{_EXPONENTS[found[2]]}") if found else written
+
+
+Amount = Annotated[
+    float,
+    BeforeValidator(_amount),
+    Field(gt=0, le=1e15),
+    WithJsonSchema({"type": ["number", "string"], "exclusiveMinimum": 0, "maximum": 1e15, "pattern": f"^{_AMOUNT}$"}),
+]
+"""A number, or one with the suffix k, M or G: `90M` is 90,000,000."""
+
+
+class Target(Section):
+    """What the pruned model may take, in place of a ratio. One of these is given; the ratio is found by bisection."""
+
+    params: Amount | None = None
+    """Parameters, such as `0.2M`."""
+    macs: Amount | None = None
+    """Multiply-accumulates of one image, such as `90M`."""
+    size_mib: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """MiB (2^20 bytes) of the torch model's parameters and buffers in FP32: what the pruning table calls size. It is
+    known before any file is exported; weights take half of it in FP16 and a quarter in INT8."""
+
+    @property
+    def quantity(self) -> Quantity:
+        """Which one is given."""
+        return self._given[0]
+
+    @property
+    def value(self) -> float:
+        """How much of it."""
+        value: float = getattr(self, self.quantity)
+        return value
+
+    @property
+    def _given(self) -> list[Quantity]:
+        quantities: tuple[Quantity, ...] = get_args(Quantity)
+        return [name for name in quantities if getattr(self, name) is not None]
+
+    def __str__(self) -> str:
+        """Return what is asked for: "90M macs"."""
+        return f"{self.written(self.value)} {self.quantity}"
+
+    def written(self, value: float) -> str:
+        """Write an amount of the quantity as this section takes it, to four digits: "90.25M", "1.75"."""
+        suffix = next((s for s, e in _EXPONENTS.items() if 1 <= float(f"{value:.3e}") / 10**e < 1000), "")
+        if self.quantity == "size_mib" or not suffix:
+            return f"{value:.4g}"
+        return f"{value / 10 ** _EXPONENTS[suffix]:.4g}{suffix}"
+
+    @model_validator(mode="after")
+    def _one_is_given(self) -> "Target":
+        if not self._given:
+            raise ValueError("params, macs and size_mib are missing: give one of them")
+        if len(self._given) > 1:
+            raise ValueError(f"{self._given[0]} stands beside {self._given[1]}: leave one of them")
+        return self
+
+
 class PruningPoint(Section):
     """How much is pruned, and how the pruned model is fine-tuned."""
 
-    ratio: Annotated[float, Field(ge=0, le=0.95)]
-    """Share of each layer's output channels that is removed. The classifier keeps all of its outputs."""
+    ratio: Annotated[float, Field(ge=0, le=0.95)] | None = None
+    """Share of each layer's output channels that is removed. The classifier keeps all of its outputs. A point has
+    either this or a target."""
+    target: Target | None = None
+    """What the pruned model may take, met within 2 %, in place of a ratio."""
+    steps: Annotated[int, Field(ge=1, le=100)] = 1
+    """In how many equal steps the channels are removed: before each, importance is computed anew from the weights that
+    are left. Nothing is trained in between, and gradients are those of the unpruned model."""
     epochs: Annotated[int, Field(ge=0, le=2000)]
     """Fine-tuning epochs; 0 leaves the pruned weights as they are."""
     initial: Literal["pruned", "scratch"] = "pruned"
@@ -314,12 +399,25 @@ class PruningPoint(Section):
     lose channels together with them."""
 
     @model_validator(mode="after")
+    def _ratio_or_target(self) -> "PruningPoint":
+        if self.ratio is None and self.target is None:
+            raise ValueError("ratio is missing: add it, or a target")
+        if self.ratio is not None and self.target is not None:
+            raise ValueError(f"ratio {self.ratio:g} stands beside a target: remove one of them")
+        return self
+
+    @model_validator(mode="after")
     def _control_trains(self) -> "PruningPoint":
         if self.initial == "pruned" and self.budget == "whole":
             raise ValueError("budget 'whole' is for initial scratch: fine-tuning takes its epochs, so remove it")
         if self.initial == "scratch" and not self.trained:
             raise ValueError("epochs 0 leaves the random weights of initial scratch: raise it, or set budget to whole")
         return self
+
+    @property
+    def prunes(self) -> bool:
+        """Whether anything is removed at this point."""
+        return self.ratio != 0
 
     @property
     def trained(self) -> bool:
@@ -333,7 +431,8 @@ class PruningSettings(Section):
     importance: Importance = "group-l1"
     """Criterion for the channels that are kept. `group-l1` and `group-l2` are torch-pruning's norms of a group: an
     average over all layers that a channel couples, divided by the mean of those layers' channels. `filter-l1` is the
-    plain L1 norm of the filter that makes the channel. `random` is the control."""
+    plain L1 norm of the filter that makes the channel. `taylor` and `hessian` estimate by how much the loss on training
+    images would change, to first and second order. `random` is the control."""
     allocation: Allocation = "uniform"
     """How the ratio is shared out among layers. `uniform` prunes every layer by the ratio; `global` ranks the channels
     of all layers together; `isomorphic` ranks together the channels of layers whose groups are built alike
@@ -347,6 +446,11 @@ class PruningSettings(Section):
     rounding: Rounding = "down"
     """Where `round_to` rounds a width: to the next multiple below, to the `nearest` (at least one multiple), or `up`. A
     layer that is narrower than the result keeps all of its channels."""
+
+    @property
+    def uses_gradients(self) -> bool:
+        """Whether importance needs gradients of the loss besides the weights."""
+        return self.importance in ("taylor", "hessian")
 
     @property
     def ranked(self) -> bool:

@@ -26,12 +26,13 @@ from trimlab.errors import short
 
 
 class PruningKeys(NamedTuple):
-    """Where params say ratio, rounding, kept layers and allocation, for error messages."""
+    """Where params say what decides a pruning, for error messages."""
 
     ratio: str = "ratio"
     round_to: str = "round_to"
     keep: str = "keep"
     allocation: str = "allocation"
+    target: str = "target"
 
 
 class Params(Section):
@@ -126,7 +127,7 @@ class Params(Section):
                 f"report.candidate {candidate!r} is on dataset {datasets[0]}, report.baseline {baseline!r} on "
                 f"{datasets[1]}: name variants on the same dataset"
             )
-        if self.point(baseline).ratio > 0:
+        if self.point(baseline).prunes:
             problems.append(f"report.baseline {baseline!r} is pruned: name a variant of ratio 0")
         if "fp32" not in self.variants[baseline].precisions:
             problems.append(f"variants.{baseline}.precisions lacks fp32, which the report compares with: add it")
@@ -186,21 +187,21 @@ class Params(Section):
         round_to, allocation = (
             f"{name if getattr(point, key) else 'pruning'}.{key}" for key in ("round_to", "allocation")
         )
-        return PruningKeys(f"{name}.ratio", round_to, f"{name}.keep", allocation)
+        return PruningKeys(f"{name}.ratio", round_to, f"{name}.keep", allocation, f"{name}.target")
 
     def same_shape(self, variant: str, other: str) -> bool:
         """Return whether two variants of one workload are asked to have the same widths."""
 
         def asked(key: str) -> tuple[Any, ...]:
             point, section = self.point(key), self.pruning_of(key)
-            ranked = section.importance if section.allocation != "uniform" else None
-            return point.ratio, section.allocation, section.round_to, section.rounding, point.keep, ranked
+            ranked = (section.importance, point.steps) if section.allocation != "uniform" else None
+            return point.ratio, point.target, section.allocation, section.round_to, section.rounding, point.keep, ranked
 
         return self.variants[variant].workload == self.variants[other].workload and asked(variant) == asked(other)
 
     def measures_sensitivity(self, variant: str) -> bool:
         """Return whether a variant's ratios are chosen from its workload's measured sensitivity."""
-        return self.pruning_of(variant).measured and self.point(variant).ratio > 0
+        return self.pruning_of(variant).measured and self.point(variant).prunes
 
     def variants_of(self, workload: str) -> list[str]:
         """Return the variants of a workload."""

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trimlab.errors import UserError
 from trimlab.records import GroupCurve, PrunedAlone
 
 MOST_OPTIONS = 96
@@ -213,9 +212,11 @@ def within(
     upper: float,
     target: float,
     tolerance: float,
-    what: str,
-) -> Choice:
-    """Return the choice that leaves most of what a model has, and no more than a target: by bisection.
+) -> tuple[Choice, float]:
+    """Return the choice that leaves most, and no more than a target, and what it leaves: by bisection.
+
+    It ends as soon as what is left is within the tolerance, or after `MOST_TRIES`: what is returned may leave less, and
+    where the largest saving is not enough, more.
 
     Args:
         choose: maps a saving to the options that save so much, by the sum of what each group saves alone.
@@ -223,29 +224,17 @@ def within(
         upper: the largest saving that can be asked for.
         target: what may be left.
         tolerance: share of the target by which less may be left.
-        what: the target's key and value, for the error message.
-
-    Raises:
-        UserError: the target is not met within the tolerance.
     """
     low, high, best = 0.0, upper, choose(upper)
     left = measured(best)
-    if left > target:
-        raise UserError(
-            f"{what} is not reached: {left:,.4g} would be left where every layer loses as much as was measured: raise "
-            "it"
-        )
-    for _ in range(MOST_TRIES):
-        if left >= (1 - tolerance) * target:
-            return best
-        tried = choose((low + high) / 2)
+    tries = 0
+    while left < (1 - tolerance) * target and tries < MOST_TRIES:
+        middle, tries = (low + high) / 2, tries + 1
+        tried = choose(middle)
         amount = measured(tried)
         if amount > target:
-            low = (low + high) / 2
+            low = middle
         else:
-            high = (low + high) / 2
+            high = middle
             best, left = (tried, amount) if amount > left else (best, left)
-    raise UserError(
-        f"{what} is not met within {tolerance:.0%}: the most that stays below it is {left:,.4g}: set it to that, or "
-        "remove round_to"
-    )
+    return best, left

@@ -39,7 +39,9 @@ class Importance:
     def __call__(self, group: Any) -> Tensor | None:
         """Return one value a channel of a group, None for a group that stays whole."""
         layers = {dep.target.module for dep, _ in group if _loses_outputs(group, dep)}
-        if layers & self.whole or any(_splits(dep.target, len(indices)) for dep, indices in group):
+        # The graph knows reshapes by the widths it was traced with: a later step has others.
+        known = layers and layers <= self.parts.keys()
+        if layers & self.whole or (not known and any(_splits(dep.target, len(indices)) for dep, indices in group)):
             self.whole |= layers
             return None
         most = max(_parts(dep.target.module) for dep, _ in group)

@@ -29,7 +29,8 @@ class Pruned(NamedTuple):
     """Share of the output channels of all other layers that was removed, in [0, 1)."""
 
 
-_PLAIN = config.PruningKeys()
+PLAIN = config.PruningKeys()
+"""Of values that no params hold."""
 
 
 def prune(
@@ -38,10 +39,12 @@ def prune(
     section: config.PruningSettings,
     image_shape: tuple[int, int, int],
     seed: int = 0,
-    keys: config.PruningKeys = _PLAIN,
+    keys: config.PruningKeys = PLAIN,
     keep: Sequence[str] = (),
     *,
     ratios: Mapping[str, float] | None = None,
+    steps: int = 1,
+    gradients: Mapping[str, Tensor] | None = None,
 ) -> Pruned:
     """Remove output channels of every layer that can lose some, in place.
 
@@ -60,11 +63,14 @@ def prune(
         ratios: shares of single layers' output channels, in [0, 1), by the layer's name in `widths`. They take the
             place of `ratio`, which the other layers get; layers that lose channels together need equal ones. With
             them no layers are ranked together.
+        steps: in how many equal steps channels are removed; before each, importance is computed from what is left of
+            the weights and the gradients.
+        gradients: for an importance that uses them, a tensor in the shape of each parameter, by name.
 
     Raises:
         UserError: a pattern matches no layer; torch-pruning cannot follow the model; the pruned model does not run, or
             cannot be rebuilt; a ratio would not be reached.
-        KeyError: the model has no layer of a name in `ratios`.
+        KeyError: the model has no layer of a name in `ratios`; gradients are needed, and one is missing.
     """
     kept = config.matching(keys.keep, keep, list(widths(model)))
     before, own = widths(model), dict(ratios or {})
@@ -74,7 +80,9 @@ def prune(
         return Pruned([], 0.0)
     torch.manual_seed(seed)
     ranked = section.ranked and not own
-    parts = _remove(model, kept, ratio, section, image_shape, keys, own)
+    for name, parameter in model.named_parameters() if section.uses_gradients else ():
+        parameter.grad = (gradients or {})[name].clone()
+    parts = _remove(model, kept, ratio, section, image_shape, keys, own, steps)
     layers = [
         _Layer(name, before[name], after, parts[name], own.get(name, ratio))
         for name, after in widths(model).items()
@@ -91,7 +99,7 @@ def dry_run(
     ratio: float,
     section: config.PruningSettings,
     image_shape: tuple[int, int, int],
-    keys: config.PruningKeys = _PLAIN,
+    keys: config.PruningKeys = PLAIN,
     keep: Sequence[str] = (),
 ) -> None:
     """Refuse what `prune` refuses whatever the weights are; the model and the random numbers stay as they are.
@@ -99,11 +107,17 @@ def dry_run(
     Where the allocation is not uniform, it is the weights that decide which ratio is reached.
     """
     trial = copy.deepcopy(model)
+    section = of_weights_alone(section)
     with torch.random.fork_rng(devices=[]):
         if section.allocation == "uniform":
             prune(trial, ratio, section, image_shape, keys=keys, keep=keep)
         elif ratio > 0:
             _remove(trial, config.matching(keys.keep, keep, list(widths(model))), ratio, section, image_shape, keys, {})
+
+
+def of_weights_alone(section: config.PruningSettings) -> config.PruningSettings:
+    """Return a section whose importance needs no gradients: which channels go does not decide what can be pruned."""
+    return section.model_copy(update={"importance": "group-l1"}) if section.uses_gradients else section
 
 
 def widths(model: nn.Module) -> dict[str, int]:
@@ -123,6 +137,7 @@ def _remove(
     image_shape: tuple[int, int, int],
     keys: config.PruningKeys,
     own: Mapping[str, float],
+    steps: int = 1,
 ) -> dict[str, int]:
     """Prune, prove that the result can be rebuilt, and return the layers that lose channels.
 
@@ -143,13 +158,14 @@ def _remove(
             global_pruning=ranked,
             isomorphic=ranked and section.allocation == "isomorphic",
             pruning_ratio=ratio,
+            iterative_steps=steps,
             pruning_ratio_dict={layer: own[name] for layer, name in layers.items() if name in own},
             # Ranked together, a whole layer could go: then the network is cut in two.
             max_pruning_ratio=max(0.95, ratio) if ranked else 1.0,
             round_to=section.round_to,
             rounding=section.rounding,
         )
-    for group in pruner.step(interactive=True):
+    for group in (group for _ in range(steps) for group in pruner.step(interactive=True)):
         name = layers.get(group[0].dep.target.module, "a layer")
         with _refusing(f"{keys.ratio} {ratio:g}: torch-pruning cannot prune {name}", f"name it in {keys.keep}"):
             group.prune()
@@ -290,5 +306,7 @@ _IMPORTANCES = {
     "lamp": lambda: tp.importance.LAMPImportance(p=2),
     "fpgm": lambda: tp.importance.FPGMImportance(p=2),
     "bn_scale": lambda: tp.importance.BNScaleImportance(),
+    "taylor": lambda: tp.importance.TaylorImportance(),
+    "hessian": lambda: tp.importance.HessianImportance(),
     "random": lambda: tp.importance.RandomImportance(),
 }

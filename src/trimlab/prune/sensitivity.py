@@ -5,7 +5,7 @@ scoring: without that, the curves tell how far the statistics are off.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -101,6 +101,7 @@ def measure(
     seed: int,
     keys: config.PruningKeys,
     keep: Sequence[str],
+    gradients: Mapping[str, Tensor] | None,
     label: str,
 ) -> Measured:
     """Prune each group of coupled layers alone on a copy, estimate BatchNorm anew, and score.
@@ -112,6 +113,7 @@ def measure(
         seed: decides the `random` criterion.
         keys: what the params call kept layers.
         keep: patterns of names of layers that keep all output channels.
+        gradients: for a criterion that uses them, a tensor in the shape of each parameter, by name.
         label: of the progress bar.
 
     Raises:
@@ -124,7 +126,7 @@ def measure(
     for group, ratio in progress.bar(steps, label, total=len(steps)):
         pruned = copy.deepcopy(model)
         own = dict.fromkeys(group.layers, ratio)
-        pruner.prune(pruned, 0.0, plain, images.dataset.image_shape, seed, keys, keep, ratios=own)
+        pruner.prune(pruned, 0.0, plain, images.dataset.image_shape, seed, keys, keep, ratios=own, gradients=gradients)
         points[group].append(_scored(pruned, ratio, images))
     curves = [GroupCurve(layers=list(g.layers), width=g.width, parts=g.parts, points=points[g]) for g in found]
     return Measured(_scored(copy.deepcopy(model), 0.0, images), curves)

@@ -2,12 +2,13 @@
 
 import copy
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from trimlab import config, machine, paths, progress, records
 from trimlab.data.dataset import Dataset, dataset_for
@@ -15,8 +16,11 @@ from trimlab.digests import sha256_of
 from trimlab.errors import UserError
 from trimlab.models import checkpoint
 from trimlab.models.facts import count_macs, count_params, size_bytes
-from trimlab.prune import allocation, batchnorm, pruner, sensitivity
+from trimlab.prune import batchnorm, pruner, sensitivity
+from trimlab.prune.allocated import prune_as_measured
 from trimlab.prune.eager_latency import eager_latency
+from trimlab.prune.gradients import gradients_for
+from trimlab.prune.point import prune_at
 from trimlab.prune.scratch import from_scratch
 from trimlab.train import evaluate, hardware, loop, resume
 from trimlab.train import stage as train_stage
@@ -45,10 +49,17 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     trained = records.read_outcome(paths.outcome_file(paths.trained(workload), seed))
     unpruned = checkpoint.load(baseline, study.workloads[workload])
     architecture, section = checkpoint.architecture(baseline), study.pruning_of(variant)
-    model, keys = copy.deepcopy(unpruned), study.pruning_keys(variant)
-    ratios = _layer_ratios(study, variant, seed, unpruned, dataset)
-    ratio = 0.0 if ratios else point.ratio
-    removed = pruner.prune(model, ratio, section, dataset.image_shape, seed, keys, point.keep, ratios=ratios)
+    model, gradients = copy.deepcopy(unpruned), gradients_for(section.importance, unpruned, dataset)
+    asked = point, model, section, dataset.image_shape, seed, study.pruning_keys(variant), gradients
+    ratios: dict[str, float] = {}
+    if study.measures_sensitivity(variant):
+        ratio, removed, ratios = prune_as_measured(
+            *asked, _sensitivity(study, variant, seed, unpruned, dataset, gradients)
+        )
+    else:
+        ratio, removed = prune_at(*asked)
+    if point.target:
+        progress.say(f"prune {variant}: ratio {ratio:g} meets the target")
     if removed.whole:
         progress.say(f"prune {variant}: {', '.join(removed.whole)} keep all channels")
     if point.initial == "scratch":
@@ -67,7 +78,9 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
         contended=watch.contended,
         variant=variant,
         baseline_sha256=trained["weights_sha256"],
-        ratio=point.ratio,
+        ratio=ratio,
+        target=None if point.target is None else records.Target(**point.target.model_dump()),
+        steps=point.steps,
         importance=section.importance,
         scope=section.allocation,
         round_to=section.round_to,
@@ -102,65 +115,46 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     return record
 
 
-def _layer_ratios(
-    study: config.Params, variant: str, seed: int, unpruned: nn.Module, dataset: Dataset
-) -> dict[str, float]:
-    """Return each layer's ratio, where the allocation chooses it from the workload's sensitivity; else nothing."""
-    if not study.measures_sensitivity(variant):
-        return {}
-    point, section, keys = study.point(variant), study.pruning_of(variant), study.pruning_keys(variant)
-    measured = _sensitivity(study, variant, seed, unpruned, dataset)
-    groups, widths = [group for group in measured.groups if group.points], pruner.widths(unpruned)
-
-    def channels(group: records.GroupCurve) -> int:
-        return sum(widths[layer] for layer in group.layers)
-
-    def saved(group: records.GroupCurve, pruned: records.PrunedAlone) -> float:
-        width = group.width // group.parts
-        return channels(group) * (1 - allocation.kept(width, pruned.ratio) / width)
-
-    curves = allocation.curves(groups, measured.unpruned, section.round_to or 1, saved)
-    asked = point.ratio * sum(map(channels, measured.groups))
-    if asked > allocation.most(curves):
-        share = allocation.most(curves) / sum(map(channels, measured.groups))
-        raise UserError(
-            f"{keys.ratio} {point.ratio:g} is more than allocation {section.allocation} measures, {share:.4f} of all "
-            "channels: lower it"
-        )
-    choose = allocation.search if section.allocation == "search" else allocation.tolerated
-    return allocation.layer_ratios(groups, curves, choose(curves, asked))
-
-
 def _sensitivity(
-    study: config.Params, variant: str, seed: int, unpruned: nn.Module, dataset: Dataset
-) -> records.Sensitivity:
-    """Return a workload's sensitivity, measured unless it is kept, and write it beside the variant's record.
+    study: config.Params,
+    variant: str,
+    seed: int,
+    unpruned: nn.Module,
+    dataset: Dataset,
+    gradients: Mapping[str, Tensor] | None,
+) -> sensitivity.Measured:
+    """Return a workload's sensitivity, measured unless it is kept, and write its record beside the variant's own.
 
     By nothing of the point but criterion and kept layers: all variants of a workload share it.
     """
     workload = study.variants[variant].workload
     identity = (study.sensitivity_digest(variant), dataset.sha256, str(seed), workload)
     weights = sha256_of(paths.weights_file(paths.trained(workload), seed))
-    kept = resume.resumable_file(sensitivity.__name__, "fp32", weights, *identity).with_suffix(".json")
+    kept = resume.resumable_file(__name__, "fp32", weights, *identity).with_suffix(".json")
     record = None
     with suppress(UserError):  # there is none yet, or one of an earlier version
         record = records.read(kept)
     if not isinstance(record, records.Sensitivity):
-        record = _measured_sensitivity(study, variant, seed, unpruned, dataset)
+        record = _measured_sensitivity(study, variant, seed, unpruned, dataset, gradients)
         records.write(record, kept)
     records.write(record, paths.sensitivity_file(variant, seed))
-    return record
+    return sensitivity.Measured(record.unpruned, record.groups)
 
 
 def _measured_sensitivity(
-    study: config.Params, variant: str, seed: int, unpruned: nn.Module, dataset: Dataset
+    study: config.Params,
+    variant: str,
+    seed: int,
+    unpruned: nn.Module,
+    dataset: Dataset,
+    gradients: Mapping[str, Tensor] | None,
 ) -> records.Sensitivity:
     workload, point, section = study.variants[variant].workload, study.point(variant), study.pruning_of(variant)
     images = sensitivity.Images.of(dataset, section.sensitivity_images, study.data.seed)
     keys, label, began = study.pruning_keys(variant), f"sensitivity of {workload}, seed {seed}", time.monotonic()
     progress.say(f"{label}: each group of coupled layers is pruned alone, {len(images.scored)} images are scored")
     with machine.exclusive(label) as watch:
-        measured = sensitivity.measure(unpruned, section, images, seed, keys, point.keep, label)
+        measured = sensitivity.measure(unpruned, section, images, seed, keys, point.keep, gradients, label)
     lineage = train_stage.lineage(study, workload, dataset, seed, paths.weights_file(paths.trained(workload), seed))
     given = study.workloads[workload].weights != str(paths.NO_FILE)
     return records.Sensitivity(
@@ -271,7 +265,7 @@ def _teacher(
 
 def _reestimated(model: nn.Module, point: config.PruningPoint, dataset: Dataset, split: str) -> float | None:
     """Return the top-1 of a pruned model whose BatchNorm statistics are estimated anew; None where there are none."""
-    if point.ratio == 0 or point.initial == "scratch":
+    if not point.prunes or point.initial == "scratch":
         return None
     twin = batchnorm.reestimated(model, dataset)
     return None if twin is None else evaluate.top1_accuracy(evaluate.predict(twin, dataset, split), dataset, split)

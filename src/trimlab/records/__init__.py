@@ -23,6 +23,7 @@ from trimlab.records.types import (
     Pruning,
     Record,
     Sensitivity,
+    Target,
     Training,
     fields_with,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "Pruning",
     "Record",
     "Sensitivity",
+    "Target",
     "Training",
     "commit",
     "fields_with",

@@ -52,7 +52,9 @@ def fits(study: Params, record: Record) -> bool:
         return record.params_digest in map(study.sensitivity_digest, asking)
     assert isinstance(record, Pruning | Measurement)
     variant = study.variants.get(record.variant)
-    if variant is None or variant.workload != record.workload or record.ratio != study.point(record.variant).ratio:
+    if variant is None or variant.workload != record.workload:
+        return False
+    if study.point(record.variant).ratio not in (None, record.ratio):  # with a target, the record says what it took
         return False
     if isinstance(record, Pruning):
         return record.params_digest == study.pruning_digest(record.variant)

@@ -308,6 +308,16 @@ class Training(Record):
     curve: list[Epoch]
 
 
+class Target(Part):
+    """What a pruned model was allowed to take: one of these."""
+
+    params: Annotated[float, Field(gt=0, le=1e15)] | None = None
+    macs: Annotated[float, Field(gt=0, le=1e15)] | None = None
+    """Multiply-accumulates of one image."""
+    size_mib: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Parameters and buffers of the torch model, in MiB."""
+
+
 class Pruning(Record):
     """One variant: pruned and fine-tuned with one seed."""
 
@@ -319,7 +329,12 @@ class Pruning(Record):
     code_sha256: Annotated[Sha256 | None, OF_WEIGHTS] = None
     """Of the user's code that the model is built from; None for a model of a package."""
     ratio: Annotated[Ratio, OF_WEIGHTS]
-    """Share of each layer's channels asked for, in [0, 1)."""
+    """Share of each layer's channels asked for, or found for the target, in [0, 1)."""
+    target: Target | None = None
+    """What the ratio was found for, by bisection; None where the params say the ratio. What was reached is in
+    `num_params`, `macs` and `size_bytes`."""
+    steps: Count = 1
+    """In which the channels were removed, with importance computed anew before each."""
     importance: Text
     scope: Text
     """The params' `allocation`, under its first name."""

@@ -82,7 +82,7 @@ def pairs(results: Results, control: Control) -> list[Pair]:
         Pair(ours, theirs)
         for workload in study.workloads
         for variant in results.variants_of(workload)
-        if study.point(variant).ratio > 0 and study.point(variant).initial == "pruned"
+        if study.point(variant).prunes and study.point(variant).initial == "pruned"
         for other in results.variants_of(workload)
         if control.is_one(study, variant, other)
         if (ours := results.pruned(variant)) and (theirs := results.pruned(other))
@@ -133,7 +133,7 @@ def _row(results: Results, pair: Pair) -> Values:
     return [
         first.variant,
         control.variant,
-        ratio_of(first),
+        ratio_of(results, first),
         top1(pair.pruned),
         top1(pair.control),
         _gained(difference),

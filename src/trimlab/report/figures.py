@@ -25,7 +25,7 @@ from trimlab.report.findings import pareto
 from trimlab.report.intervals import wilson
 from trimlab.report.results import Bench, Results, mean, of_file
 from trimlab.report.tables import milliseconds
-from trimlab.report.text import MIB, name_ratio, precision_name, pretty, ratio_percent, split_name
+from trimlab.report.text import MIB, precision_name, pretty, ratio_percent, split_name
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -191,7 +191,10 @@ def _pruning_panel(axes: Axes, results: Results, sweep: Sequence[Sequence[Prunin
     candidate = results.study.report.candidate
     others = {records[0].ratio for records in sweep if records[0].variant != candidate}
     rounded = [r for r in sweep if results.study.point(r[0].variant).round_to and r[0].variant != candidate]
-    plain = [r for r in sweep if r not in rounded and (r[0].variant != candidate or r[0].ratio not in others)]
+    allocated = [r for r in sweep if results.study.point(r[0].variant).allocation and r[0].variant != candidate]
+    plain = [
+        r for r in sweep if r not in [*rounded, *allocated] and (r[0].variant != candidate or r[0].ratio not in others)
+    ]
     curve = [r for index, r in enumerate(plain) if r[0].ratio not in {other[0].ratio for other in plain[:index]}]
     ratios = [100 * records[0].ratio for records in curve]
     before = [100 * mean([r.top1_before for r in records]) for records in curve]
@@ -199,6 +202,7 @@ def _pruning_panel(axes: Axes, results: Results, sweep: Sequence[Sequence[Prunin
     axes.plot(ratios, after, "o-", color=LINES[0], label="after fine-tuning")
     axes.plot(ratios, before, "s--", color=LINES[1], label="before fine-tuning")
     _single_points(axes, rounded, "D", color=LINES[2], label="rounded widths, after")
+    _single_points(axes, allocated, "v", color=LINES[2], label="other allocation, after")
     _single_points(axes, [r for r in plain if r not in curve], "^", color=LINES[0], label="other fine-tuning, after")
     chosen = [records for records in sweep if records[0].variant == candidate]
     _single_points(axes, chosen, "*", color="black", markersize=13, label="candidate, after")
@@ -225,7 +229,7 @@ def _sensitivity(results: Results, workload: str) -> Figure | None:
         axes.plot(ratios, points, "-", color=LINES[0], linewidth=1.5)
         for number, records in enumerate(chosen):
             at = 100 * mean([record.layer_ratios.get(name, 0.0) for record in records])
-            style = {"color": LINES[1 + number % (len(LINES) - 1)], "label": records[0].variant}
+            style: dict[str, Any] = {"color": LINES[1 + number % (len(LINES) - 1)], "label": records[0].variant}
             axes.plot(at, np.interp(at, ratios, points), MARKERS[number % len(MARKERS)], linestyle="", **style)
         layers = next(len(group.layers) for group in found[0].groups if group.layers[0] == name)
         axes.set_title(f"{name} (+{layers - 1})" if layers > 1 else name, loc="left", fontsize=8)
@@ -240,8 +244,8 @@ def _sensitivity(results: Results, workload: str) -> Figure | None:
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
     (dearest, most), (cheapest, least) = ends
     title = (
-        f"{dearest} loses most of top-1, {most.points:.1f} points at {ratio_percent(most.ratio)}; "
-        f"{cheapest} least, {least.points:.1f} at {ratio_percent(least.ratio)}\n"
+        f"{dearest} loses most of top-1, {sensitivity.points(most)} points at {ratio_percent(most.ratio)}; "
+        f"{cheapest} least, {sensitivity.points(least)} at {ratio_percent(least.ratio)}\n"
         f"{pretty(found[0].model)} on {pretty(found[0].dataset)}, one group of coupled layers pruned at a time, not "
         "fine-tuned; (+n): layers coupled to it"
     )
@@ -381,7 +385,7 @@ def _front(
         if dearer < 1.15 * costs[index]:
             continue  # its label would lie under that of the more accurate neighbour
         first = found[index][0]
-        text = name_ratio(first.ratio, first.num_params, results.study.pruning_of(first.variant).round_to)
+        text = results.ratio_name(first)
         scratch = ", scratch" if results.study.point(first.variant).initial == "scratch" else ""
         label = text + scratch if first.ratio else "unpruned"
         axes.annotate(label, pairs[index], (0, 9), textcoords="offset points", rotation=45, fontsize=8)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 from trimlab import formats
-from trimlab.config import Params
+from trimlab.config import Params, PruningPoint
 from trimlab.records import Device, Epoch, Measurement, Pruning, Record, Sensitivity, Training
 from trimlab.report.intervals import (
     Answers,
@@ -19,7 +19,7 @@ from trimlab.report.intervals import (
     paired_difference,
     unpaired_difference,
 )
-from trimlab.report.text import count, precision_name, pretty
+from trimlab.report.text import count, name_ratio, precision_name, pretty
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -169,7 +169,7 @@ class Results:
     def variants_of(self, workload: str) -> list[str]:
         """Return a workload's variants: by ratio, rounded widths last, controls after what they are controls of.
 
-        Then plain ones before distilled ones, by epochs, as listed.
+        Then those with the study's allocation first, plain ones before distilled ones, by epochs, as listed.
         """
         own = [key for key, variant in self.study.variants.items() if variant.workload == workload]
         points = {key: self.study.point(key) for key in own}
@@ -177,9 +177,26 @@ class Results:
         def order(key: str) -> tuple[float, ...]:
             point = points[key]
             control = is_control(self.study, key) + (point.initial == "scratch") + (point.budget == "whole")
-            return point.ratio, point.round_to or 0, control, point.distillation, point.epochs
+            allocated = point.allocation is not None
+            return self.ratio(key), point.round_to or 0, control, allocated, point.distillation, point.epochs
 
         return sorted(own, key=order)
+
+    def ratio(self, variant: str) -> float:
+        """Return a variant's ratio: of its point, or what its records found for its target; without them 1."""
+        asked = self.study.point(variant).ratio
+        found = (record.ratio for record in (self.whole or self).pruned(variant))
+        return next(found, 1.0) if asked is None else asked
+
+    def ratio_name(self, record: Pruning | Measurement, num_params: float | None = None) -> str:
+        """Name a record's pruning point: by its ratio; with a target or rounded widths, also by its parameters.
+
+        Args:
+            record: one of the point.
+            num_params: of the point, by default the record's.
+        """
+        point, rounded = self.study.point(record.variant), self.study.pruning_of(record.variant).round_to
+        return name_ratio(record.ratio, num_params or record.num_params, bool(rounded or point.target))
 
     def alike(self, variant: str, other: str) -> bool:
         """Say whether two variants remove the same from the same workload: they differ in fine-tuning alone."""
@@ -270,12 +287,12 @@ class Results:
     def published(self, record: Record, lookup: Callable[..., T], *key: float | str) -> T | None:
         """Look up what was published of a record's model and dataset.
 
-        That was scored on the test set alone; and a control, or a point with rounded widths beside one of the same
-        ratio, is not what was published of that ratio.
+        That was scored on the test set alone; and a control, or a point with widths of its own kind beside one of the
+        same ratio, is not what was published of that ratio.
         """
         source = self.study.datasets[record.dataset].source
         other = isinstance(record, Pruning | Measurement) and (
-            self.study.point(record.variant).round_to or is_control(self.study, record.variant)
+            _has_own_widths(self.study.point(record.variant)) or is_control(self.study, record.variant)
         )
         return None if record.split != "test" or (key and other) else lookup(record.model, source, *key)
 
@@ -391,7 +408,12 @@ def is_inexact(record: Measurement) -> bool:
 def is_untouched(study: Params, variant: str) -> bool:
     """Say whether a variant is the workload as trained: nothing removed, nothing fine-tuned."""
     point = study.point(variant)
-    return point.ratio == 0 and not point.trained
+    return not point.prunes and not point.trained
+
+
+def _has_own_widths(point: PruningPoint) -> bool:
+    """Say whether a point's widths do not follow from its ratio and the section `pruning`."""
+    return bool(point.round_to or point.allocation or point.target)
 
 
 def is_control(study: Params, variant: str) -> bool:

@@ -180,7 +180,7 @@ def _baseline(results: Results, drawn: Sequence[str]) -> Blocks:
 def _pruning(results: Results, drawn: Sequence[str]) -> Blocks:
     sections: Blocks = []
     for workload in results.study.workloads:
-        pruned = [v for v in results.variants_of(workload) if results.study.point(v).ratio > 0]
+        pruned = [v for v in results.variants_of(workload) if results.study.point(v).prunes]
         if not any(results.pruned(variant) for variant in pruned):
             continue
 

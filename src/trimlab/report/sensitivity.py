@@ -72,6 +72,11 @@ def extremes(found: Sequence[Sensitivity]) -> Extremes | None:
     return Extremes(ordered[-1], ordered[0])
 
 
+def points(lost: Lost) -> str:
+    """Write the points lost with one decimal."""
+    return f"{round(lost.points, 1) + 0.0:.1f}".replace("-", "−")
+
+
 def finding(results: Results, workload: str) -> Finding | None:
     """Say which group loses most and which least, and on which images that was scored."""
     found = measured(results, workload)
@@ -83,9 +88,9 @@ def finding(results: Results, workload: str) -> Finding | None:
     return Finding.of(
         "Pruned alone and not fine-tuned, ",
         *_named(first, dearest),
-        f" loses most: {most.points:.1f} points of top-1 at {ratio_percent(most.ratio)}; ",
+        f" loses most: {points(most)} points of top-1 at {ratio_percent(most.ratio)}; ",
         *_named(first, cheapest),
-        f" loses least: {least.points:.1f} points at {ratio_percent(least.ratio)}. BatchNorm's statistics are "
+        f" loses least: {points(least)} points at {ratio_percent(least.ratio)}. BatchNorm's statistics are "
         f"estimated anew each time; scored on {first.num_images:,} images of the hold-out"
         f"{_IMAGES[first.trained_on_images]}.",
         most_lost_points=most.points,

@@ -32,10 +32,10 @@ from trimlab.report.results import (
 from trimlab.report.text import (
     MIB,
     allocation_name,
+    amount,
     importance_name,
     mib,
     millions,
-    name_ratio,
     p_value,
     percent,
     plus_minus,
@@ -378,7 +378,7 @@ def describe(results: Results, found: Sequence[Measurement]) -> str:
     """Name a deployed file: model, dataset, ratio, precision."""
     first = found[0]
     model = f"{pretty(first.model)} on {pretty(first.dataset)}"
-    ratio = name_ratio(first.ratio, first.num_params, results.study.pruning_of(first.variant).round_to)
+    ratio = results.ratio_name(first)
     shape = f"pruned by {ratio}" if first.ratio else "unpruned"
     if results.study.point(first.variant).initial == "scratch":
         shape = f"trained from scratch at the widths of {ratio} pruning"
@@ -546,7 +546,7 @@ def _pruning_row(results: Results, records: Sequence[Pruning], unpruned_params: 
     removed = None if unpruned_params is None else 100 * (1 - params / unpruned_params)
     return [
         first.variant,
-        _ratio(first.ratio, params, first.round_to),
+        ratio_of(results, first, params),
         Value(millions(params), params / 1e6),
         UNKNOWN_UNPRUNED if removed is None else Value(f"{removed:.1f}", removed),
         size(mean([record.size_bytes for record in records])),
@@ -583,13 +583,9 @@ def _reestimated(records: Sequence[Pruning]) -> Value:
     return NO_BATCHNORM if first.training_macs is not None else Value("—", note=budgets.OLDER)
 
 
-def ratio_of(record: Pruning) -> Value:
-    """Write a pruned model's ratio; where widths are rounded, with its parameters."""
-    return _ratio(record.ratio, record.num_params, record.round_to)
-
-
-def _ratio(ratio: float, num_params: float, round_to: int | None) -> Value:
-    return Value(name_ratio(ratio, num_params, round_to), 100 * ratio)
+def ratio_of(results: Results, record: Pruning | Measurement, num_params: float | None = None) -> Value:
+    """Write a record's ratio, see `Results.ratio_name`."""
+    return Value(results.ratio_name(record, num_params), 100 * record.ratio)
 
 
 def _published_pruning(row: reference.Line) -> Values:
@@ -611,6 +607,9 @@ def _fine_tuning(results: Results, records: Sequence[Pruning]) -> str:
     distilled = {record.variant: record.distillation for record in tuned if record.distillation}
     chosen = results.study.pruning.importance
     others = {record.variant: record.importance for record in records if record.importance != chosen}
+    shared = results.study.pruning.allocation
+    allocated = {record.variant: record.scope for record in records if record.scope != shared}
+    stepped = {record.variant: record.steps for record in records if record.steps > 1}
     reached = {record.variant: record.reached_ratio for record in records if record.round_to and record.reached_ratio}
     said = [f"Fine-tuned in {' or '.join(_TRAINED_IN[p] for p in precisions)}."] if tuned else []
     said += [
@@ -623,11 +622,26 @@ def _fine_tuning(results: Results, records: Sequence[Pruning]) -> str:
         for variant, name in others.items()
         if results.study.point(variant).initial == "pruned"
     ]
+    said += [f"Allocation of {variant}: {allocation_name(name)}." for variant, name in allocated.items()]
+    said += [f"{variant} was pruned in {steps} steps." for variant, steps in stepped.items()]
+    targeted = dict.fromkeys(record.variant for record in records if record.target)
+    said += [_target(results, results.pruned(variant)) for variant in targeted]
     said += [
         f"{variant}, with rounded widths, lost {100 * ratio:.1f} % of its channels."
         for variant, ratio in reached.items()
     ]
     return " ".join(said)
+
+
+def _target(results: Results, records: Sequence[Pruning]) -> str:
+    """Say what a variant was pruned to, and what it takes."""
+    variant = records[0].variant
+    target = results.study.point(variant).target
+    assert target
+    taken = {"params": "num_params", "macs": "macs", "size_mib": "size_bytes"}[target.quantity]
+    reached = mean([getattr(record, taken) for record in records]) / (MIB if target.quantity == "size_mib" else 1)
+    asked = amount(target.quantity, target.value)
+    return f"{variant}: the ratio was found for {asked}; it has {amount(target.quantity, reached)}."
 
 
 def _pruning_reference_note(results: Results, rows: list[Values], records: Sequence[Pruning]) -> str:
@@ -646,7 +660,7 @@ def _deployed_row(results: Results, found: Sequence[Measurement], delta: Value) 
     params = mean([record.num_params for record in found])
     return [
         first.variant,
-        _ratio(first.ratio, first.num_params, results.study.pruning_of(first.variant).round_to),
+        ratio_of(results, first),
         Value(millions(params), params / 1e6),
         _precision(first),
         f"{'engine' if first.engine else 'ONNX file'}, {pretty(first.runtime)}",
@@ -783,7 +797,7 @@ def _loss_row(results: Results, records: Sequence[Pruning], base: Sequence[Pruni
         pretty(first.model),
         pretty(first.dataset),
         first.variant,
-        _ratio(first.ratio, first.num_params, first.round_to),
+        ratio_of(results, first),
         top1(records),
         *([unpruned] * 3 if first.variant == base[0].variant else compared),
     ]

@@ -3,7 +3,7 @@
 import math
 
 from trimlab import formats
-from trimlab.config import PruningSettings
+from trimlab.config import PruningSettings, Quantity
 from trimlab.report.intervals import Difference, Replicated
 
 MIB = 2**20
@@ -21,7 +21,14 @@ _NAMES = {
     "pytorch": "PyTorch",
     "state_dict": "state dict",
 }
-_IMPORTANCES = {"group-l1": "group L1", "group-l2": "group L2", "filter-l1": "filter L1"}
+_IMPORTANCES = {
+    "group-l1": "group L1",
+    "group-l2": "group L2",
+    "filter-l1": "filter L1",
+    "taylor": "Taylor",
+    "hessian": "Hessian",
+}
+_UNITS = {"params": "M parameters", "macs": "M multiply-accumulates", "size_mib": "MiB"}
 _ALLOCATIONS = {"global": "one ranking over all layers", "isomorphic": "one ranking over all layers built alike"}
 _ROUNDED = {"down": "rounded down to", "nearest": "rounded to the nearest", "up": "rounded up to"}
 _SPLITS = {"test": "test set", "holdout": "hold-out"}
@@ -42,15 +49,20 @@ def precision_name(precision: str) -> str:
     return formats.BY_NAME[precision].label
 
 
-def name_ratio(ratio: float, num_params: float, round_to: int | None) -> str:
-    """Name a pruning point; rounded widths do not follow from the ratio, so parameters stand with it."""
+def name_ratio(ratio: float, num_params: float, with_params: bool) -> str:
+    """Name a pruning point, with its parameters where the ratio does not say enough."""
     name = ratio_percent(ratio)
-    return f"{name} ({millions(num_params)} M params)" if round_to else name
+    return f"{name} ({millions(num_params)} M params)" if with_params else name
 
 
 def ratio_percent(ratio: float) -> str:
     """Write a ratio as it was asked for: "60 %", "12.5 %"."""
     return f"{round(100 * ratio, 2):g} %"
+
+
+def amount(quantity: Quantity, value: float) -> str:
+    """Write what a model takes: "0.199 M parameters", "90.20 M multiply-accumulates", "1.75 MiB"."""
+    return f"{decimals(value if quantity == 'size_mib' else value / 1e6)} {_UNITS[quantity]}"
 
 
 def percent(share: float) -> str:

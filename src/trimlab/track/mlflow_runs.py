@@ -308,7 +308,9 @@ def _new_parent(client: "MlflowClient", experiment_id: str, study: Params, tags:
 def _parent_name(study: Params) -> str:
     """Return a name by which people can tell studies apart; the digest of the params is a tag."""
     candidate, experiment = study.report.candidate, os.environ.get("DVC_EXP_NAME")
-    name = f"{candidate}, {study.point(candidate).ratio:.0%} pruned"
+    point = study.point(candidate)
+    asked = f"{point.ratio:.0%} pruned" if point.target is None else f"pruned to {point.target}"
+    name = f"{candidate}, {asked}"
     return _cut(f"{experiment}: {name}" if experiment else name, _NAME_LENGTH)
 
 
