@@ -156,6 +156,11 @@ class Params(Section):
             point, section = self.point(key), self.pruning_of(key)
             if point.rounding and not section.round_to:
                 problems.append(f"{reference}.rounding {point.rounding!r} has nothing to round: add round_to")
+            if point.rounding and section.measured:
+                problems.append(
+                    f"{reference}.rounding {point.rounding!r} has no effect: allocation {section.allocation} chooses "
+                    "among the multiples of round_to: remove it"
+                )
             if point.importance and point.initial == "scratch" and section.allocation == "uniform":
                 problems.append(
                     f"{reference}.importance {point.importance!r} has no effect: initial scratch takes widths from "
