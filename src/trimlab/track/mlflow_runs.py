@@ -78,7 +78,7 @@ _VALUE_LENGTH = 5000
 """MLflow's limits; that of a param's value is 6000, of a tag's 8000, and older servers allow 5000."""
 
 _NOT_SCALAR = {
-    *("kind", "created", "commit", "curve", "widths", "clocks", "layers", "batch_layers", "builds"),
+    *("kind", "created", "commit", "curve", "widths", "layer_ratios", "clocks", "layers", "batch_layers", "builds"),
     *("class_names", "per_class", "initial_training", "processes"),
 }
 """Fields that are tags, times, curves, or only in `record.json`."""
