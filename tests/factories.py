@@ -16,7 +16,20 @@ from trimlab import paths, records
 from trimlab.config import Params
 from trimlab.measure import timing
 from trimlab.measure.contract import BOUNDS, Request
-from trimlab.records import Build, Clock, Device, Engine, Epoch, Latency, Layer, Measurement, Pruning, Record, Training
+from trimlab.records import (
+    Build,
+    Clock,
+    Device,
+    Engine,
+    Epoch,
+    Latency,
+    Layer,
+    Measurement,
+    Pruning,
+    Record,
+    Sensitivity,
+    Training,
+)
 
 CPU = Device(kind="cpu", name="Test CPU", features=["avx512_vnni"], threads=2, system="Linux x86_64, Python 3.12.1")
 GPU = Device(kind="cuda", name="Test GPU", features=["driver 555.1"], threads=4, system="Linux x86_64, Python 3.12.1")
@@ -73,6 +86,17 @@ def rounded_study() -> Params:
     return study(
         sweep=base["sweep"] | {"r50-16": point},
         variants={"large-r50-16": {"workload": "large", "pruning": "sweep.r50-16"}} | base["variants"],
+    )
+
+
+def allocated_study(**changes: Any) -> Params:
+    """Return the study with a point at 50 % whose ratios are searched for from the layers' sensitivity."""
+    base = study().model_dump()
+    point = base["sweep"]["r50"] | {"allocation": "search"}
+    return study(
+        sweep=base["sweep"] | {"r50-search": point},
+        variants=base["variants"] | {"large-r50-search": {"workload": "large", "pruning": "sweep.r50-search"}},
+        **changes,
     )
 
 
@@ -176,6 +200,33 @@ def pruning(of: Params, variant: str, seed: int = 0, device: Device = CPU, **cha
         "curve": curve(epochs, top1, seconds=5.0),
     }
     return Pruning.model_validate(fields | changes)
+
+
+def sensitivity(of: Params, variant: str, seed: int = 0, device: Device = CPU, **changes: Any) -> Sensitivity:
+    """Return the sensitivity from which a variant's ratios are chosen: `conv1` loses most, `conv3` nothing."""
+    workload = of.variants[variant].workload
+    base = training(of, workload, seed, device)
+
+    def alone(ratio: float, slope: float) -> dict[str, Any]:
+        left = {"num_params": round(base.num_params * (1 - 0.3 * ratio)), "macs": round(base.macs * (1 - 0.2 * ratio))}
+        top1 = base.top1_accuracy - slope * ratio
+        return {"ratio": ratio, "loss": 0.3 + 2 * slope * ratio, "top1_accuracy": top1, **left}
+
+    fields = _common(of, workload, seed, device) | {
+        "params_digest": of.sensitivity_digest(variant),
+        "weights_sha256": base.weights_sha256,
+        "split": "holdout",
+        "num_images": 1000,
+        "importance": of.pruning_of(variant).importance,
+        "trained_on_images": of.data.split == "test",
+        "unpruned": alone(0.0, 0.0),
+        "groups": [
+            {"layers": layers, "width": 64, "points": [alone(ratio, slope) for ratio in (0.25, 0.5, 0.75)]}
+            for layers, slope in ((["conv1", "conv2"], 0.8), (["conv3"], 0.0), (["conv4"], 0.2))
+        ],
+        "seconds": 100.0,
+    }
+    return Sensitivity.model_validate(fields | changes)
 
 
 def measurement(

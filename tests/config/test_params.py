@@ -111,6 +111,10 @@ def test_an_option_of_a_dataset_that_does_not_fit_is_named(options, expected, te
         ),
         ("epochs: 3, budget: whole", "sweep.r30.budget 'whole' is for initial scratch: fine-tuning takes its epochs"),
         ("epochs: 3, rounding: up", "sweep.r30.rounding 'up' has nothing to round: add round_to"),
+        (
+            "epochs: 3, allocation: search, round_to: 8, rounding: up",
+            "sweep.r30.rounding 'up' has no effect: allocation search chooses among the multiples of round_to: remove",
+        ),
         ("epochs: 3, importance: l1", "sweep.r30.importance 'l1' is not allowed: use one of group-l1, group-l2,"),
         (
             "epochs: 3, initial: scratch, importance: random",

@@ -607,3 +607,30 @@ def test_records_of_a_dataset_or_model_that_the_study_does_not_name_are_not_sele
     study = factories.study()
     stray = factories.training(study, "large").model_copy(update=change)
     assert stray not in select(study, [factories.training(study, "small"), stray])
+
+
+def test_a_sensitivity_that_variants_share_is_imported_once_without_labels() -> None:
+    study = factories.allocated_study()
+    base = study.model_dump(exclude_unset=True)
+    twin = {"workload": "large", "pruning": "sweep.r50-search", "precisions": []}
+    study = factories.allocated_study().model_validate(base | {"variants": base["variants"] | {"large-twin": twin}})
+    paths.PARAMS.write_text(json.dumps(study.model_dump()))
+    made = run_stages(study)
+    with pytest.raises(UserError, match=r"prune@large-r50-search has not written prune/.*seed0-sensitivity\.json"):
+        archive.stage_records(study)
+    record = factories.sensitivity(study, "large-r50-search")
+    for variant in ("large-r50-search", "large-twin"):
+        records.write(record, paths.sensitivity_file(variant, 0))
+    assert imports.import_records() == (len(made) + 1, 0)
+    stored = paths.RECORDS / f"synthetic/sensitivity/large-seed0-group-l1-{record.digest[:12]}.json"
+    assert records.read(stored) == record
+    assert record in select(study, archive.committed_records("synthetic"))
+    assert not list((paths.RECORDS / "synthetic").glob("labels/*holdout*"))
+
+
+def test_a_sensitivity_alone_vouches_for_no_measured_weights(tmp_path: Path) -> None:
+    study = factories.allocated_study()
+    record = factories.sensitivity(study, "large-r50-search")
+    measured = factories.measurement(study, "large", "fp32", weights_sha256=record.weights_sha256)
+    with pytest.raises(UserError, match=r"measured weights .* no training or pruning record"):
+        imports.import_records([bundle(tmp_path / "both", record, measured)])

@@ -50,14 +50,14 @@ def test_a_study_without_mixed_files_has_no_section():
 
 
 def test_the_section_shows_files_layers_and_their_figure():
-    text = document(report(results(), ["sensitivity-candidate"]))
+    text = document(report(results(), ["int8-layers-candidate"]))
     (section,) = [part for part in text.split("\n## ") if part.startswith("INT8, mixed")]
-    assert "sensitivity-candidate.svg" in section
+    assert "int8-layers-candidate.svg" in section
     assert "| conv2 | 0.6 | 60 | float |" in " ".join(section.split())
 
 
 def test_a_figures_title_says_how_few_layers_lose_most():
-    axes = figures.draw(results())["sensitivity-candidate"].axes[0]
+    axes = figures.draw(results())["int8-layers-candidate"].axes[0]
     assert axes.get_title(loc="left") == "candidate in INT8: 1 of 3 layers makes 60 % of the loss"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["conv2", "conv1", "fc"]
 

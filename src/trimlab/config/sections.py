@@ -37,7 +37,7 @@ Importance = Literal[
     "group-l1", "group-l2", "filter-l1", "lamp", "fpgm", "bn_scale", "taylor", "hessian", "random"
 ]  # fmt: skip
 Quantity = Literal["params", "macs", "size_mib"]
-Allocation = Literal["uniform", "global", "isomorphic"]
+Allocation = Literal["uniform", "global", "isomorphic", "sensitivity", "search"]
 Rounding = Literal["down", "nearest", "up"]
 
 
@@ -436,7 +436,11 @@ class PruningSettings(Section):
     allocation: Allocation = "uniform"
     """How the ratio is shared out among layers. `uniform` prunes every layer by the ratio; `global` ranks the channels
     of all layers together; `isomorphic` ranks together the channels of layers whose groups are built alike
-    (Fang et al. 2024)."""
+    (Fang et al. 2024). The others measure first what each group of coupled layers can lose alone: `sensitivity` lets
+    every layer cost at most the same increase of the loss, `search` makes the sum of the increases smallest."""
+    sensitivity_images: Annotated[int, Field(ge=10, le=10_000)] = 1000
+    """Images of the hold-out on which the allocations `sensitivity` and `search` measure; all where there are fewer. As
+    many training images re-estimate BatchNorm's statistics each time."""
     round_to: Annotated[int, Field(ge=2, le=64)] | None = None
     """Widths are rounded to multiples of this number (hardware prefers 8 or 16); null keeps `int(c·(1−ratio))`."""
     rounding: Rounding = "down"
@@ -452,6 +456,11 @@ class PruningSettings(Section):
     def ranked(self) -> bool:
         """Whether channels of several layers are ranked together: then the weights decide each layer's width."""
         return self.allocation in ("global", "isomorphic")
+
+    @property
+    def measured(self) -> bool:
+        """Whether each layer's ratio is chosen from its measured sensitivity."""
+        return self.allocation in ("sensitivity", "search")
 
 
 class Variant(Section):

@@ -156,7 +156,12 @@ class Params(Section):
             point, section = self.point(key), self.pruning_of(key)
             if point.rounding and not section.round_to:
                 problems.append(f"{reference}.rounding {point.rounding!r} has nothing to round: add round_to")
-            if point.importance and point.initial == "scratch" and not section.ranked:
+            if point.rounding and section.measured:
+                problems.append(
+                    f"{reference}.rounding {point.rounding!r} has no effect: allocation {section.allocation} chooses "
+                    "among the multiples of round_to: remove it"
+                )
+            if point.importance and point.initial == "scratch" and section.allocation == "uniform":
                 problems.append(
                     f"{reference}.importance {point.importance!r} has no effect: initial scratch takes widths from "
                     f"pruning, and with allocation {section.allocation} the ratio decides them: remove it"
@@ -194,10 +199,14 @@ class Params(Section):
 
         def asked(key: str) -> tuple[Any, ...]:
             point, section = self.point(key), self.pruning_of(key)
-            ranked = (section.importance, point.steps) if section.ranked else None
+            ranked = (section.importance, point.steps) if section.allocation != "uniform" else None
             return point.ratio, point.target, section.allocation, section.round_to, section.rounding, point.keep, ranked
 
         return self.variants[variant].workload == self.variants[other].workload and asked(variant) == asked(other)
+
+    def measures_sensitivity(self, variant: str) -> bool:
+        """Return whether a variant's ratios are chosen from its workload's measured sensitivity."""
+        return self.pruning_of(variant).measured and self.point(variant).prunes
 
     def variants_of(self, workload: str) -> list[str]:
         """Return the variants of a workload."""
@@ -220,8 +229,16 @@ class Params(Section):
 
     def pruning_digest(self, variant: str) -> str:
         """Return the sha256 of what decides a variant's pruning and fine-tuning."""
-        workload = self.variants[variant].workload
-        return digest_of(self.training_digest(workload), _values(self.point(variant)), _values(self.pruning))
+        workload, pruning = self.variants[variant].workload, _values(self.pruning)
+        if not self.measures_sensitivity(variant):
+            pruning.pop("sensitivity_images", None)
+        return digest_of(self.training_digest(workload), _values(self.point(variant)), pruning)
+
+    def sensitivity_digest(self, variant: str) -> str:
+        """Return the sha256 of what decides the sensitivity from which a variant's ratios are chosen."""
+        workload, section = self.variants[variant].workload, self.pruning_of(variant)
+        own = section.importance, section.sensitivity_images, self.point(variant).keep
+        return digest_of(self.training_digest(workload), *own)
 
     def measurement_digest(self, variant: str, runtime: str) -> str:
         """Return the sha256 of what decides a variant's files and how they are timed in a runtime."""

@@ -32,6 +32,8 @@ class Importance:
         reshape or nn.MultiheadAttention splits."""
         self.parts: dict[nn.Module, int] = {}
         """How many equal parts each other layer's channels have, all pruned alike: grouped convolutions ask for it."""
+        self.groups: list[set[nn.Module]] = []
+        """The layers of each group that can lose channels; they lose them together."""
         self._criterion = criterion
 
     def __call__(self, group: Any) -> Tensor | None:
@@ -44,6 +46,7 @@ class Importance:
             return None
         most = max(_parts(dep.target.module) for dep, _ in group)
         self.parts |= {layer: max(most, self.parts.get(layer, 1)) for layer in layers}
+        self.groups.append(layers)
         return self._criterion(group)
 
 
@@ -95,6 +98,19 @@ def pruner(
         )
     made.rounding = rounding
     return made
+
+
+def coupled(model: nn.Module, images: Tensor, kept: Sequence[nn.Module]) -> Importance:
+    """Return what says which layers of a model lose channels together, and in how many equal parts.
+
+    Args:
+        model: stays as it is.
+        images: (1, C, H, W), for which its graph is followed.
+        kept: layers that keep all output channels.
+    """
+    seen = Importance(lambda group: torch.ones(len(group[0].idxs)), kept)
+    list(pruner(model, images, seen, pruning_ratio=0.0).step(interactive=True))
+    return seen
 
 
 def _loses_outputs(group: Any, dep: Any) -> bool:

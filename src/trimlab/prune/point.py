@@ -45,9 +45,9 @@ def dry_run(
 ) -> None:
     """Refuse what `prune_at` refuses whatever the weights are; the model and the random numbers stay as they are.
 
-    Where layers are ranked together, it is the weights that decide which target is met.
+    Where the allocation is not uniform, it is the weights that decide which target is met.
     """
-    if point.ratio is not None or section.ranked:
+    if point.ratio is not None or section.allocation != "uniform":
         ratio = ANY_RATIO if point.ratio is None else point.ratio
         pruner.dry_run(model, ratio, section, image_shape, keys, point.keep)
         return

@@ -104,12 +104,12 @@ def dry_run(
 ) -> None:
     """Refuse what `prune` refuses whatever the weights are; the model and the random numbers stay as they are.
 
-    Where layers are ranked together, it is the weights that decide which ratio is reached.
+    Where the allocation is not uniform, it is the weights that decide which ratio is reached.
     """
     trial = copy.deepcopy(model)
     section = of_weights_alone(section)
     with torch.random.fork_rng(devices=[]):
-        if not section.ranked:
+        if section.allocation == "uniform":
             prune(trial, ratio, section, image_shape, keys=keys, keep=keep)
         elif ratio > 0:
             _remove(trial, config.matching(keys.keep, keep, list(widths(model))), ratio, section, image_shape, keys, {})

@@ -1,18 +1,23 @@
 """The stage `prune`: prune, fine-tune (or train the pruned shape from scratch), score, and record."""
 
 import copy
+import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from trimlab import config, machine, paths, progress, records
 from trimlab.data.dataset import Dataset, dataset_for
 from trimlab.digests import sha256_of
+from trimlab.errors import UserError
 from trimlab.models import checkpoint
 from trimlab.models.facts import count_macs, count_params, size_bytes
-from trimlab.prune import batchnorm, pruner
+from trimlab.prune import batchnorm, pruner, sensitivity
+from trimlab.prune.allocated import prune_as_measured
 from trimlab.prune.eager_latency import eager_latency
 from trimlab.prune.gradients import gradients_for
 from trimlab.prune.point import prune_at
@@ -47,7 +52,14 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     model, gradients = copy.deepcopy(unpruned), None
     if point.prunes:
         gradients = gradients_for(section.importance, unpruned, dataset)
-    ratio, removed = prune_at(point, model, section, dataset.image_shape, seed, study.pruning_keys(variant), gradients)
+    asked = point, model, section, dataset.image_shape, seed, study.pruning_keys(variant), gradients
+    ratios: dict[str, float] = {}
+    if study.measures_sensitivity(variant):
+        ratio, removed, ratios = prune_as_measured(
+            *asked, _sensitivity(study, variant, seed, unpruned, dataset, gradients)
+        )
+    else:
+        ratio, removed = prune_at(*asked)
     if point.target:
         progress.say(f"prune {variant}: ratio {ratio:g} meets the target")
     if removed.whole:
@@ -90,6 +102,7 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
         top1_reestimated=tuned.top1_reestimated,
         **evaluate.figures(tuned.predicted, dataset, study.data.split),
         widths=pruner.widths(model),
+        layer_ratios=ratios,
         num_params=count_params(model),
         size_bytes=size_bytes(model),
         macs=count_macs(model, dataset.image_shape),
@@ -104,6 +117,61 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     records.write(record, paths.record_file(paths.pruned(variant), seed))
     resume.finish(tuned.resumable)
     return record
+
+
+def _sensitivity(
+    study: config.Params,
+    variant: str,
+    seed: int,
+    unpruned: nn.Module,
+    dataset: Dataset,
+    gradients: Mapping[str, Tensor] | None,
+) -> sensitivity.Measured:
+    """Return a workload's sensitivity, measured unless it is kept, and write its record beside the variant's own.
+
+    By nothing of the point but criterion and kept layers: all variants of a workload share it.
+    """
+    workload = study.variants[variant].workload
+    identity = (study.sensitivity_digest(variant), dataset.sha256, str(seed), workload)
+    weights = sha256_of(paths.weights_file(paths.trained(workload), seed))
+    kept = resume.resumable_file(__name__, "fp32", weights, *identity).with_suffix(".json")
+    record = None
+    with suppress(UserError):  # there is none yet, or one of an earlier version
+        record = records.read(kept)
+    if not isinstance(record, records.Sensitivity):
+        record = _measured_sensitivity(study, variant, seed, unpruned, dataset, gradients)
+        records.write(record, kept)
+    records.write(record, paths.sensitivity_file(variant, seed))
+    return sensitivity.Measured(record.unpruned, record.groups)
+
+
+def _measured_sensitivity(
+    study: config.Params,
+    variant: str,
+    seed: int,
+    unpruned: nn.Module,
+    dataset: Dataset,
+    gradients: Mapping[str, Tensor] | None,
+) -> records.Sensitivity:
+    workload, point, section = study.variants[variant].workload, study.point(variant), study.pruning_of(variant)
+    images = sensitivity.Images.of(dataset, section.sensitivity_images, study.data.seed)
+    keys, label, began = study.pruning_keys(variant), f"sensitivity of {workload}, seed {seed}", time.monotonic()
+    progress.say(f"{label}: each group of coupled layers is pruned alone, {len(images.scored)} images are scored")
+    with machine.exclusive(label) as watch:
+        measured = sensitivity.measure(unpruned, section, images, seed, keys, point.keep, gradients, label)
+    lineage = train_stage.lineage(study, workload, dataset, seed, paths.weights_file(paths.trained(workload), seed))
+    given = study.workloads[workload].weights != str(paths.NO_FILE)
+    return records.Sensitivity(
+        **(lineage | {"split": "holdout", "num_images": len(images.scored)}),
+        params_digest=study.sensitivity_digest(variant),
+        contended=watch.contended,
+        importance=section.importance,
+        keep=point.keep,
+        trained_on_images=None if given else study.data.split == "test",
+        unpruned=measured.unpruned,
+        groups=measured.groups,
+        seconds=time.monotonic() - began,
+    )
 
 
 def _recipe(

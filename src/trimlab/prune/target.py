@@ -40,12 +40,8 @@ def ratio_for(
     Raises:
         UserError: the target is not below the unpruned model's value; or no ratio comes within `TOLERANCE` of it.
     """
-    wanted, unpruned = target.value, _taken(model, target, image_shape)
-    key = f"{key}.{target.quantity}"
-    if wanted >= unpruned:
-        raise UserError(
-            f"{key} {target.written(wanted)} is not below the unpruned model's {target.written(unpruned)}: lower it"
-        )
+    check_below(target, model, image_shape, key)
+    wanted, key = target.value, f"{key}.{target.quantity}"
     low, high = 0, HIGHEST
     reached: dict[int, float] = {}
     refused = None
@@ -57,7 +53,7 @@ def ratio_for(
             refused = error
             too_large = count_params(trial) == count_params(model)
         else:
-            reached[middle] = _taken(trial, target, image_shape)
+            reached[middle] = taken(trial, target, image_shape)
             too_large = reached[middle] > wanted
         low, high = (middle, high) if too_large else (low, middle)
     if not reached:
@@ -72,7 +68,17 @@ def ratio_for(
     return found / STEPS
 
 
-def _taken(model: nn.Module, target: config.Target, image_shape: tuple[int, int, int]) -> float:
+def check_below(target: config.Target, model: nn.Module, image_shape: tuple[int, int, int], key: str) -> None:
+    """Refuse a target that an unpruned model meets as it is."""
+    unpruned = taken(model, target, image_shape)
+    if target.value >= unpruned:
+        raise UserError(
+            f"{key}.{target.quantity} {target.written(target.value)} is not below the unpruned model's "
+            f"{target.written(unpruned)}: lower it"
+        )
+
+
+def taken(model: nn.Module, target: config.Target, image_shape: tuple[int, int, int]) -> float:
     """Return what a model takes, in the target's unit."""
     if target.quantity == "macs":
         return count_macs(model, image_shape)

@@ -1,4 +1,4 @@
-"""What was measured, typed, written as JSON once and never edited: Training, Pruning, Measurement."""
+"""What was measured, typed, written as JSON once and never edited: Training, Sensitivity, Pruning, Measurement."""
 
 from trimlab.records.files import AnyRecord, parse, read, read_outcome, stable, write, write_outcome
 from trimlab.records.origin import commit, now
@@ -13,6 +13,7 @@ from trimlab.records.types import (
     Device,
     Engine,
     Epoch,
+    GroupCurve,
     Latency,
     Layer,
     LayerDivergence,
@@ -20,8 +21,10 @@ from trimlab.records.types import (
     Mixed,
     Normalisation,
     Part,
+    PrunedAlone,
     Pruning,
     Record,
+    Sensitivity,
     Target,
     Training,
     fields_with,
@@ -39,6 +42,7 @@ __all__ = [
     "Device",
     "Engine",
     "Epoch",
+    "GroupCurve",
     "Latency",
     "Layer",
     "LayerDivergence",
@@ -46,8 +50,10 @@ __all__ = [
     "Mixed",
     "Normalisation",
     "Part",
+    "PrunedAlone",
     "Pruning",
     "Record",
+    "Sensitivity",
     "Target",
     "Training",
     "commit",

@@ -9,9 +9,9 @@ from pathlib import Path
 from trimlab import config, paths
 from trimlab.config import Params
 from trimlab.errors import UserError
-from trimlab.records.files import read
+from trimlab.records.files import AnyRecord, read
 from trimlab.records.select import cell_of
-from trimlab.records.types import Measurement, Pruning, Record, Training
+from trimlab.records.types import Record
 
 _NO_RECORDS = {"index.json", "manifest.json", "dataset.json"}
 """What else the stages write into their folders."""
@@ -53,6 +53,8 @@ def stage_files(study: Params) -> Iterator[tuple[str, Path]]:
             yield f"train@{workload}", paths.record_file(paths.trained(workload), seed)
         for name in study.variants:
             yield f"prune@{name}", paths.record_file(paths.pruned(name), seed)
+            if study.measures_sensitivity(name):
+                yield f"prune@{name}", paths.sensitivity_file(name, seed)
     for name in study.variants:
         for path in _indexed(name):
             yield f"benchmark@{name}", path
@@ -102,7 +104,7 @@ def present(study: Params) -> list[Path]:
     return [path for _, path in files]
 
 
-def stored_file(record: Training | Pruning | Measurement, study_name: str) -> Path:
+def stored_file(record: AnyRecord, study_name: str) -> Path:
     """Return where a record of a study is stored in `records/`; predicted labels lie beside it as `.npy`."""
     name, *rest = cell_of(record)
     parts = [name, f"seed{record.seed}", *rest, record.digest[:12]]

@@ -16,6 +16,7 @@ from trimlab.records.types import (
     Part,
     Pruning,
     Record,
+    Sensitivity,
     Training,
     fields_with,
 )
@@ -24,8 +25,8 @@ RECORD_BYTES = 16 << 20
 """Most that a record's JSON may hold; the largest of the committed ones holds 14 kB."""
 
 
-AnyRecord = Annotated[Training | Pruning | Measurement, Field(discriminator="kind")]
-_ADAPTER: TypeAdapter[Training | Pruning | Measurement] = TypeAdapter(AnyRecord)
+AnyRecord = Annotated[Training | Sensitivity | Pruning | Measurement, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[AnyRecord] = TypeAdapter(AnyRecord)
 
 
 def write(record: Record, path: Path) -> None:
@@ -40,7 +41,7 @@ def write(record: Record, path: Path) -> None:
         raise
 
 
-def read(path: Path) -> Training | Pruning | Measurement:
+def read(path: Path) -> AnyRecord:
     """Read a record.
 
     Raises:
@@ -55,7 +56,7 @@ def read(path: Path) -> Training | Pruning | Measurement:
     return parse(content, str(path))
 
 
-def parse(content: bytes | str, name: str) -> Training | Pruning | Measurement:
+def parse(content: bytes | str, name: str) -> AnyRecord:
     """Return the record that JSON says.
 
     Args:
@@ -82,7 +83,7 @@ def _content(path: Path) -> bytes:
 
 def _complaint(detail: ErrorDetails) -> str:
     """Name a wrong value's field, the value, and what it should be."""
-    kinds = ("training", "pruning", "measurement")
+    kinds = ("training", "sensitivity", "pruning", "measurement")
     where = ".".join(str(part) for part in detail["loc"] if part not in kinds)
     message = PATTERNS.get(detail.get("ctx", {}).get("pattern", ""), detail["msg"])
     message = message.removeprefix("Input ").removeprefix("Value error, ")

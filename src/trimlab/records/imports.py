@@ -16,14 +16,14 @@ from trimlab import config, paths
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError, one_line
 from trimlab.records import archive, labels
-from trimlab.records.files import read, write
-from trimlab.records.types import Measurement, Pruning, Record, Training
+from trimlab.records.files import AnyRecord, read, write
+from trimlab.records.types import Measurement, Pruning, Record, Sensitivity, Training
 
 ARCHIVE_BYTES = 256 << 20
 """Most that an archive may unpack to."""
 
 
-_KINDS = ("training", "pruning", "measurement")
+_KINDS = ("training", "sensitivity", "pruning", "measurement")
 _STORED = re.compile(r"-[0-9a-f]{12}\.json$")
 
 
@@ -65,11 +65,11 @@ def import_records(sources: Sequence[Path] = ()) -> Imported:
     return _import([(path, record, study.study) for path, record in _read_all(archive.present(study))], set())
 
 
-Homed = tuple[Path, Training | Pruning | Measurement, str]
+Homed = tuple[Path, AnyRecord, str]
 """Where a record was found, the record, and the study to which it goes."""
 
 
-def _read_all(files: Iterable[Path]) -> list[tuple[Path, Training | Pruning | Measurement]]:
+def _read_all(files: Iterable[Path]) -> list[tuple[Path, AnyRecord]]:
     """Read records; report every file that is not one, a line each."""
     found, problems = [], []
     for path in files:
@@ -202,16 +202,16 @@ def _work_tree() -> Iterator[tuple[Path, Training | Pruning]]:
     for _, path in files:
         with suppress(UserError):
             record = read(path)
-            if not isinstance(record, Measurement):
+            if isinstance(record, Training | Pruning):
                 yield path, record
 
 
 def _unknown_weights(homes: list[Homed]) -> list[Homed]:
     """Return the measurements of weights that neither the import nor `records/` knows."""
-    known = {_weights(homed) for homed in homes if not isinstance(homed[1], Measurement)}
+    known = {_weights(homed) for homed in homes if isinstance(homed[1], Training | Pruning)}
     for home in {home for *_, home in homes}:
         there = archive.committed_records(home) if archive.records_in(paths.RECORDS / home) else []
-        known |= {(home, record.weights_sha256) for record in there if not isinstance(record, Measurement)}
+        known |= {(home, record.weights_sha256) for record in there if isinstance(record, Training | Pruning)}
     return [homed for homed in homes if isinstance(homed[1], Measurement) and _weights(homed) not in known]
 
 
@@ -224,14 +224,14 @@ def _say_unknown(path: Path, record: Record, home: str) -> str:
 
 def _new_labels(homes: list[Homed]) -> dict[Path, labels.Labels]:
     """Return the true labels that are not stored yet, of the datasets that are prepared here, by where they go."""
-    scored = {labels.stored_file(home, record): record for _, record, home in homes}
+    # A sensitivity is scored on a part of the hold-out.
+    whole = [(record, home) for _, record, home in homes if not isinstance(record, Sensitivity)]
+    scored = {labels.stored_file(home, record): record for record, home in whole}
     found = {path: labels.of_prepared(record) for path, record in scored.items() if not path.exists()}
     return {path: true for path, true in found.items() if true is not None}
 
 
-def _store(
-    new: dict[Path, tuple[Path, Training | Pruning | Measurement]], true_labels: dict[Path, labels.Labels]
-) -> None:
+def _store(new: dict[Path, tuple[Path, AnyRecord]], true_labels: dict[Path, labels.Labels]) -> None:
     """Store records and labels, by way of a temporary folder: a full disk leaves nothing half done."""
     paths.RECORDS.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=paths.RECORDS, prefix=".import-") as scratch:

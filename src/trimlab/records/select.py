@@ -6,16 +6,16 @@ from typing import TypeVar
 from trimlab import formats
 from trimlab.config import Params
 from trimlab.errors import UserError
-from trimlab.records.types import Measurement, Pruning, Record, Training
+from trimlab.records.types import Measurement, Pruning, Record, Sensitivity, Training
 
-R = TypeVar("R", Training, Pruning, Measurement)
+R = TypeVar("R", Training, Sensitivity, Pruning, Measurement)
 
 
 def select(study: Params, found: Iterable[Record]) -> list[Record]:
     """Return the records that a study's report speaks of, in the order of its params.
 
-    A record must fit the params that decide it and one of the seeds; a pruned model must come from a chosen
-    training, a measured file from a chosen pruned model. Of several for one cell, seed, device and runtime
+    A record must fit the params that decide it and one of the seeds; a pruned model and a sensitivity must come from
+    a chosen training, a measured file from a chosen pruned model. Of several for one cell, seed, device and runtime
     the newest is taken.
 
     Raises:
@@ -24,6 +24,9 @@ def select(study: Params, found: Iterable[Record]) -> list[Record]:
     fitting = [record for record in found if record.seed in study.seeds and fits(study, record)]
     trainings = _newest([record for record in fitting if isinstance(record, Training)])
     baselines = {(record.workload, record.seed, record.weights_sha256) for record in trainings}
+    sensitivities = _newest(
+        [r for r in fitting if isinstance(r, Sensitivity) and (r.workload, r.seed, r.weights_sha256) in baselines]
+    )
     prunings = _newest(
         [r for r in fitting if isinstance(r, Pruning) and (r.workload, r.seed, r.baseline_sha256) in baselines]
     )
@@ -31,7 +34,7 @@ def select(study: Params, found: Iterable[Record]) -> list[Record]:
     measurements = _newest(
         [r for r in fitting if isinstance(r, Measurement) and (r.variant, r.seed, r.weights_sha256) in weights]
     )
-    chosen: list[Record] = [*trainings, *prunings, *measurements]
+    chosen: list[Record] = [*trainings, *sensitivities, *prunings, *measurements]
     if not chosen:
         raise UserError(f"no record fits the params of study {study.study!r}: run `dvc repro`, then `trimlab import`")
     return sorted(chosen, key=_order(study))
@@ -44,6 +47,9 @@ def fits(study: Params, record: Record) -> bool:
         return False
     if isinstance(record, Training):
         return record.params_digest == study.training_digest(record.workload)
+    if isinstance(record, Sensitivity):
+        asking = filter(study.measures_sensitivity, study.variants_of(record.workload))
+        return record.params_digest in map(study.sensitivity_digest, asking)
     assert isinstance(record, Pruning | Measurement)
     variant = study.variants.get(record.variant)
     if variant is None or variant.workload != record.workload:
@@ -58,9 +64,14 @@ def fits(study: Params, record: Record) -> bool:
 
 
 def cell_of(record: Record) -> tuple[str, ...]:
-    """Return what names a record within its kind: workload, variant, or variant, precision and runtime."""
+    """Return what names a record within its kind.
+
+    Workload, variant, workload and criterion, or variant, precision and runtime.
+    """
     if isinstance(record, Measurement):
         return (record.variant, record.precision, record.runtime)
+    if isinstance(record, Sensitivity):
+        return (record.workload, record.importance)
     return (record.variant,) if isinstance(record, Pruning) else (record.workload,)
 
 
@@ -72,7 +83,7 @@ def _newest(found: list[R]) -> list[R]:
 
 
 def _order(study: Params) -> Callable[[Record], tuple[object, ...]]:
-    kinds = (Training, Pruning, Measurement)
+    kinds = (Training, Sensitivity, Pruning, Measurement)
     workloads, variants = list(study.workloads), list(study.variants)
 
     def place(record: Record) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""What was measured, typed, written as JSON once and never edited: Training, Pruning, Measurement.
+"""What was measured, typed, written as JSON once and never edited: Training, Sensitivity, Pruning, Measurement.
 
 A report is a pure function of records and params. Every record carries the sha256 of the weights it speaks of, the
 digest of the params that decided it, and the commit. Records come from other machines too, so every field has its
@@ -369,6 +369,8 @@ class Pruning(Record):
     """After fine-tuning, in [0, 1]."""
     widths: Annotated[dict[LongText, Count], OF_WEIGHTS]
     """Output channels left in every convolution and linear layer."""
+    layer_ratios: Annotated[dict[LongText, Ratio], OF_WEIGHTS] = {}
+    """Share of each layer's output channels asked for, where an allocation chose it layer by layer; else empty."""
     num_params: Annotated[Count, OF_WEIGHTS, METRIC]
     size_bytes: Annotated[Count, OF_WEIGHTS, METRIC]
     """Parameters and buffers of the eager model."""
@@ -383,6 +385,53 @@ class Pruning(Record):
     """How often fine-tuning was interrupted and went on."""
     peak_memory_bytes: Annotated[WholeNumber, VOLATILE, METRIC]
     curve: list[Epoch]
+
+
+class PrunedAlone(Part):
+    """A model of which one group of coupled layers was pruned and nothing was fine-tuned."""
+
+    ratio: Ratio
+    """Share of the group's output channels that was removed, in [0, 1)."""
+    loss: Annotated[float, Field(ge=0, le=1e12), METRIC]
+    """Mean cross-entropy."""
+    top1_accuracy: Annotated[Share, METRIC]
+    num_params: Annotated[Count, METRIC]
+    macs: Annotated[Count, METRIC]
+    """Multiply-accumulates of one image."""
+
+
+class GroupCurve(Part):
+    """How much a group of coupled layers can lose."""
+
+    layers: Annotated[list[LongText], Field(min_length=1, max_length=10_000)]
+    """Those that lose channels together, in the model's order; the first names the group."""
+    width: Count
+    """Output channels of the first."""
+    parts: Count = 1
+    """Equal parts of these that are pruned alike, because a grouped convolution asks for it."""
+    points: Annotated[list[PrunedAlone], Field(max_length=100)]
+    """Rising in ratio; without one where the group is too narrow to lose a channel."""
+
+
+class Sensitivity(Record):
+    """How much each group of a workload's layers can lose: pruned alone, with one seed's weights and one criterion.
+
+    `split` is always `holdout`, and `num_images` a part of it. BatchNorm's statistics are estimated anew for every
+    figure, on as many training images outside the hold-out.
+    """
+
+    kind: Literal["sensitivity"] = "sensitivity"
+    importance: Text
+    keep: list[LongText] = []
+    """Patterns of the names of layers that keep all output channels."""
+    trained_on_images: bool | None
+    """Whether the weights were trained on the scored images, as they are with `data.split` `test`; None where the
+    weights were given. On such images the unpruned loss is low, so that increases are larger than on new ones."""
+    unpruned: PrunedAlone
+    groups: list[GroupCurve]
+    """In the model's order."""
+    seconds: Annotated[Seconds, VOLATILE, METRIC]
+    """Of measuring."""
 
 
 class Clock(Part):

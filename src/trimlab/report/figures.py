@@ -21,12 +21,12 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 
 from trimlab import formats
 from trimlab.records import Measurement, Pruning, Training
-from trimlab.report import mixed, reference
+from trimlab.report import mixed, reference, sensitivity
 from trimlab.report.findings import pareto
 from trimlab.report.intervals import wilson
 from trimlab.report.results import Bench, Results, mean, of_file
 from trimlab.report.tables import milliseconds
-from trimlab.report.text import MIB, precision_name, pretty, split_name
+from trimlab.report.text import MIB, precision_name, pretty, ratio_percent, split_name
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -34,6 +34,8 @@ GREY = "#777777"
 
 _LAYERS = 40
 """Bars of layers, at most."""
+_PANELS = 4
+"""Panels beside each other."""
 _SHARES = np.linspace(0, 1, 201)
 """Of the calls: where a line of latencies has its points."""
 _STYLE: Any = {
@@ -58,9 +60,10 @@ def draw(results: Results) -> dict[str, Figure]:
         made = {f"accuracy-by-size-{key}": _accuracy_by_size(results, key) for key in results.study.datasets}
         made |= {f"accuracy-by-speed-{key}": _accuracy_by_speed(results, key) for key in results.study.datasets}
         made |= {f"pruning-{key}": _pruning(results, key) for key in results.study.workloads}
+        made |= {f"sensitivity-{key}": _sensitivity(results, key) for key in results.study.workloads}
         made |= {f"speed-{number}": _speed(results, b) for number, b in enumerate(results.benches(), start=1)}
         made |= {f"latency-{number}": _latency(results, b) for number, b in enumerate(results.benches(), start=1)}
-        made |= {f"sensitivity-{key}": _sensitivity(results, key) for key in results.study.variants}
+        made |= {f"int8-layers-{key}": _int8_layers(results, key) for key in results.study.variants}
         made["training"] = _training(results)
     return {name: figure for name, figure in made.items() if figure is not None}
 
@@ -214,6 +217,46 @@ def _pruning_panel(axes: Axes, results: Results, sweep: Sequence[Sequence[Prunin
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
+def _sensitivity(results: Results, workload: str) -> Figure | None:
+    """Draw the top-1 lost over the ratio of each group pruned alone, a panel a group, with the ratios chosen."""
+    on = results.on(results.training_device())
+    found, chosen = sensitivity.measured(on, workload), sensitivity.chosen(on, workload)
+    ends = sensitivity.extremes(found) if found else None
+    if ends is None:
+        return None
+    curves = sensitivity.curves(found)
+    rows = -(-len(curves) // _PANELS)
+    figure = Figure(figsize=(10, 1.2 + 1.5 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, _PANELS, sharex=True, sharey=True, squeeze=False).flat)
+    for axes, (name, lost) in zip(panels, curves.items(), strict=False):
+        ratios, points = ([0.0, *values] for values in zip(*((100 * p.ratio, p.points) for p in lost), strict=True))
+        axes.plot(ratios, points, "-", color=LINES[0], linewidth=1.5)
+        for number, records in enumerate(chosen):
+            at = 100 * mean([record.layer_ratios.get(name, 0.0) for record in records])
+            style: dict[str, Any] = {"color": LINES[1 + number % (len(LINES) - 1)], "label": records[0].variant}
+            axes.plot(at, np.interp(at, ratios, points), MARKERS[number % len(MARKERS)], linestyle="", **style)
+        layers = next(len(group.layers) for group in found[0].groups if group.layers[0] == name)
+        axes.set_title(f"{name} (+{layers - 1})" if layers > 1 else name, loc="left", fontsize=8)
+    for axes in panels[len(curves) :]:
+        axes.set_axis_off()
+    for axes in panels[max(0, len(curves) - _PANELS) : len(curves)]:
+        axes.set_xlabel("% removed", fontsize=8)
+        axes.tick_params(labelbottom=True)
+    for axes in panels[::_PANELS]:
+        axes.set_ylabel("Points lost", fontsize=8)
+    if chosen:
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
+    (dearest, most), (cheapest, least) = ends
+    title = (
+        f"{dearest} loses most of top-1, {sensitivity.points(most)} points at {ratio_percent(most.ratio)}; "
+        f"{cheapest} least, {sensitivity.points(least)} at {ratio_percent(least.ratio)}\n"
+        f"{pretty(found[0].model)} on {pretty(found[0].dataset)}, one group of coupled layers pruned at a time, not "
+        "fine-tuned; (+n): layers coupled to it"
+    )
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    return figure
+
+
 def _single_points(axes: Axes, points: Sequence[Sequence[Pruning]], marker: str, **style: Any) -> None:
     ratios = [100 * records[0].ratio for records in points]
     after = [100 * mean([r.top1_accuracy for r in records]) for records in points]
@@ -330,7 +373,7 @@ def _curves(loss: Axes, top1: Axes, records: Sequence[Training], colour: str, st
         top1.plot([x for x, _ in scored], [y for _, y in scored], style, marker=dot, color=colour, label=label)
 
 
-def _sensitivity(results: Results, variant: str) -> Figure | None:
+def _int8_layers(results: Results, variant: str) -> Figure | None:
     """Draw what each layer loses in INT8 alone, in the order of the loss, and which layers stay in float."""
     found = mixed.of_variant(results, variant)
     if found is None:

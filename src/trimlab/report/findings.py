@@ -129,7 +129,11 @@ def ratio_explained(results: Results) -> Finding:
     workload = results.study.variants[results.study.report.candidate].workload
     pruned = _sweep(results.on(results.training_device()), workload)
     shares = _removed_shares(pruned)
-    of = "the channels of all layers" if results.study.pruning.ranked else "each layer's output channels"
+    of = (
+        "the channels of all layers"
+        if results.study.pruning.allocation != "uniform"
+        else "each layer's output channels"
+    )
     text = f" is the share of {of} that is removed; the classifier keeps its outputs."
     if shares:
         listed = ", ".join(

@@ -107,7 +107,7 @@ def layers(results: Results, variant: str) -> Table | None:
         "Kullback-Leibler divergence of the classes' probabilities from FP32's on calibration images, in exact "
         f"arithmetic with 8-bit weights. Computed in: in the file with {record.weight_bits or 8}-bit weights.{more}"
     )
-    return Table.of(f"sensitivity-{variant}", columns, rows, caption)
+    return Table.of(f"int8-layers-{variant}", columns, rows, caption)
 
 
 def _layer_row(layer: LayerDivergence, total: float, kept: set[str]) -> Values:

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from trimlab import formats
 from trimlab.config import Params, PruningPoint
-from trimlab.records import Device, Epoch, Measurement, Pruning, Record, Training
+from trimlab.records import Device, Epoch, Measurement, Pruning, Record, Sensitivity, Training
 from trimlab.report.intervals import (
     Answers,
     Difference,
@@ -48,6 +48,7 @@ class Results:
     """What these are a part of."""
     correct: Mapping[str, Answers] = field(default_factory=dict)
     """Which images a measured file got right, by its record's digest; without true labels nobody knows."""
+    sensitivities: Sequence[Sensitivity] = ()
 
     @classmethod
     def of(
@@ -66,12 +67,13 @@ class Results:
             [record for record in ordered if isinstance(record, Measurement)],
             whole,
             correct or {},
+            [record for record in ordered if isinstance(record, Sensitivity)],
         )
 
     @property
     def records(self) -> list[Record]:
         """All of them."""
-        return [*self.trainings, *self.prunings, *self.measurements]
+        return [*self.trainings, *self.sensitivities, *self.prunings, *self.measurements]
 
     def devices(self) -> list[Identity]:
         """Return the devices, the one with most records first."""

@@ -5,7 +5,7 @@ from datetime import date
 
 from trimlab import formats
 from trimlab.records import Measurement
-from trimlab.report import anatomy, controls, findings, mixed, recommendation, scores, tables
+from trimlab.report import anatomy, controls, findings, mixed, recommendation, scores, sensitivity, tables
 from trimlab.report.model import (
     Block,
     Figure,
@@ -42,6 +42,7 @@ def report(results: Results, drawn: Sequence[str]) -> Report:
         ("Devices and versions", _setup(results)),
         ("Baseline: full and mixed precision", _baseline(results, drawn)),
         ("Pruning", _pruning(results, drawn)),
+        ("Which layers can lose channels", _sensitivity(results, drawn)),
         *((control.heading, _controls(results, control)) for control in controls.CONTROLS),
         ("Pruning × precision", [*_precisions(results), *_speed(drawn)]),
         ("Accuracy beyond top-1", _scores(results)),
@@ -131,7 +132,7 @@ def _shows_published(blocks: Iterable[Block]) -> bool:
 def _how_to_read(results: Results, published: bool) -> Blocks:
     batches = sorted({results.batch_size(bench) for bench in results.benches()})
     batch = " or ".join(map(str, batches or [results.study.benchmark.batch_size]))
-    split = {record.split for record in results.records}
+    split = {record.split for record in (*results.trainings, *results.prunings, *results.measurements)}
     facts = [
         findings.ratio_explained(results),
         findings.importance(results),
@@ -211,6 +212,24 @@ def _pruning(results: Results, drawn: Sequence[str]) -> Blocks:
     return sections
 
 
+def _sensitivity(results: Results, drawn: Sequence[str]) -> Blocks:
+    sections: Blocks = []
+    for workload in results.study.workloads:
+
+        def section(on: Results, workload: str = workload) -> Blocks:
+            table = sensitivity.widths(on, workload)
+            return [*_paragraph(sensitivity.finding(on, workload)), *([table] if table else [])]
+
+        def has(on: Results, workload: str = workload) -> bool:
+            return bool(sensitivity.measured(on, workload))
+
+        blocks = _figure(drawn, f"sensitivity-{workload}", "Top-1 lost over the share of a group's channels removed")
+        blocks += _per_device(results, has, section)
+        if blocks:
+            sections.append(Section(_workload_heading(results, workload), tuple(blocks)))
+    return sections
+
+
 def _controls(results: Results, control: controls.Control) -> Blocks:
     def section(on: Results) -> Blocks:
         found = controls.pairs(on, control)
@@ -269,7 +288,7 @@ def _mixed(results: Results, drawn: Sequence[str]) -> Blocks:
     for variant in results.study.variants:
         if layers := mixed.layers(results, variant):
             text = f"What each layer of {variant} loses in INT8 alone"
-            blocks += [*_figure(drawn, f"sensitivity-{variant}", text), layers]
+            blocks += [*_figure(drawn, f"int8-layers-{variant}", text), layers]
     return blocks
 
 

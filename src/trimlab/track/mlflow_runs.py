@@ -28,7 +28,7 @@ from pydantic import BaseModel
 from trimlab import paths, progress
 from trimlab.config import Params
 from trimlab.errors import UserError, one_line
-from trimlab.records import METRIC, Epoch, Measurement, Pruning, Record, Training, fields_with
+from trimlab.records import METRIC, Epoch, Measurement, Pruning, Record, Sensitivity, Training, fields_with
 from trimlab.track import mlflow_store
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ _VALUE_LENGTH = 5000
 """MLflow's limits; that of a param's value is 6000, of a tag's 8000, and older servers allow 5000."""
 
 _NOT_SCALAR = {
-    *("kind", "created", "commit", "curve", "widths", "clocks", "layers", "batch_layers", "builds"),
+    *("kind", "created", "commit", "curve", "widths", "layer_ratios", "clocks", "layers", "batch_layers", "builds"),
     *("class_names", "per_class", "initial_training", "processes", "mixed"),
 }
 """Fields that are tags, times, curves, or only in `record.json`."""
@@ -106,9 +106,11 @@ def rebuild(study: Params, records: Sequence[Record]) -> int:
     Raises:
         UserError: the store fails.
     """
+    # A sensitivity is no run: it is part of how several prunings chose their widths.
+    runs = [record for record in records if not isinstance(record, Sensitivity)]
     with _parent(study) as parent:
-        added = parent.add(records)
-        parent.finish(records)
+        added = parent.add(runs)
+        parent.finish(runs)
     return added
 
 
