@@ -45,7 +45,7 @@ def test_a_row_sets_the_drop_on_the_hold_out_beside_the_one_that_was_scored():
 def test_a_study_without_mixed_files_has_no_section():
     of = Results.of(factories.study(), factories.everything(factories.study()))
     assert mixed.files(of, of.benches()[0]) is None
-    assert "mixed" not in document(report(of, []))
+    assert "INT8, mixed" not in document(report(of, []))
     assert not [name for name in figures.draw(of) if name.startswith("sensitivity")]
 
 

@@ -215,7 +215,8 @@ def _write_index(variant: str, measured: list[_Measured]) -> None:
 
 def _lineage(study: config.Params, target: Target) -> dict[str, Any]:
     outcome = records.read_outcome(paths.outcome_file(paths.pruned(target.variant), target.seed))
-    known, manifest = formats.BY_NAME[target.precision], onnx_files.read_manifest(target.variant)
+    known = formats.BY_NAME[target.precision]
+    manifest = onnx_files.read_manifest(target.variant) if known.calibrated else {}
     return {
         "kind": "measurement",
         **{key: value for key, value in outcome.items() if key in _LINEAGE},
@@ -226,7 +227,7 @@ def _lineage(study: config.Params, target: Target) -> dict[str, Any]:
         "weight_bytes": onnx_files.weight_bytes(target.file),
         "weight_bits": 8 if known.quantized else None,
         "torch_top1_accuracy": outcome["top1_accuracy"],
-        "calibration_sha256": manifest["calibration_sha256"] if known.calibrated else None,
+        "calibration_sha256": manifest.get("calibration_sha256"),
         "mixed": _mixed(target, target.file),
     }
 
@@ -242,5 +243,7 @@ def _seven_bit(target: Target, scratch: Path) -> SevenBit | None:
 
 def _mixed(target: Target, file: Path) -> dict[str, Any] | None:
     """Return how the layers were chosen that a file computes in float; None where none were."""
+    if not formats.BY_NAME[target.precision].quantized:
+        return None
     chosen: dict[str, Any] | None = onnx_files.read_manifest(target.variant).get("mixed", {}).get(file.name)
     return chosen

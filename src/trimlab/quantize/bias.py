@@ -47,16 +47,16 @@ def shifts(model: ModelProto, quantized: ModelProto, images: Floats) -> Shifts:
 
 def add(proto: ModelProto, shifts: Mapping[str, NDArray[np.float32]]) -> None:
     """Add to the biases of layers; one without a bias gets one."""
-    biases = {tensor.name: tensor for tensor in proto.graph.initializer}
+    constants, replaced = {tensor.name: tensor for tensor in proto.graph.initializer}, set[str]()
     for node in proto.graph.node:
         if node.name in shifts:
-            before = numpy_helper.to_array(biases[node.input[2]]) if len(node.input) > 2 else np.float32(0)
+            before = numpy_helper.to_array(constants[node.input[2]]) if len(node.input) > 2 else np.float32(0)
             name = f"{node.name}_corrected_bias"
             proto.graph.initializer.append(numpy_helper.from_array(before + shifts[node.name], name))
+            replaced.update(node.input[2:])
             node.input[2:] = [name]
-    used = {name for node in proto.graph.node for name in node.input}
-    for tensor in [tensor for name, tensor in biases.items() if name not in used]:
-        proto.graph.initializer.remove(tensor)
+    for name in replaced - {name for node in proto.graph.node for name in node.input}:
+        proto.graph.initializer.remove(constants[name])
 
 
 def _lost_weights(proto: ModelProto, quantized: ModelProto) -> Shifts:

@@ -7,6 +7,7 @@ that it makes. Everything is computed as the files are written, without fused ke
 the processor.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -101,7 +102,7 @@ def ranked(model: ModelProto, calibrated: Calibration, images: Floats) -> Ranked
         calibrated: what is rounded of it.
         images: (N, C, H, W) float32, normalised; the first `RANKING_IMAGES` are used.
     """
-    tried = list(calibration.batches(images[:RANKING_IMAGES]))
+    tried = [images[:RANKING_IMAGES]]
     layers = [layer for layer in onnx_files.layers(model) if layer not in calibrated.kept]
     expected, found = _log_probabilities(model, tried), dict[str, float]()
     for layer in layers:
@@ -168,7 +169,7 @@ def _log_probabilities(proto: ModelProto, batches: Iterable[Floats]) -> NDArray[
 def _logits(proto: ModelProto, batches: Iterable[Floats]) -> Iterator[NDArray[np.float64]]:
     session = onnx_files.open_session(proto.SerializeToString(), exact=True)
     (name,) = (each.name for each in session.get_inputs())
-    for batch in batches:
+    for batch in itertools.chain.from_iterable(map(calibration.batches, batches)):
         yield session.run(None, {name: batch})[0].astype(np.float64)
 
 

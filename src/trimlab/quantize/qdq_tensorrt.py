@@ -22,12 +22,11 @@ def symmetric_model(proto: ModelProto, ranges: Ranges, kept: Sequence[str] = ())
     editor = _Editor(proto, ranges)
     logits = {output.name for output in proto.graph.output}
     for node in list(proto.graph.node):
-        if node.name in kept:
-            pass
-        elif onnx_files.has_weights(node, editor.weights) and not logits & set(node.output):
+        rounded = node.name not in kept
+        if rounded and onnx_files.has_weights(node, editor.weights) and not logits & set(node.output):
             node.input[0] = editor.quantized(node.input[0])
             node.input[1] = editor.quantized_weight(node)
-        elif node.op_type == "Add" and ranges.keys() >= set(node.input):
+        elif rounded and node.op_type == "Add" and ranges.keys() >= set(node.input):
             skip = editor.skip_input(node)
             node.input[skip] = editor.quantized(node.input[skip])
         editor.keep(node)

@@ -7,7 +7,7 @@ import numpy as np
 from trimlab.records import LayerDivergence, Measurement, Mixed
 from trimlab.report.intervals import Difference, paired_difference
 from trimlab.report.model import Column, Finding, Table, Value, words
-from trimlab.report.results import Bench, Results, of_file
+from trimlab.report.results import Bench, Results, bench_of, of_file
 from trimlab.report.tables import Values, where, whole
 from trimlab.report.text import count, plus_minus, signed
 
@@ -153,7 +153,7 @@ def _predicted(mixed: Mixed) -> Difference:
 
 
 def _scored(results: Results, record: Measurement) -> Difference | None:
-    measured = results.at(Bench(record.device.identity, record.runtime))
+    measured = results.at(bench_of(record))
     fp32 = [r for r in of_file(measured, record.variant, "fp32") if r.weights_sha256 == record.weights_sha256]
     return results.difference([record], fp32)
 
