@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trimlab import config, fingerprint, progress
+from trimlab import config, fingerprint, formats, progress
 from trimlab.benchmark.targets import Target
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
@@ -104,7 +104,8 @@ def sha256_of_input(path: Path) -> str:
 def labels(target: Target, file: Path, scratch: Path) -> tuple[str | None, str | None]:
     """Return a request's `onnx_labels` and `exact_labels` for a file; see `score`."""
     labels = str(labels_file(file, scratch))
-    return None if target.runtime == "onnxruntime" else labels, labels if target.precision == "int8" else None
+    quantized = formats.BY_NAME[target.precision].quantized
+    return None if target.runtime == "onnxruntime" else labels, labels if quantized else None
 
 
 def labels_file(file: Path, scratch: Path) -> Path:

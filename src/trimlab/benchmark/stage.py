@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trimlab import config, machine, paths, progress, records
+from trimlab import config, formats, machine, paths, progress, records
 from trimlab.benchmark import interpreters, runner
 from trimlab.benchmark.targets import Target, targets
 from trimlab.digests import sha256_of
@@ -215,18 +215,20 @@ def _write_index(variant: str, measured: list[_Measured]) -> None:
 
 def _lineage(study: config.Params, target: Target) -> dict[str, Any]:
     outcome = records.read_outcome(paths.outcome_file(paths.pruned(target.variant), target.seed))
-    calibrated = target.precision in ("int8", "int8-entropy")
+    known = formats.BY_NAME[target.precision]
+    manifest = onnx_files.read_manifest(target.variant) if known.calibrated else {}
     return {
         "kind": "measurement",
         **{key: value for key, value in outcome.items() if key in _LINEAGE},
         "study": study.study,
-        "params_digest": study.measurement_digest(target.variant, target.runtime),
+        "params_digest": study.measurement_digest(target.variant, target.runtime, target.precision),
         "commit": records.commit(),
         "versions": machine.versions("torch", "onnx"),
         "weight_bytes": onnx_files.weight_bytes(target.file),
-        "weight_bits": 8 if target.precision == "int8" else None,
+        "weight_bits": 8 if known.quantized else None,
         "torch_top1_accuracy": outcome["top1_accuracy"],
-        "calibration_sha256": onnx_files.read_manifest(target.variant)["calibration_sha256"] if calibrated else None,
+        "calibration_sha256": manifest.get("calibration_sha256"),
+        **({"qat": manifest["qat"][str(target.seed)]} if known.trained else {}),
     }
 
 

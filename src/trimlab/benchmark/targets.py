@@ -21,16 +21,16 @@ class Target(NamedTuple):
     @property
     def file(self) -> Path:
         """The ONNX file: TensorRT has an INT8 file of its own; what a runtime converts itself is the FP32 one."""
-        symmetric = self.precision == "int8" and self.on_gpu
-        made = formats.BY_NAME[self.precision].file
-        return paths.onnx_file(self.variant, self.seed, made, onnx_files.SYMMETRIC if symmetric else "")
+        known = formats.BY_NAME[self.precision]
+        flavour = onnx_files.SYMMETRIC if known.quantized and self.on_gpu else ""
+        return paths.onnx_file(self.variant, self.seed, known.file, flavour)
 
     @property
     def seven_bit_file(self) -> Path | None:
         """The INT8 file for processors that saturate with 8-bit weights; None where it is not needed."""
-        if self.precision != "int8" or self.on_gpu:
+        if not formats.BY_NAME[self.precision].quantized or self.on_gpu:
             return None
-        return paths.onnx_file(self.variant, self.seed, "int8", onnx_files.SEVEN_BIT)
+        return paths.onnx_file(self.variant, self.seed, self.precision, onnx_files.SEVEN_BIT)
 
     @property
     def on_gpu(self) -> bool:

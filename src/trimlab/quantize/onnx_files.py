@@ -86,6 +86,13 @@ def save(proto: ModelProto, path: Path) -> None:
     temporary.replace(path)
 
 
+def copy(proto: ModelProto) -> ModelProto:
+    """Return a copy of a model."""
+    twin = ModelProto()
+    twin.CopyFrom(proto)
+    return twin
+
+
 def layers(proto: ModelProto) -> list[str]:
     """Return the names of the nodes that have weights: those of the model's convolutions and linear layers."""
     weights = {tensor.name for tensor in proto.graph.initializer}

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 
-from trimlab import config, paths, progress
-from trimlab.digests import sha256_of
-from trimlab.quantize import onnx_files
+from trimlab import config, formats, machine, paths, progress, records
+from trimlab.digests import digest_of, sha256_of
+from trimlab.quantize import int8, onnx_files
 from trimlab.quantize.calibration import Floats
-from trimlab.quantize.int8 import Files, quantize
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
     from torch import Tensor
 
     from trimlab.data.dataset import Dataset
@@ -52,12 +53,14 @@ def _write_calibration(dataset: "Dataset", chosen: "Tensor", file: Path) -> None
 
 def quantize_variant(study: config.Params, variant: str) -> None:
     """Write a variant's ONNX files for each seed and precision, and the manifest."""
+    learns = study.variants[variant].is_trained_quantized
     manifest: dict[str, Any] = {
         "variant": variant,
-        "quantization": study.quantization.model_dump(),
+        "quantization": study.quantization.model_dump(exclude=set() if learns else {"qat"}),
         "calibration_sha256": None,
         "weights_sha256": {},
         "files_sha256": {},
+        "qat": {},
     }
     if study.variants[variant].precisions:
         _write_files(study, variant, manifest)
@@ -73,27 +76,92 @@ def _write_files(study: config.Params, variant: str, manifest: dict[str, Any]) -
     paths.quantized(variant).mkdir(parents=True, exist_ok=True)
     for seed in study.seeds:
         progress.say(f"quantize {variant}: seed {seed}")
-        files = _write_seed(study, variant, seed, dataset, images)
+        files, learned = _write_seed(study, variant, seed, dataset, images)
         weights = paths.weights_file(paths.pruned(variant), seed)
         manifest["weights_sha256"][str(seed)] = sha256_of(weights)
         manifest["files_sha256"].update({file.name: sha256_of(file) for file in files})
-    if "int8" in study.variants[variant].precisions:
+        if learned:
+            manifest["qat"][str(seed)] = learned.model_dump()
+    if any(formats.BY_NAME[precision].calibrated for precision in study.variants[variant].precisions):
         manifest["calibration_sha256"] = hashlib.sha256(chosen.numpy().tobytes()).hexdigest()
 
 
-def _write_seed(study: config.Params, variant: str, seed: int, dataset: "Dataset", images: Floats) -> list[Path]:
-    precisions = study.variants[variant].precisions
+def _write_seed(
+    study: config.Params, variant: str, seed: int, dataset: "Dataset", images: Floats
+) -> tuple[list[Path], records.QuantizationAwareTraining | None]:
+    """Write the files of one seed; return them, and how the weights of `int8-qat` were learned."""
+    precisions, learned = study.variants[variant].precisions, None
     fp32, fp16 = (paths.onnx_file(variant, seed, precision) for precision in ("fp32", "fp16"))
-    flavours = ("", onnx_files.SEVEN_BIT, onnx_files.SYMMETRIC)
-    int8 = Files(*(paths.onnx_file(variant, seed, "int8", flavour) for flavour in flavours))
     _export(paths.weights_file(paths.pruned(variant), seed), study.workload_of(variant), dataset, fp32)
     if "fp16" in precisions:
         from trimlab.quantize import export
 
         export.to_fp16(fp32, fp16)
-    if "int8" in precisions:
-        quantize(fp32, images, study.quantization, int8)
-    return [file for file in (fp32, fp16, *int8) if file.exists()]
+    files = {name: _flavours(variant, seed, name) for name in formats.QUANTIZED if name in precisions}
+    calibrated = int8.calibrate(fp32, images, study.quantization) if files else None
+    for name, flavours in files.items():
+        assert calibrated
+        model = onnx.load(fp32)
+        if formats.BY_NAME[name].trained:
+            model, learned = _learned(study, variant, seed, dataset, model, calibrated)
+        int8.write(model, calibrated, flavours)
+    every = (file for flavours in files.values() for file in flavours)
+    return [file for file in (fp32, fp16, *every) if file.exists()], learned
+
+
+def _flavours(variant: str, seed: int, precision: str) -> int8.Files:
+    flavours = ("", onnx_files.SEVEN_BIT, onnx_files.SYMMETRIC)
+    return int8.Files(*(paths.onnx_file(variant, seed, precision, flavour) for flavour in flavours))
+
+
+def _learned(
+    study: config.Params, variant: str, seed: int, dataset: "Dataset", model: "ModelProto", calibrated: int8.Calibration
+) -> "tuple[ModelProto, records.QuantizationAwareTraining]":
+    """Return a seed's FP32 model with weights that were trained with INT8's rounding, and how that went."""
+    from trimlab.models import checkpoint
+    from trimlab.quantize import export, onnx_torch
+    from trimlab.quantize.qat import Simulation
+    from trimlab.train import loop, resume
+    from trimlab.train.budget import training_macs
+    from trimlab.train.distill import Teacher
+    from trimlab.train.schedule import fine_tune_recipe
+
+    section, split = study.quantization.qat, study.data.split
+    weights = paths.weights_file(paths.pruned(variant), seed)
+    decisive = digest_of(study.quantization.model_dump(exclude_defaults=True))
+    resumable = resume.resumable_file(
+        __name__, "fp32", study.pruning_digest(variant), decisive, sha256_of(weights), dataset.sha256, str(seed)
+    )
+    # Before hours of training: whatever of an operator is not known here would change the logits.
+    export.check_parity(onnx_torch.Graph(model), dataset.image_shape, paths.onnx_file(variant, seed, "fp32"))
+    teacher = None
+    if section.distillation:
+        unrounded = checkpoint.load(weights, study.workload_of(variant))
+        teacher = Teacher(unrounded, section.distillation, section.temperature)
+    simulation = Simulation(model, calibrated.ranges, calibrated.kept, section.weight_bits)
+    recipe = fine_tune_recipe(study.recipe(study.variants[variant].workload), section)
+    # Strict FP32: bf16 has as many bits as the steps of INT8, and would round them again.
+    with machine.exclusive(f"quantize {variant}") as watch:
+        done = loop.fit(
+            simulation, dataset, split, recipe, "fp32", seed,
+            resumable=resumable, label=f"quantize {variant}", on_epoch=lambda _: None, teacher=teacher,
+        )  # fmt: skip
+    top1 = done.curve[-1].top1_accuracy
+    assert top1 is not None  # the last epoch is always evaluated
+    learned = records.QuantizationAwareTraining(
+        epochs=recipe.epochs,
+        learning_rate=section.learning_rate,
+        schedule=section.schedule,
+        distillation=section.distillation,
+        weight_bits=section.weight_bits,
+        top1_accuracy=top1,
+        training_macs=training_macs(simulation, dataset, split, recipe, teacher),
+        train_seconds=sum(epoch.seconds for epoch in done.curve),
+        resumptions=done.resumptions,
+        contended=watch.contended,
+    )
+    resume.finish(resumable)
+    return simulation.model(), learned
 
 
 def _export(weights: Path, workload: config.Workload, dataset: "Dataset", path: Path) -> None:

@@ -6,6 +6,7 @@ timed ones: they are given as shares.
 
 from collections.abc import Sequence
 
+from trimlab import formats
 from trimlab.records import Clock, Latency, Layer, Measurement
 from trimlab.report.model import Column, Finding, Span, Table, Value, code, strong, words
 from trimlab.report.results import (
@@ -78,27 +79,29 @@ def exactness(results: Results, measured: Sequence[Measurement]) -> Table | None
 
     None where that was computed for none of the files.
     """
-    files = [r for r in measured if r.precision == "int8"]
+    files = [r for r in measured if r.precision in formats.QUANTIZED]
+    several = len({r.precision for r in files}) > 1
     if all(exact_difference(r) is None for r in files):
         return None
     columns = [
-        words("Variant"), Column("Seed"), Column("Weight bits"), Column(f"{pretty(files[0].runtime)} %", "%"),
-        Column("Exact arithmetic %", "%"), Column("Difference", "points"), Column("Noise", "points"),
-        Column("Labels that differ from exact %", "%"),
+        words("Variant"), *([words("Precision")] if several else []), Column("Seed"), Column("Weight bits"),
+        Column(f"{pretty(files[0].runtime)} %", "%"), Column("Exact arithmetic %", "%"),
+        Column("Difference", "points"), Column("Noise", "points"), Column("Labels that differ from exact %", "%"),
     ]  # fmt: skip
     caption = (
         f"{where(results, files)}. Exact arithmetic: the same INT8 file without fused kernels. Difference: points of "
         "top-1. Noise: points up to which it could be chance, by McNemar's test at 5 % with the images that get other "
         "labels as its bound."
     )
-    rows = [_exactness_row(record) for record in files]
+    rows = [_exactness_row(record, several) for record in files]
     return Table.of(results.key("exactness", bench_of(files[0])), columns, rows, caption)
 
 
-def _exactness_row(record: Measurement) -> Values:
+def _exactness_row(record: Measurement, several: bool) -> Values:
     difference, exact, agreement = exact_difference(record), record.exact_top1_accuracy, record.exact_agreement
     row: Values = [
         record.variant,
+        *([precision_name(record.precision)] if several else []),
         whole(record.seed),
         _NOT_RECORDED if record.weight_bits is None else whole(record.weight_bits),
         share(record.top1_accuracy),
@@ -185,7 +188,7 @@ def explained(results: Results, bench: Bench) -> list[Finding]:
     """Return what FP16 and BF16 were computed in, and a finding on every variant in INT8."""
     measured = [r for r in results.at(bench) if r.batch_layers]
     variants = [variant for workload in results.study.workloads for variant in results.variants_of(workload)]
-    found = [of_file(measured, variant, "int8") for variant in variants]
+    found = [of_file(measured, variant, precision) for variant in variants for precision in formats.QUANTIZED]
     said = [_computed(measured, precision) for precision in ("fp16", "bf16")]
     return [one for one in said if one] + [explanation(results, records[0]) for records in found if records]
 

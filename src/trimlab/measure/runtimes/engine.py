@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ... import formats
 from ..errors import MeasureError, UnavailableError, one_line
 from ..progress import say
 from ..session import Settings
@@ -134,7 +135,7 @@ def _configure(trt: Any, config: Any, precision: str) -> None:
     weak = not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
     if precision == "fp16" and weak:
         config.set_flag(trt.BuilderFlag.FP16)
-    if (precision == "int8" and weak) or precision == "int8-entropy":
+    if (precision in formats.QUANTIZED and weak) or precision == "int8-entropy":
         config.set_flag(trt.BuilderFlag.INT8)
     sources = os.environ.get(TACTIC_SOURCES, "")
     if sources:
