@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 Precision = Literal["fp32", "fp16", "int8", "int8-qat"]
 """What a variant is exported and measured in."""
 Computed = Literal["fp32", "tf32", "bf16", "fp16", "int8", "int8-qat", "int8-entropy"]
-"""What a file is computed in. `int8-qat` is INT8 after quantization-aware training. `int8-entropy` is INT8 by TensorRT's
-own calibrator, from the FP32 file."""
+"""What a file is computed in. `int8-qat` is INT8 after quantization-aware training; `int8-entropy` is INT8 by
+TensorRT's own calibrator, from the FP32 file."""
 
 
 class Format(NamedTuple):

@@ -49,7 +49,8 @@ class Simulation(nn.Module):
         super().__init__()
         self._source, self._highest = source, _HIGHEST[weight_bits]
         arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in source.graph.initializer}
-        self._names = [name for name in arrays if name in _learned_by(source)]
+        learned = _learned_by(source)
+        self._names = [name for name in arrays if name in learned]
         self.learned = nn.ParameterList(torch.from_numpy(arrays[name].copy()) for name in self._names)
         quantized = u8s8_model(onnx_files.copy(source), ranges, kept, weight_bits)
         self._weights, self._biases = _rounded(quantized, self._names)
@@ -58,12 +59,14 @@ class Simulation(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the file's logits (N, classes) of normalised images (N, C, H, W), both float32."""
-        values = dict(zip(self._names, self.learned, strict=True))
+        values: dict[str, Tensor] = dict(zip(self._names, self.learned, strict=True))
         scales = {each.name: self._scale(values[each.name], each.axis) for each in self._weights}
         bounds = (0, -self._highest, self._highest)
-        given = {each.output: Rounded.apply(values[each.name], scales[each.name], *bounds) for each in self._weights}
-        given |= {each.output: _round_bias(values[each.name], each.step * scales[each.weight]) for each in self._biases}
-        return self._graph(images, {**values, **given})  # type: ignore[no-any-return]
+        for weight in self._weights:
+            values[weight.output] = Rounded.apply(values[weight.name], scales[weight.name], *bounds)
+        for bias in self._biases:
+            values[bias.output] = _round_bias(values[bias.name], bias.step * scales[bias.weight])
+        return self._graph(images, values)  # type: ignore[no-any-return]
 
     def model(self) -> ModelProto:
         """Return the FP32 model with the learned weights."""
