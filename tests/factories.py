@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from trimlab import paths, records
+from trimlab import formats, paths, records
 from trimlab.config import Params
 from trimlab.measure import timing
 from trimlab.measure.contract import BOUNDS, Request
@@ -26,6 +26,7 @@ from trimlab.records import (
     Layer,
     Measurement,
     Pruning,
+    QuantizationAwareTraining,
     Record,
     Sensitivity,
     Training,
@@ -35,7 +36,8 @@ CPU = Device(kind="cpu", name="Test CPU", features=["avx512_vnni"], threads=2, s
 GPU = Device(kind="cuda", name="Test GPU", features=["driver 555.1"], threads=4, system="Linux x86_64, Python 3.12.1")
 NUM_IMAGES = 10_000
 FULL_PARAMS = {"resnet18": 11_173_962, "resnet20": 272_474}
-BYTES_SHARE = {"fp32": 4.0, "tf32": 4.0, "bf16": 4.0, "fp16": 2.0, "int8": 1.0, "int8-mixed": 1.2, "int8-entropy": 4.0}
+BYTES_SHARE = {"fp32": 4.0, "tf32": 4.0, "bf16": 4.0, "fp16": 2.0, "int8": 1.0, "int8-entropy": 4.0}
+BYTES_SHARE |= {"int8-mixed": 1.2, "int8-qat": 1.0}
 
 
 TARGET_RATIO = 0.5731
@@ -236,11 +238,12 @@ def measurement(
     pruned = pruning(of, variant, seed, device)
     share = BYTES_SHARE[precision] / 4
     full = training(of, pruned.workload, seed, device).num_params
-    speed = (pruned.num_params / full) ** 0.8 * (0.3 if precision == "int8" else 1.0)
+    quantized = precision in formats.QUANTIZED
+    speed = (pruned.num_params / full) ** 0.8 * (0.3 if quantized else 1.0)
     weight_bytes = round(4 * pruned.num_params * share)
     top1 = changes.get("top1_accuracy", pruned.top1_accuracy - (0.0007 if precision == "int8" else 0.0))
     fields = _common(of, pruned.workload, seed, device) | {
-        "params_digest": of.measurement_digest(variant, str(changes.get("runtime", "onnxruntime"))),
+        "params_digest": of.measurement_digest(variant, str(changes.get("runtime", "onnxruntime")), precision),
         "weights_sha256": pruned.weights_sha256,
         "variant": variant,
         "ratio": pruned.ratio,
@@ -254,9 +257,10 @@ def measurement(
         "macs": pruned.macs,
         "top1_accuracy": round(top1 * NUM_IMAGES) / NUM_IMAGES,
         "torch_top1_accuracy": pruned.top1_accuracy,
-        "torch_agreement": 0.994 if precision == "int8" else 1.0,
+        "torch_agreement": 0.994 if quantized else 1.0,
         "predictions_sha256": _sha256(npy(predicted(variant, precision, seed, top1))),
-        "calibration_sha256": weights("calibration") if precision == "int8" else None,
+        "calibration_sha256": weights("calibration") if quantized else None,
+        "qat": learned(of, pruned) if precision in formats.TRAINED else None,
         "latency": latency(5 * speed, n=of.benchmark.repeats),
         "batch_latency": latency(240 * speed, n=of.benchmark.batch_repeats, batch_size=of.benchmark.batch_size),
         "baseline_file_sha256": weights(pruned.workload, "fp32", seed, "file"),
@@ -278,6 +282,23 @@ def mixed(**changes: Any) -> dict[str, Any]:
     chosen = {"float_layers": ["conv2"], "max_drop": 0.5, "num_images": 5000, "lost": 12, "gained": 2}
     chosen |= {"loss_rise": 0.001, "loss_half_width": 0.002}
     return chosen | {"sensitivity": [{"layer": k, "divergence": v} for k, v in losses.items()]} | changes
+
+
+def learned(of: Params, pruned: Pruning) -> QuantizationAwareTraining:
+    """Return how the weights of a variant's `int8-qat` file were trained."""
+    asked = of.quantization.qat
+    return QuantizationAwareTraining(
+        epochs=asked.epochs,
+        learning_rate=asked.learning_rate,
+        schedule=asked.schedule,
+        distillation=asked.distillation,
+        weight_bits=asked.weight_bits,
+        top1_accuracy=pruned.top1_accuracy,
+        training_macs=50_000.0 * asked.epochs * 4 * pruned.macs,
+        train_seconds=10.0 * asked.epochs,
+        resumptions=0,
+        contended=False,
+    )
 
 
 SERIES = ("latency", "batch_latency", "baseline_latency", "baseline_batch_latency")

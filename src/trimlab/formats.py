@@ -5,10 +5,11 @@ It goes where `trimlab.measure` goes, so it imports nothing but the standard lib
 
 from typing import Literal, NamedTuple
 
-Precision = Literal["fp32", "fp16", "int8", "int8-mixed"]
+Precision = Literal["fp32", "fp16", "int8", "int8-mixed", "int8-qat"]
 """What a variant is exported and measured in."""
-Computed = Literal["fp32", "tf32", "bf16", "fp16", "int8", "int8-mixed", "int8-entropy"]
-"""What a file is computed in. `int8-mixed` is INT8 with the layers in float that lose most; `int8-entropy` is INT8 by
+Computed = Literal["fp32", "tf32", "bf16", "fp16", "int8", "int8-mixed", "int8-qat", "int8-entropy"]
+"""What a file is computed in. `int8-mixed` is INT8 with the layers in float that lose most, `int8-qat` INT8 after
+quantization-aware training, `int8-entropy` INT8 by
 TensorRT's own calibrator, from the FP32 file."""
 
 
@@ -28,6 +29,8 @@ class Format(NamedTuple):
     """Those that compute in it."""
     calibrated: bool = False
     """Whether ranges of activations are taken from calibration images."""
+    trained: bool = False
+    """Whether weights are trained further for it, see `quantization.qat`."""
 
     @property
     def quantized(self) -> bool:
@@ -44,6 +47,7 @@ FORMATS = (
     Format("fp16", "FP16", "#E69F00", "fp16", "fp16", EVERYWHERE),
     Format("int8", "INT8", "#009E73", "int8", "int8", EVERYWHERE, calibrated=True),
     Format("int8-mixed", "INT8, mixed", "#F0E442", "int8-mixed", "int8-mixed", EVERYWHERE, calibrated=True),
+    Format("int8-qat", "INT8, QAT", "#000000", "int8-qat", "int8-qat", EVERYWHERE, calibrated=True, trained=True),
     Format("int8-entropy", "INT8, entropy", "#D55E00", "int8", "fp32", ("tensorrt",), calibrated=True),
 )
 """All of them, in the order of rows."""
@@ -52,6 +56,8 @@ COMPUTED = tuple(known.name for known in FORMATS)
 BY_NAME: dict[str, Format] = {known.name: known for known in FORMATS}
 QUANTIZED = tuple(known.name for known in FORMATS if known.quantized)
 """Those whose files hold integers."""
+TRAINED = tuple(known.name for known in FORMATS if known.trained)
+"""Those for which weights are trained further."""
 MADE = tuple(known.name for known in FORMATS if known.name == known.file)
 """Those in which files are made."""
 REDUCED = tuple(name for name in MADE if name != "fp32")

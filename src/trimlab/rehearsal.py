@@ -81,10 +81,13 @@ def _try_pruning(model: "nn.Module", study: Params, workload: str, shape: Shape)
 
 def _try_exporting(model: "nn.Module", study: Params, workload: str, shape: Shape) -> None:
     from trimlab.prune import pruner
+    from trimlab.quantize import onnx_torch
     from trimlab.quantize.onnx_graph import graph_of
 
     precisions = {name for key in study.variants_of(workload) for name in study.variants[key].precisions}
     if precisions & set(formats.QUANTIZED):
         matching("quantization.keep", study.quantization.keep, list(pruner.widths(model)))
     if precisions and study.workloads[workload].model not in OWN_MODELS:  # tests export those
-        graph_of(copy.deepcopy(model).eval(), shape)
+        graph = graph_of(copy.deepcopy(model).eval(), shape)
+        if any(study.variants[key].is_trained_quantized for key in study.variants_of(workload)):
+            onnx_torch.check(graph)

@@ -107,7 +107,7 @@ def test_a_record_speaks_of_its_file_and_its_weights(project, study, precision):
     assert record.file_bytes == file.stat().st_size > record.weight_bytes
     assert record.weights_sha256 == sha256_of(project / paths.weights_file(paths.pruned("small"), 0))
     assert record.baseline_file_sha256 == sha256_of(project / onnx_files.baseline_file("small", 0))
-    assert record.params_digest == study.measurement_digest("small", record.runtime)
+    assert record.params_digest == study.measurement_digest("small", record.runtime, precision)
     assert record.device.threads == 1
     assert record.latency.batch_size == 1
     assert record.batch_latency.batch_size == 64
@@ -213,7 +213,7 @@ def test_a_file_is_timed_in_as_many_processes_as_the_study_asks_for(project, stu
         record = benchmark_stage._measure(target, request, runner.digest(request), set(), tmp_path).record
     assert [process.latency.n for process in record.processes] == [10, 10]
     assert record.latency.n == 20
-    assert record.params_digest != study.measurement_digest("small-r50", "onnxruntime")
+    assert record.params_digest != study.measurement_digest("small-r50", "onnxruntime", record.precision)
     assert records.read(tmp_path / "small-r50/seed0-fp32-onnxruntime.json") == record
 
 

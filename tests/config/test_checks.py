@@ -115,6 +115,15 @@ def test_what_nothing_uses_is_a_warning(study):
     ] + ["report.candidate 'large' is the baseline: it is compared with its own FP32 file"]
 
 
+def test_training_for_int8_that_no_variant_asks_for_is_a_warning():
+    warned = "quantization.qat is not used: remove it, or add int8-qat to a variant's precisions"
+    section = {"quantization": {"qat": {"epochs": 2}}}
+    assert warned in checks.warnings(factories.study(**section))
+    asked = {key: variant.model_dump() for key, variant in factories.study().variants.items()}
+    asked["large"]["precisions"] = ["fp32", "int8-qat"]
+    assert warned not in checks.warnings(factories.study(**section, variants=asked))
+
+
 def test_a_curve_without_points_is_a_warning():
     study = factories.study(training={"short": {"epochs": 3, "evaluate_every": 4}, "spare": {"epochs": 2}})
     assert checks.warnings(study) == [

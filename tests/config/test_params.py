@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from pipelines import TINY
-from trimlab import config
+from trimlab import config, formats
 from trimlab.config import reading
 from trimlab.errors import UserError
 from trimlab.records import archive
@@ -502,6 +502,28 @@ def test_digests_tell_apart_what_decides_a_cell(project):
     assert study.pruning_digest("candidate") != changed.pruning_digest("candidate")
     assert study.pruning_digest("resnet20-digits-r60") == changed.pruning_digest("resnet20-digits-r60")
     assert study.training_digest("resnet20-digits") == changed.training_digest("resnet20-digits")
+
+
+def test_how_weights_are_trained_for_int8_decides_no_other_precision(project):
+    study = config.load(project / "studies/quick.yaml")
+    training = config.QuantizationAwareTraining(epochs=7)
+    changed = study.model_copy(update={"quantization": study.quantization.model_copy(update={"qat": training})})
+    for precision in formats.COMPUTED:
+        old, new = (each.measurement_digest("candidate", "onnxruntime", precision) for each in (study, changed))
+        assert (old == new) == (precision != "int8-qat")
+
+
+def test_a_learning_rate_for_int8_fits_the_optimizer(text, tmp_path):
+    values = YAML(typ="safe").load(text)
+    values["training"]["digits"] |= {"optimizer": "adamw", "learning_rate": 0.001}
+    for point in (*values["sweep"].values(), values["prune"]):
+        point["learning_rate"] = 0.001
+    values["quantization"]["qat"] = {"learning_rate": 0.05}
+    (tmp_path / "params.yaml").write_text(json.dumps(values))
+    config.load(tmp_path / "params.yaml")  # no variant asks for it
+    values["variants"]["candidate"]["precisions"] = ["int8-qat"]
+    (problem,) = problems(json.dumps(values), tmp_path)
+    assert "quantization.qat.learning_rate 0.05 is not in (0, 0.02], the range for adamw" in problem
 
 
 @pytest.mark.parametrize("stage", ["prepare", "train", "prune", "quantize", "benchmark", "report"])

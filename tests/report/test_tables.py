@@ -12,9 +12,11 @@ from trimlab.records import Measurement, Record
 from trimlab.records.select import fits
 from trimlab.report import findings, reference, tables, text
 from trimlab.report.intervals import Replicated
+from trimlab.report.markdown import document
 from trimlab.report.markdown import table as shown
 from trimlab.report.model import Column, Finding, Table, Value, words
 from trimlab.report.results import Bench, Results
+from trimlab.report.sections import report
 
 BENCH = Bench(factories.CPU.identity, "onnxruntime")
 REFERENCE = "*reference*"
@@ -528,6 +530,31 @@ def test_files_that_their_precision_moves_are_named_and_no_others() -> None:
     )
     said = plain(findings.precision_cost(of, of.measurements, "fp16"))
     assert said.endswith("none can be told apart from its FP32 file.")
+
+
+def with_trained_int8() -> Results:
+    """The study with INT8 files of the large models after quantization-aware training as well."""
+    variants = factories.study().model_dump()["variants"]
+    for name in ("large", "large-r50", "candidate"):
+        variants[name]["precisions"] += ["int8-qat"]
+    return scored({}, variants=variants)
+
+
+def test_the_budget_of_training_for_int8_stands_under_every_table_that_shows_such_a_file() -> None:
+    of = with_trained_int8()
+    said = "Budgets of quantization-aware training, besides those of the variants, in TMACs: "
+    assert f"{said}candidate " in tables.candidate(of, of.benches()[0]).caption
+    caption = tables.precisions(of, "large", of.benches()[0]).caption
+    assert re.search(rf"{said}large [\d.]+, large-r50 [\d.]+, candidate [\d.]+\.", caption)
+    assert said not in tables.precisions(of, "small", of.benches()[0]).caption
+
+
+def test_training_for_int8_is_explained_and_compared_with_int8_without_it() -> None:
+    of = with_trained_int8()
+    text = document(report(of, []))
+    assert "**INT8, QAT** is quantization-aware training: INT8 in the same ranges" in text
+    assert "(3 epochs, learning rate 0.001; the FP32 model's soft labels weigh 1 in the loss)" in text
+    assert re.search(r"INT8, QAT moves top-1 by \S+ .*points against INT8, over 3 files", text)
 
 
 @pytest.mark.parametrize(

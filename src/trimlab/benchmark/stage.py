@@ -221,7 +221,7 @@ def _lineage(study: config.Params, target: Target) -> dict[str, Any]:
         "kind": "measurement",
         **{key: value for key, value in outcome.items() if key in _LINEAGE},
         "study": study.study,
-        "params_digest": study.measurement_digest(target.variant, target.runtime),
+        "params_digest": study.measurement_digest(target.variant, target.runtime, target.precision),
         "commit": records.commit(),
         "versions": machine.versions("torch", "onnx"),
         "weight_bytes": onnx_files.weight_bytes(target.file),
@@ -229,6 +229,7 @@ def _lineage(study: config.Params, target: Target) -> dict[str, Any]:
         "torch_top1_accuracy": outcome["top1_accuracy"],
         "calibration_sha256": manifest.get("calibration_sha256"),
         "mixed": _mixed(target, target.file),
+        "qat": manifest["qat"][str(target.seed)] if known.trained else None,
     }
 
 

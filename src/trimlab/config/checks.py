@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from trimlab import paths
+from trimlab.config.sections import QuantizationAwareTraining
 from trimlab.config.study import Params
 from trimlab.errors import short
 
@@ -114,6 +115,9 @@ def _unused(study: Params) -> Iterator[str]:
     for key in [*keys, "prune"] if study.prune else keys:
         if key not in used:
             yield f"{key} is not used: remove it, or refer to it where you meant to"
+    learns = any(variant.is_trained_quantized for variant in study.variants.values())
+    if study.quantization.qat != QuantizationAwareTraining() and not learns:
+        yield "quantization.qat is not used: remove it, or add int8-qat to a variant's precisions"
 
 
 def _odd(study: Params) -> Iterator[str]:

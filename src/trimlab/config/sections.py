@@ -18,7 +18,7 @@ from pydantic import (
 from trimlab import paths
 from trimlab.config.choices import unresolved
 from trimlab.errors import UserError, short
-from trimlab.formats import Precision
+from trimlab.formats import BY_NAME, Precision
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
 """Up to 64 lower-case letters, digits and dashes, starting with a letter: DVC separates keys by dots and reads bare
@@ -471,11 +471,39 @@ class Variant(Section):
     pruning: str
     """`prune` (the candidate's point) or `sweep.KEY`."""
     precisions: list[Precision] = ["fp32", "fp16", "int8"]
-    """Precisions that are exported and measured; an empty list if only the pruning table needs the variant."""
+    """Precisions that are exported and measured; an empty list if only the pruning table needs the variant. `int8-qat`
+    is INT8 after some epochs of quantization-aware training, see `quantization.qat`."""
+
+    @property
+    def is_trained_quantized(self) -> bool:
+        """Whether one of its files needs quantization-aware training."""
+        return any(BY_NAME[precision].trained for precision in self.precisions)
+
+
+class QuantizationAwareTraining(Section):
+    """How the weights of `int8-qat` files are trained, starting from the variant's own: by the workload's recipe, with
+    the following in place of its values. Always in FP32, and at full size."""
+
+    epochs: Annotated[int, Field(ge=1, le=2000)] = 3
+    """Passes over the training set."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.001
+    """Peak learning rate. Usual is a hundredth of the training's."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Decay from the peak to 0 after warm-up."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of all steps in which the learning rate rises linearly to its peak."""
+    distillation: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Weight of the soft labels of the variant's FP32 model in the loss, against the true labels; 0 turns distillation
+    off."""
+    temperature: Annotated[float, Field(gt=0, le=20)] = 4.0
+    """Temperature that softens the FP32 model's labels."""
+    weight_bits: Literal[7, 8] = 8
+    """Bits of the weights that the training simulates. The files with 8 and with 7 bits and TensorRT's hold the same
+    learned weights: choose 7 where x86 processors without VNNI are to run them."""
 
 
 class Quantization(Section):
-    """Post-training quantization to INT8."""
+    """Quantization to INT8."""
 
     calibration_images: Annotated[int, Field(ge=10, le=10_000)] = 500
     """Number of training images for calibration. None is in the hold-out. Each class is represented in proportion to
@@ -492,6 +520,8 @@ class Quantization(Section):
     bias_correction: bool = False
     """Shift the biases of INT8 layers by what rounding their weights changes their outputs' means, measured on the
     calibration images."""
+    qat: QuantizationAwareTraining = QuantizationAwareTraining()
+    """Quantization-aware training, for the precision `int8-qat`."""
 
 
 MOST_CALLS = 500_000

@@ -5,6 +5,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, model_validator
 
+from trimlab import formats
 from trimlab.config.choices import unresolved
 from trimlab.config.sections import (
     Benchmark,
@@ -59,7 +60,7 @@ class Params(Section):
     variants: Annotated[dict[Name, Variant], Field(min_length=1)]
     """Workloads at pruning points, by name."""
     quantization: Quantization
-    """Post-training quantization to INT8."""
+    """Quantization to INT8."""
     benchmark: Benchmark
     """How exported files are timed."""
     report: Report
@@ -141,6 +142,12 @@ class Params(Section):
             for key, variant in self.variants.items()
             if self.point(key).trained
             and (problem := learning_rate_problem(self.recipe(variant.workload), self.point(key).learning_rate))
+        }
+        rate = self.quantization.qat.learning_rate
+        found |= {
+            f"quantization.qat.learning_rate {problem}"
+            for variant in self.variants.values()
+            if variant.is_trained_quantized and (problem := learning_rate_problem(self.recipe(variant.workload), rate))
         }
         return sorted(found)
 
@@ -240,11 +247,16 @@ class Params(Section):
         own = section.importance, section.sensitivity_images, self.point(variant).keep
         return digest_of(self.training_digest(workload), *own)
 
-    def measurement_digest(self, variant: str, runtime: str) -> str:
-        """Return the sha256 of what decides a variant's files and how they are timed in a runtime."""
+    def quantization_of(self, precision: str) -> dict[str, Any]:
+        """Return what decides files of a precision, without defaults."""
+        values = _values(self.quantization)
+        return {key: value for key, value in values.items() if key != "qat" or formats.BY_NAME[precision].trained}
+
+    def measurement_digest(self, variant: str, runtime: str, precision: str) -> str:
+        """Return the sha256 of what decides a variant's file and how it is timed in a runtime."""
         others = {"batch_size"} if runtime == "tensorrt" else {"gpu_batch_size", "builds"}
         timing = {key: value for key, value in _values(self.benchmark).items() if key not in {"runtimes", *others}}
-        return digest_of(self.pruning_digest(variant), _values(self.quantization), timing)
+        return digest_of(self.pruning_digest(variant), self.quantization_of(precision), timing)
 
 
 def _values(section: Section) -> dict[str, Any]:

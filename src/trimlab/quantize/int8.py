@@ -1,4 +1,4 @@
-"""Post-training INT8: three files from one calibration, because runtimes and processors want different ones.
+"""INT8: three files from one calibration, because runtimes and processors want different ones.
 
 CPUs multiply uint8 by int8; those that would saturate get weights of 7 bits; TensorRT wants symmetric int8.
 """

@@ -9,6 +9,8 @@ from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType,
 
 from trimlab.quantize.calibration import Ranges
 
+WeightBits = Literal[7, 8]
+
 # fmt: off
 _CPU_OPERATORS = [
     "Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "Sigmoid", "Mul", "Concat",
@@ -17,9 +19,7 @@ _CPU_OPERATORS = [
 # fmt: on
 
 
-def u8s8_model(
-    proto: ModelProto, ranges: Ranges, kept: Sequence[str] = (), weight_bits: Literal[7, 8] = 8
-) -> ModelProto:
+def u8s8_model(proto: ModelProto, ranges: Ranges, kept: Sequence[str] = (), weight_bits: WeightBits = 8) -> ModelProto:
     """Return a copy with uint8 activations with zero point and int8 weights per channel, logits float32.
 
     Products of two activations (attention) stay float, as LayerNorm, GELU, softmax and the like do, and so do sums that

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from trimlab import config, formats, paths, progress
-from trimlab.digests import sha256_of
+from trimlab import config, formats, machine, paths, progress, records
+from trimlab.digests import digest_of, sha256_of
 from trimlab.errors import UserError
 from trimlab.quantize import int8, mixed, onnx_files
 from trimlab.quantize.calibration import Floats
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
     from torch import Tensor
 
     from trimlab.data.dataset import Dataset
@@ -58,13 +59,15 @@ def _write_calibration(dataset: "Dataset", chosen: "Tensor", file: Path) -> None
 
 def quantize_variant(study: config.Params, variant: str) -> None:
     """Write a variant's ONNX files for each seed and precision, and the manifest."""
+    learns = study.variants[variant].is_trained_quantized
     manifest: dict[str, Any] = {
         "variant": variant,
-        "quantization": study.quantization.model_dump(),
+        "quantization": study.quantization.model_dump(exclude=set() if learns else {"qat"}),
         "calibration_sha256": None,
         "weights_sha256": {},
         "files_sha256": {},
         "mixed": {},
+        "qat": {},
     }
     if study.variants[variant].precisions:
         _write_files(study, variant, manifest)
@@ -80,12 +83,13 @@ def _write_files(study: config.Params, variant: str, manifest: dict[str, Any]) -
     paths.quantized(variant).mkdir(parents=True, exist_ok=True)
     for seed in study.seeds:
         progress.say(f"quantize {variant}: seed {seed}")
-        chosen_layers = _write_seed(study, variant, seed, dataset, images)
+        about = _write_seed(study, variant, seed, dataset, images)
         weights = paths.weights_file(paths.pruned(variant), seed)
         files = sorted(paths.quantized(variant).glob(f"seed{seed}-*.onnx"))
         manifest["weights_sha256"][str(seed)] = sha256_of(weights)
         manifest["files_sha256"].update({file.name: sha256_of(file) for file in files})
-        manifest["mixed"].update(chosen_layers)
+        for key, value in about.items():
+            manifest[key].update(value)
     if set(formats.QUANTIZED) & set(study.variants[variant].precisions):
         manifest["calibration_sha256"] = hashlib.sha256(chosen.numpy().tobytes()).hexdigest()
 
@@ -93,25 +97,30 @@ def _write_files(study: config.Params, variant: str, manifest: dict[str, Any]) -
 def _write_seed(
     study: config.Params, variant: str, seed: int, dataset: "Dataset", images: Floats
 ) -> dict[str, dict[str, Any]]:
-    """Write the files of one seed; return what `_write_mixed` does."""
-    precisions = study.variants[variant].precisions
+    """Write the files of one seed; return what the manifest says of `int8-mixed` and `int8-qat`."""
+    precisions, about = study.variants[variant].precisions, dict[str, dict[str, Any]]()
     fp32, fp16 = (paths.onnx_file(variant, seed, precision) for precision in ("fp32", "fp16"))
     _export(paths.weights_file(paths.pruned(variant), seed), study.workload_of(variant), dataset, fp32)
     if "fp16" in precisions:
         from trimlab.quantize import export
 
         export.to_fp16(fp32, fp16)
-    if not {"int8", "int8-mixed"} & set(precisions):
-        return {}
+    if not set(formats.QUANTIZED) & set(precisions):
+        return about
     model, calibrated = onnx.load(fp32), int8.calibrate(fp32, images, study.quantization)
-    if study.quantization.bias_correction:
+    if "int8-qat" in precisions:
+        learned, how = _learned(study, variant, seed, dataset, model, calibrated)
+        int8.write(learned, calibrated, _files(variant, seed, "int8-qat"))
+        about["qat"] = {str(seed): how.model_dump()}
+    if study.quantization.bias_correction:  # training finds biases of its own
         calibrated = int8.with_bias_correction(model, calibrated, images)
     if "int8" in precisions:
         int8.write(model, calibrated, _files(variant, seed, "int8"))
-    if "int8-mixed" not in precisions:
-        return {}
-    ranked = mixed.ranked(model, calibrated, images)
-    return _write_mixed(ranked, _files(variant, seed, "int8-mixed"), dataset, study.quantization.max_drop)
+    if "int8-mixed" in precisions:
+        ranked = mixed.ranked(model, calibrated, images)
+        files = _files(variant, seed, "int8-mixed")
+        about["mixed"] = _write_mixed(ranked, files, dataset, study.quantization.max_drop)
+    return about
 
 
 def _files(variant: str, seed: int, precision: str) -> int8.Files:
@@ -173,6 +182,56 @@ def _held_out(dataset: "Dataset") -> mixed.HeldOut:
     return mixed.HeldOut(
         lambda: (dataset.normalise(images).numpy() for images in held.chunks(_AT_ONCE)), held.labels.numpy()
     )
+
+
+def _learned(
+    study: config.Params, variant: str, seed: int, dataset: "Dataset", model: "ModelProto", calibrated: int8.Calibration
+) -> "tuple[ModelProto, records.QuantizationAwareTraining]":
+    """Return a seed's FP32 model with weights that were trained with INT8's rounding, and how that went."""
+    from trimlab.models import checkpoint
+    from trimlab.quantize import export, onnx_torch
+    from trimlab.quantize.qat import Simulation
+    from trimlab.train import loop, resume
+    from trimlab.train.budget import training_macs
+    from trimlab.train.distill import Teacher
+    from trimlab.train.schedule import fine_tune_recipe
+
+    section, split = study.quantization.qat, study.data.split
+    weights = paths.weights_file(paths.pruned(variant), seed)
+    decisive = digest_of(study.quantization.model_dump(exclude_defaults=True))
+    resumable = resume.resumable_file(
+        __name__, "fp32", study.pruning_digest(variant), decisive, sha256_of(weights), dataset.sha256, str(seed)
+    )
+    # Before hours of training: whatever of an operator is not known here would change the logits.
+    export.check_parity(onnx_torch.Graph(model), dataset.image_shape, paths.onnx_file(variant, seed, "fp32"))
+    teacher = None
+    if section.distillation:
+        unrounded = checkpoint.load(weights, study.workload_of(variant))
+        teacher = Teacher(unrounded, section.distillation, section.temperature)
+    simulation = Simulation(model, calibrated.ranges, calibrated.kept, section.weight_bits)
+    recipe = fine_tune_recipe(study.recipe(study.variants[variant].workload), section)
+    # Strict FP32: bf16 has as many bits as the steps of INT8, and would round them again.
+    with machine.exclusive(f"quantize {variant}") as watch:
+        done = loop.fit(
+            simulation, dataset, split, recipe, "fp32", seed,
+            resumable=resumable, label=f"quantize {variant}", on_epoch=lambda _: None, teacher=teacher,
+        )  # fmt: skip
+    top1 = done.curve[-1].top1_accuracy
+    assert top1 is not None  # the last epoch is always evaluated
+    learned = records.QuantizationAwareTraining(
+        epochs=recipe.epochs,
+        learning_rate=section.learning_rate,
+        schedule=section.schedule,
+        distillation=section.distillation,
+        weight_bits=section.weight_bits,
+        top1_accuracy=top1,
+        training_macs=training_macs(simulation, dataset, split, recipe, teacher),
+        train_seconds=sum(epoch.seconds for epoch in done.curve),
+        resumptions=done.resumptions,
+        contended=watch.contended,
+    )
+    resume.finish(resumable)
+    return simulation.model(), learned
 
 
 def _export(weights: Path, workload: config.Workload, dataset: "Dataset", path: Path) -> None:

@@ -58,7 +58,7 @@ def fits(study: Params, record: Record) -> bool:
         return False
     if isinstance(record, Pruning):
         return record.params_digest == study.pruning_digest(record.variant)
-    wanted = study.measurement_digest(record.variant, record.runtime)
+    wanted = study.measurement_digest(record.variant, record.runtime, record.precision)
     asked = formats.BY_NAME[record.precision].asked_as
     return asked in variant.precisions and record.params_digest == wanted
 

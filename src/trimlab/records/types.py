@@ -502,6 +502,27 @@ class Build(Part):
     batch_latency: Latency
 
 
+class QuantizationAwareTraining(Part):
+    """How the weights of an INT8 file were learned, from those of the variant: rounding was simulated in torch."""
+
+    epochs: Count
+    learning_rate: LearningRate
+    schedule: Text
+    distillation: Share
+    """Weight of the FP32 model's soft labels in the loss."""
+    weight_bits: Literal[7, 8]
+    """Of the weights that were simulated."""
+    top1_accuracy: Annotated[Share, METRIC]
+    """Of the simulation after the last epoch, in [0, 1]."""
+    training_macs: Annotated[Work, METRIC]
+    """Multiply-accumulates, backward passes and the teacher's forward passes included."""
+    train_seconds: Annotated[Seconds, VOLATILE, METRIC]
+    resumptions: Annotated[WholeNumber, VOLATILE, METRIC]
+    """How often it was interrupted and went on."""
+    contended: Annotated[bool, VOLATILE]
+    """Whether other processes took more than a tenth of the machine meanwhile."""
+
+
 Timed = Literal["latency", "batch_latency", "baseline_latency", "baseline_batch_latency"]
 """The series of a process, and of a measurement."""
 
@@ -575,6 +596,8 @@ class Measurement(Record):
     weight_bits: Literal[7, 8] | None = None
     """Bits of an INT8 file's weights: 7 where the processor's pairs of products would saturate at 8. None for other
     precisions, and in older records, where it was 8."""
+    qat: QuantizationAwareTraining | None = None
+    """How the file's weights were learned, where it holds others than the torch model of `weights_sha256`."""
     exact_top1_accuracy: Annotated[Share | None, METRIC] = None
     """Of an INT8 file's own arithmetic, computed without fused kernels, in [0, 1]; None where it was not computed."""
     exact_agreement: Annotated[Share | None, METRIC] = None

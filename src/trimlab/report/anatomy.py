@@ -85,9 +85,8 @@ def exactness(results: Results, measured: Sequence[Measurement]) -> Table | None
         return None
     columns = [
         words("Variant"), *([words("Precision")] if several else []), Column("Seed"), Column("Weight bits"),
-        Column(f"{pretty(files[0].runtime)} %", "%"),
-        Column("Exact arithmetic %", "%"), Column("Difference", "points"), Column("Noise", "points"),
-        Column("Labels that differ from exact %", "%"),
+        Column(f"{pretty(files[0].runtime)} %", "%"), Column("Exact arithmetic %", "%"),
+        Column("Difference", "points"), Column("Noise", "points"), Column("Labels that differ from exact %", "%"),
     ]  # fmt: skip
     caption = (
         f"{where(results, files)}. Exact arithmetic: the same INT8 file without fused kernels. Difference: points of "

@@ -1,10 +1,10 @@
 """What trainings cost in multiply-accumulates, as records say it, or as it follows from their curves."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from trimlab.records import TRAINING_PASSES, Epoch, Pruning, Training
+from trimlab.records import TRAINING_PASSES, Epoch, Measurement, Pruning, Training
 from trimlab.report.model import Value
 from trimlab.report.results import Results, mean
 from trimlab.report.text import tera
@@ -57,6 +57,15 @@ def spent(results: Results, records: Sequence[Pruning]) -> Budget:
     known = [macs for macs in tuning if macs is not None]
     training = 0.0 if records[0].initial == "scratch" else _trained(_trainings(results, records[0].workload))
     return Budget(training, mean(known) if len(known) == len(tuning) else None)
+
+
+def of_quantized(measured: Iterable[Measurement]) -> str:
+    """Write what quantization-aware training took of each variant, the mean over seeds; empty where there was none."""
+    taken: dict[str, dict[int, float]] = {}
+    for record in measured:
+        if record.qat:
+            taken.setdefault(record.variant, {})[record.seed] = record.qat.training_macs
+    return ", ".join(f"{variant} {tera(mean(list(macs.values())))}" for variant, macs in taken.items())
 
 
 def same(a: float | None, b: float | None) -> bool:

@@ -352,11 +352,19 @@ def _no_headroom(results: Results, losses: Sequence[tuple[list[Pruning], Differe
     )
 
 
-def precision_cost(results: Results, measured: Sequence[Measurement], precision: str) -> Finding | None:
-    """Say how a precision moves top-1 against the FP32 files of the same weights; one file's move is in its row."""
-    fp32 = {(r.variant, r.seed, r.weights_sha256): r for r in measured if r.precision == "fp32"}
-    low = [r for r in measured if r.precision == precision and (r.variant, r.seed, r.weights_sha256) in fp32]
-    pairs = [(r, results.difference([r], [fp32[r.variant, r.seed, r.weights_sha256]])) for r in low]
+def precision_costs(results: Results, measured: Sequence[Measurement]) -> list[Finding | None]:
+    """Say what each precision below FP32 costs, and what training for it gains over INT8 without it."""
+    pairs = [(low, "fp32") for low in formats.REDUCED] + [(low, "int8") for low in formats.TRAINED]
+    return [precision_cost(results, measured, *pair) for pair in pairs]
+
+
+def precision_cost(
+    results: Results, measured: Sequence[Measurement], precision: str, other: str = "fp32"
+) -> Finding | None:
+    """Say how a precision moves top-1 against the same variants' files of another; one file's move is in its row."""
+    base = {(r.variant, r.seed, r.weights_sha256): r for r in measured if r.precision == other}
+    low = [r for r in measured if r.precision == precision and (r.variant, r.seed, r.weights_sha256) in base]
+    pairs = [(r, results.difference([r], [base[r.variant, r.seed, r.weights_sha256]])) for r in low]
     moved = [(record, difference) for record, difference in pairs if difference]
     moves = [difference.points for _, difference in moved]
     if len(moves) < 2:
@@ -364,12 +372,13 @@ def precision_cost(results: Results, measured: Sequence[Measurement], precision:
     values = {"least_points": min(moves), "most_points": max(moves), "mean_points": mean(moves)}
     low_end, high_end = signed(min(moves)), signed(max(moves))
     span = low_end if low_end == high_end else f"{low_end} to {high_end} (mean {signed(mean(moves))})"
-    text = f"{precision_name(precision)} moves top-1 by {span} points against FP32, over {len(moves)} files"
-    return Finding(text_of(f"{text}; {_apart(results, moved)}."), values)
+    against = precision_name(other)
+    text = f"{precision_name(precision)} moves top-1 by {span} points against {against}, over {len(moves)} files"
+    return Finding(text_of(f"{text}; {_apart(results, moved, against)}."), values)
 
 
-def _apart(results: Results, moved: Sequence[tuple[Measurement, Difference]]) -> str:
-    """Say which files can be told apart from their FP32 file."""
+def _apart(results: Results, moved: Sequence[tuple[Measurement, Difference]], against: str) -> str:
+    """Say which files can be told apart from their variant's file of another precision."""
     several = len(results.study.seeds) > 1
     apart = [
         f"{record.variant}{f', seed {record.seed}' if several else ''} ({plus_minus(difference)})"
@@ -377,9 +386,9 @@ def _apart(results: Results, moved: Sequence[tuple[Measurement, Difference]]) ->
         if difference.separable
     ]
     if not apart:
-        return "none can be told apart from its FP32 file"
+        return f"none can be told apart from its {against} file"
     rest = f" and {len(apart) - 4} more" if len(apart) > 4 else ""
-    return f"these can be told apart from their FP32 files: {', '.join(apart[:4])}{rest}"
+    return f"these can be told apart from their {against} files: {', '.join(apart[:4])}{rest}"
 
 
 def fastest(measured: Sequence[Measurement]) -> Finding | None:
@@ -674,7 +683,7 @@ def _of_bench(results: Results, bench: Bench) -> list[Finding]:
     measured = results.at(bench)
     said = [against_baseline(results, bench)]
     if len({record.workload for record in measured}) > 1:
-        said += [precision_cost(results, measured, precision) for precision in formats.REDUCED]
+        said += precision_costs(results, measured)
     said += [fastest(measured), beside_bf16(results, bench)]
     rounded = [found for key in results.study.workloads if (found := rounding(results, bench, key))]
     return [finding for finding in said if finding] + [Finding.joined(found) for found in rounded]

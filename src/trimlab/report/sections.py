@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 
 from trimlab import formats
+from trimlab.config import QuantizationAwareTraining
 from trimlab.records import Measurement
 from trimlab.report import anatomy, controls, findings, mixed, recommendation, scores, sensitivity, tables
 from trimlab.report.model import (
@@ -21,7 +22,7 @@ from trimlab.report.model import (
     text_of,
 )
 from trimlab.report.results import Bench, Results
-from trimlab.report.text import pretty
+from trimlab.report.text import count, precision_name, pretty
 
 _METHODS = {"minmax": "their minimum and maximum", "entropy": "least entropy loss", "percentile": "percentile"}
 _PUBLISHED_ROWS = Finding.of(
@@ -164,7 +165,8 @@ def _how_to_read(results: Results, published: bool) -> Blocks:
     ]
     if published:
         facts.append(_PUBLISHED_ROWS)
-    if any(set(formats.QUANTIZED) & set(variant.precisions) for variant in results.study.variants.values()):
+    asked = {precision for variant in results.study.variants.values() for precision in variant.precisions}
+    if asked & set(formats.QUANTIZED):
         settings = results.study.quantization
         kept = f"; layers kept in FP32: {', '.join(settings.keep)}" if settings.keep else ""
         corrected = "; biases are corrected for what rounded weights change" if settings.bias_correction else ""
@@ -175,11 +177,26 @@ def _how_to_read(results: Results, published: bool) -> Blocks:
                 f"{settings.calibration_images} training images by {_METHODS[settings.method]}{kept}{corrected}.",
             )
         )
+    facts += [_trained(name, results.study.quantization.qat) for name in formats.TRAINED if name in asked]
     if split != {"test"}:
         facts.append(
             Finding.of("Scored on the hold-out: no published figure, all of the test set, stands beside such rows.")
         )
     return _list(facts)
+
+
+def _trained(precision: str, settings: QuantizationAwareTraining) -> Finding:
+    labels = (
+        f"; the FP32 model's soft labels weigh {settings.distillation:g} in the loss" if settings.distillation else ""
+    )
+    return Finding.of(
+        strong(precision_name(precision)),
+        " is quantization-aware training: INT8 in the same ranges, with weights trained further from the variant's own "
+        f"while rounding to {settings.weight_bits}-bit weights is simulated ({count(settings.epochs, 'epoch')}, "
+        f"learning rate {settings.learning_rate:g}{labels}). ",
+        strong("Δ points"),
+        " are then against the FP32 file from which that started.",
+    )
 
 
 def _baseline(results: Results, drawn: Sequence[str]) -> Blocks:
@@ -246,7 +263,7 @@ def _precisions(results: Results) -> Blocks:
             measured = [record for record in results.at(bench) if record.workload == workload]
             if measured:
                 heading = (*_workload_heading(results, workload), Span(_bench_suffix(results, bench)))
-                read = [findings.precision_cost(results, measured, precision) for precision in formats.REDUCED]
+                read = findings.precision_costs(results, measured)
                 read.append(findings.baseline_times(measured))
                 sections.append(Section(heading, (tables.precisions(results, workload, bench), *_paragraph(*read))))
     return sections
@@ -294,9 +311,8 @@ def _mixed(results: Results, drawn: Sequence[str]) -> Blocks:
 
 def _exactness(results: Results) -> Blocks:
     measured = {bench: _in_order(results, results.at(bench)) for bench in results.benches()}
-    quantized = {
-        bench: found for bench, found in measured.items() if any(r.precision in formats.QUANTIZED for r in found)
-    }
+    known = formats.QUANTIZED
+    quantized = {bench: found for bench, found in measured.items() if any(r.precision in known for r in found)}
     compared = {bench: anatomy.exactness(results, found) for bench, found in quantized.items()}
     if not any(compared.values()):
         return _paragraph(anatomy.NOT_EXACT) if compared else []

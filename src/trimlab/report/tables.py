@@ -760,6 +760,8 @@ def _deployed_caption(results: Results, chosen: Sequence[Measurement], absent: S
         f"Latency: {timing(r.latency for r in chosen)}. Images/s: {timing(r.batch_latency for r in chosen)}.",
         f"Copies are included. {replicates(chosen)}",
     ]
+    if learned := budgets.of_quantized(chosen):
+        parts.append(f"Budgets of quantization-aware training, besides those of the variants, in TMACs: {learned}.")
     if absent:
         parts.append(f"Not measured here: {', '.join(absent)}.")
     return " ".join(parts)

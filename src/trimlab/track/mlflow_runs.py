@@ -490,20 +490,24 @@ def _training_name(stage: str, name: str, seed: int) -> str:
 
 
 def _study_params(study: Params) -> dict[str, str]:
-    return _texts(_flat(study.model_dump(include=_STUDY_PARAMS)))
+    trained = any(variant.is_trained_quantized for variant in study.variants.values())
+    unused = {} if trained else {"quantization": {"qat"}}
+    return _texts(_flat(study.model_dump(include=_STUDY_PARAMS, exclude=unused)))
 
 
 def _deciding_params(study: Params, record: Record) -> dict[str, str]:
     """Return the params that decided a record, besides those that are fields of it."""
     recipe = study.recipe(record.workload)
-    sections: dict[str, BaseModel] = {}
+    sections: dict[str, Any] = {}
     if isinstance(record, Pruning | Measurement):
-        sections["pruning"] = study.pruning_of(record.variant)
+        sections["pruning"] = study.pruning_of(record.variant).model_dump()
     if isinstance(record, Measurement):
-        sections |= {"quantization": study.quantization, "benchmark": study.benchmark}
+        # How weights are trained for INT8 is in the record, where they are.
+        sections["quantization"] = study.quantization.model_dump(exclude={"qat"})
+        sections["benchmark"] = study.benchmark.model_dump()
     data = study.model_dump(include={"data": _STUDY_PARAMS["data"]})
     training = {"training": recipe.model_dump(exclude=recipe.unused)}
-    return _texts(_flat({**data, **training, **{name: section.model_dump() for name, section in sections.items()}}))
+    return _texts(_flat({**data, **training, **sections}))
 
 
 def _params(record: Record) -> dict[str, str]:

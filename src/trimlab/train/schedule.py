@@ -2,11 +2,13 @@
 
 import math
 
-from trimlab.config import PruningPoint, Recipe
+from trimlab.config import PruningPoint, QuantizationAwareTraining, Recipe
 
 
-def fine_tune_recipe(recipe: Recipe, point: PruningPoint, epochs: int | None = None) -> Recipe:
-    """Return a workload's recipe with a pruning point's learning rate, schedule and epochs, or with those given."""
+def fine_tune_recipe(
+    recipe: Recipe, point: PruningPoint | QuantizationAwareTraining, epochs: int | None = None
+) -> Recipe:
+    """Return a workload's recipe with a fine-tuning's learning rate, schedule and epochs, or with those given."""
     return recipe.model_copy(
         update={
             "epochs": point.epochs if epochs is None else epochs,
