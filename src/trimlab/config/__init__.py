@@ -7,6 +7,7 @@ from trimlab.config.choices import matching
 from trimlab.config.reading import cell, load, schema, whole
 from trimlab.config.sections import (
     RUNTIMES,
+    Allocation,
     Benchmark,
     ColorJitter,
     Data,
@@ -39,6 +40,7 @@ __all__ = [
     "LIBRARIES",
     "OWN_MODELS",
     "RUNTIMES",
+    "Allocation",
     "Benchmark",
     "ColorJitter",
     "Data",

@@ -10,7 +10,7 @@ the processor.
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,9 +173,10 @@ def _logits(proto: ModelProto, batches: Iterable[Floats]) -> Iterator[NDArray[np
         yield session.run(None, {name: batch})[0].astype(np.float64)
 
 
-def _log_sum(logits: NDArray[np.float64]) -> NDArray[Any]:
+def _log_sum(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     highest = logits.max(axis=1, keepdims=True)
-    return highest + np.log(np.exp(logits - highest).sum(axis=1, keepdims=True))
+    total: NDArray[np.float64] = highest + np.log(np.exp(logits - highest).sum(axis=1, keepdims=True))
+    return total
 
 
 def _divergence(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float:

@@ -54,7 +54,7 @@ class Simulation(nn.Module):
         self.learned = nn.ParameterList(torch.from_numpy(arrays[name].copy()) for name in self._names)
         quantized = u8s8_model(onnx_files.copy(source), ranges, onnx_files.float_nodes(source, kept), weight_bits)
         self._weights, self._biases = _rounded(quantized, self._names)
-        rounded = [each.output for each in (*self._weights, *self._biases)]
+        rounded = [weight.output for weight in self._weights] + [bias.output for bias in self._biases]
         self._graph = Graph(quantized, {*rounded, *self._names})
 
     def forward(self, images: Tensor) -> Tensor:

@@ -136,8 +136,8 @@ def _beside(results: Results, workload: str, adaptive: Sequence[Sequence[Pruning
     found = [records for variant in results.variants_of(workload) if (records := results.pruned(variant))]
     uniform = [r for r in found if r[0].scope == "uniform" and r[0].ratio > 0 and r[0].initial == "pruned"]
     wanted = {records[0].variant for records in adaptive}
-    for records in adaptive if uniform else ():
-        nearest = min(uniform, key=lambda r: abs(math.log(r[0].num_params / records[0].num_params)))
+    for chosen in adaptive if uniform else ():
+        nearest = min(uniform, key=lambda r: abs(math.log(r[0].num_params / chosen[0].num_params)))
         wanted.add(nearest[0].variant)
     return [records for records in found if records[0].variant in wanted]
 

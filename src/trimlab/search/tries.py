@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from trimlab import config, deploy, paths, progress
 from trimlab.errors import UserError
@@ -82,8 +82,9 @@ def run(search: Search, hours: float) -> Iterator[Kept]:
         UserError: the first try fails.
     """
     point = search.study.point(search.study.report.candidate)
+    assert point.ratio  # `begin` has seen to it
     allocation = point.allocation or search.study.pruning.allocation
-    changes = list(proposals.other_ways(point, config.ALLOCATIONS, allocation))
+    changes = list(proposals.other_ways(point, get_args(config.Allocation), allocation))
     started, longest = time.monotonic(), 0.0
     with _params_put_back():
         while True:

@@ -28,7 +28,7 @@ def resolve(precision: TrainingPrecision) -> UsedPrecision:
 
 def _offers_bf16(cuda: bool, precision: Literal["amp", "auto"]) -> bool:
     if cuda:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return has_native_bf16() if precision == "amp" else has_fast_bf16()
 
 
