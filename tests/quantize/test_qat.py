@@ -26,7 +26,7 @@ from trimlab.quantize import export, int8, onnx_files
 from trimlab.quantize import stage as quantize_stage
 from trimlab.quantize.int8 import Calibration, Files
 from trimlab.quantize.onnx_graph import graph_of
-from trimlab.quantize.onnx_torch import Graph, FakeQuantize, check
+from trimlab.quantize.onnx_torch import FakeQuantize, Graph, check
 from trimlab.quantize.qat import Simulation
 from trimlab.train import loop
 from trimlab.train.distill import Teacher

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trimlab.quantize import onnx_files
 from trimlab.quantize.calibration import Ranges
-from trimlab.quantize.onnx_torch import Graph, FakeQuantize
+from trimlab.quantize.onnx_torch import FakeQuantize, Graph
 from trimlab.quantize.qdq_cpu import WeightBits, u8s8_model
 
 _LEARNED = {
@@ -66,7 +66,8 @@ class Simulation(nn.Module):
             values[weight.output] = FakeQuantize.apply(values[weight.name], scales[weight.name], *bounds)
         for bias in self._biases:
             values[bias.output] = _round_bias(values[bias.name], bias.step * scales[bias.weight])
-        return self._graph(images, values)  # type: ignore[no-any-return]
+        logits: Tensor = self._graph(images, values)
+        return logits
 
     def model(self) -> ModelProto:
         """Return the FP32 model with the learned weights."""

@@ -90,7 +90,8 @@ def _write_seed(
     study: config.Params, variant: str, seed: int, dataset: "Dataset", images: Floats
 ) -> tuple[list[Path], records.QuantizationAwareTraining | None]:
     """Write the files of one seed; return them, and how the weights of `int8-qat` were learned."""
-    precisions, learned = study.variants[variant].precisions, None
+    precisions = study.variants[variant].precisions
+    learned: records.QuantizationAwareTraining | None = None
     fp32, fp16 = (paths.onnx_file(variant, seed, precision) for precision in ("fp32", "fp16"))
     _export(paths.weights_file(paths.pruned(variant), seed), study.workload_of(variant), dataset, fp32)
     if "fp16" in precisions:
