@@ -14,7 +14,7 @@ import torch
 import factories
 import onnx_examples
 import projects
-from trimlab import paths, records
+from trimlab import formats, paths, records
 from trimlab.benchmark import interpreters, runner
 from trimlab.benchmark import stage as benchmark_stage
 from trimlab.benchmark.targets import Target
@@ -112,6 +112,28 @@ def test_a_record_speaks_of_its_file_and_its_weights(project, study, precision):
     assert record.latency.batch_size == 1
     assert record.batch_latency.batch_size == 64
     assert (record.calibration_sha256 is None) == (precision != "int8")
+
+
+@pytest.mark.parametrize("precision", formats.QUANTIZED)
+def test_int8_files_come_in_flavours_with_and_without_training_for_them(precision):
+    gpu, cpu = (Target("small", 0, precision, runtime) for runtime in ("tensorrt", "openvino"))
+    assert (gpu.file.name, gpu.seven_bit_file) == (f"seed0-{precision}-symmetric.onnx", None)
+    assert (cpu.file.name, cpu.seven_bit_file.name) == (f"seed0-{precision}.onnx", f"seed0-{precision}-7bit.onnx")
+
+
+def test_a_measurement_says_how_the_weights_of_its_file_were_trained(project, study, tmp_path, monkeypatch):
+    for stage in ("prune", "quantize"):
+        shutil.copytree(project / stage, tmp_path / stage)
+    monkeypatch.chdir(tmp_path)
+    manifest = onnx_files.read_manifest("small")
+    told = factories.learned(study, factories.pruning(study, "small")).model_dump()
+    onnx_files.write_manifest("small", {**manifest, "qat": {"0": told}})
+    plain, trained = (Target("small", 0, precision, "onnxruntime") for precision in ("int8", "int8-qat"))
+    shutil.copyfile(plain.file, trained.file)
+    lineage = benchmark_stage._lineage(study, trained)
+    assert (lineage["qat"], lineage["weight_bits"]) == (told, 8)
+    assert lineage["calibration_sha256"] == manifest["calibration_sha256"]
+    assert "qat" not in benchmark_stage._lineage(study, plain)
 
 
 def test_fp32_files_agree_with_torch(project):

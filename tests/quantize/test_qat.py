@@ -26,7 +26,7 @@ from trimlab.quantize import export, int8, onnx_files
 from trimlab.quantize import stage as quantize_stage
 from trimlab.quantize.int8 import Calibration, Files
 from trimlab.quantize.onnx_graph import graph_of
-from trimlab.quantize.onnx_torch import Graph, Rounded, check
+from trimlab.quantize.onnx_torch import FakeQuantize, Graph, check
 from trimlab.quantize.qat import Simulation
 from trimlab.train import loop
 from trimlab.train.distill import Teacher
@@ -180,7 +180,7 @@ def test_a_weight_that_is_not_learned_comes_back_as_it_was():
 
 def test_rounding_is_quantizelinears_and_gradients_pass_what_is_not_clipped():
     values = torch.tensor([-9.0, -0.26, -0.25, 0.0, 0.25, 0.75, 3.1, 40.0], requires_grad=True)
-    rounded = Rounded.apply(values, 0.5, 10, 0, 20)
+    rounded = FakeQuantize.apply(values, 0.5, 10, 0, 20)
     assert rounded.tolist() == [-5.0, -0.5, 0.0, 0.0, 0.0, 1.0, 3.0, 5.0]  # ties go to the even step
     rounded.sum().backward()
     assert values.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]

@@ -57,7 +57,7 @@ class Graph(nn.Module):
         """Shapes, axes and indices, which are read on the CPU."""
         self._floats: dict[str, str] = {}
         """The names of buffers, by those of constants, which may hold dots."""
-        for name in {name for node in nodes for name in node.input} & arrays.keys() - set(given):
+        for name in sorted({name for node in nodes for name in node.input} & arrays.keys() - set(given)):
             value = torch.from_numpy(arrays[name].copy())
             if value.is_floating_point():
                 self._floats[name] = f"constant{len(self._floats)}"
@@ -122,10 +122,10 @@ def _operator(node: NodeProto, arrays: Arrays) -> tuple[Operator, tuple[str, ...
 def _rounding(scale: Array, zero_point: Array) -> Operator:
     bounds = np.iinfo(zero_point.dtype)
     # Numbers, not tensors: a GPU's would have to be waited for.
-    return lambda values: Rounded.apply(values, scale.item(), zero_point.item(), int(bounds.min), int(bounds.max))
+    return lambda values: FakeQuantize.apply(values, scale.item(), zero_point.item(), int(bounds.min), int(bounds.max))
 
 
-class Rounded(torch.autograd.Function):
+class FakeQuantize(torch.autograd.Function):
     """What QuantizeLinear and DequantizeLinear make of values; gradients pass where nothing is clipped.
 
     torch's fake quantization multiplies by the inverse of the scale: an average of rounded values often lies halfway

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trimlab.quantize import onnx_files
 from trimlab.quantize.calibration import Ranges
-from trimlab.quantize.onnx_torch import Graph, Rounded
+from trimlab.quantize.onnx_torch import FakeQuantize, Graph
 from trimlab.quantize.qdq_cpu import WeightBits, u8s8_model
 
 _LEARNED = {
@@ -63,10 +63,11 @@ class Simulation(nn.Module):
         scales = {each.name: self._scale(values[each.name], each.axis) for each in self._weights}
         bounds = (0, -self._highest, self._highest)
         for weight in self._weights:
-            values[weight.output] = Rounded.apply(values[weight.name], scales[weight.name], *bounds)
+            values[weight.output] = FakeQuantize.apply(values[weight.name], scales[weight.name], *bounds)
         for bias in self._biases:
             values[bias.output] = _round_bias(values[bias.name], bias.step * scales[bias.weight])
-        return self._graph(images, values)  # type: ignore[no-any-return]
+        logits: Tensor = self._graph(images, values)
+        return logits
 
     def model(self) -> ModelProto:
         """Return the FP32 model with the learned weights."""
