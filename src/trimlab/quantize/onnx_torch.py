@@ -245,7 +245,9 @@ def _reduce_mean(attributes: Attributes, values: Tensor) -> Tensor:
 
 
 def _reduce_l2(attributes: Attributes, values: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(values, 2, attributes.get("axes"), bool(attributes.get("keepdims", 1)))
+    axes, keep = attributes.get("axes"), bool(attributes.get("keepdims", 1))
+    norm: Tensor = torch.linalg.vector_norm(values, 2, axes, keep)
+    return norm
 
 
 def _reshape(attributes: Attributes, values: Tensor, shape: Tensor) -> Tensor:

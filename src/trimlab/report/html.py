@@ -159,5 +159,5 @@ def _data(chart: Mapping[str, Any] | None) -> str:
 
 def _library() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as one script, which does not end its element early."""
-    script: str = vl_convert.javascript_bundle(None)
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return script.replace("</script", "<\\/script")
