@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pipelines import Project, ran
-from trimlab import records
+from trimlab import config, records
 from trimlab.digests import sha256_of
 
 pytestmark = pytest.mark.e2e
@@ -194,6 +194,24 @@ def test_a_picked_file_is_deployed_as_its_card_says(tiny, tmp_path):
     assert "none of 6 files measured on " in refused
     assert "--max-mib " in refused
     assert "Traceback" not in refused
+
+
+def test_a_search_tries_points_goes_on_and_ends_with_a_study(tiny):
+    refused = tiny.run("trimlab", "search", code=1)
+    assert "data.split test: a search would choose on the test set" in refused
+    tiny.edit("split: test", "split: holdout")
+    before = tiny.params.read_bytes()
+    first = tiny.run("trimlab", "search", "--max-drop", "100", "--hours", "0")
+    assert tiny.params.read_bytes() == before
+    assert "search: try 1, ratio 0.3" in first
+    second = tiny.run("trimlab", "search", "--max-drop", "100", "--hours", "0")
+    assert "search: try 2, ratio 0.64" in second, "the first try is kept, and it was within the limits"
+    study = config.load(tiny.root / "studies/tiny-found.yaml")
+    assert (study.data.split, study.point("candidate").ratio) == ("test", 0.64)
+    assert tiny.params.read_bytes() == before
+    assert (tiny.root / "searches/tiny.svg").read_text().startswith("<?xml")
+    shown = tiny.run("dvc", "exp", "show", "--csv", "--all-commits")
+    assert "0.64" in shown
 
 
 def test_an_experiment_runs_the_candidates_cells_and_the_report(tiny):

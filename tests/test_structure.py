@@ -17,6 +17,7 @@ FLOW = ["data", "train", "prune", "quantize", "benchmark", "report"]
 
 FLOORS = [
     {"cli"},
+    {"search"},
     {"deploy", "execution", "predict", "rehearsal", "release"},
     {"benchmark", "report", "track"},
     {"quantize"},

@@ -120,7 +120,9 @@ def described(one: Kept) -> str:
 def _try(search: Search, ratio: float, change: Change) -> Kept:
     progress.say(f"search: try {len(search.kept) + 1}, {named(ratio, change)}")
     started = time.monotonic()
-    settings = [f"prune.{key}={value}" for key, value in {"ratio": ratio, **_all_changes(search), **change}.items()]
+    values = {"ratio": ratio, **_unchanged(search), **change}
+    # "++": the params may leave a key out.
+    settings = [f"++prune.{key}={value}" for key, value in values.items()]
     command = [sys.executable, "-m", "dvc", "exp", "run", "-m", f"search: {named(ratio, change)}"]
     done = subprocess.run(
         [*command, *(part for setting in settings for part in ("-S", setting))],
@@ -137,7 +139,7 @@ def _try(search: Search, ratio: float, change: Change) -> Kept:
     return Kept(ratio, dict(change), cost, time.monotonic() - started, [_shown(file) for file in files])
 
 
-def _all_changes(search: Search) -> dict[str, Any]:
+def _unchanged(search: Search) -> dict[str, Any]:
     """Return the params' own values of everything that a try of this search has changed: they are not left over."""
     point = search.study.point(search.study.report.candidate)
     changed = {key for one in search.kept for key in one.change}
