@@ -74,3 +74,10 @@ def test_a_rehearsal_draws_nothing_and_a_training_does_not_depend_on_its_code(qu
     assert torch.equal(before, torch.get_rng_state())
     assert "rehearsal" in fingerprint.EXEMPT
     assert not {name for name in fingerprint.closure("trimlab.train.stage") if ".prune" in name or ".quantize" in name}
+
+
+def test_a_target_that_no_ratio_meets_is_refused_before_any_training(quick, prepared):
+    point = config.PruningPoint(target={"params": 300}, epochs=1)
+    with pytest.raises(UserError, match=r"prune\.target\.params 300 is not reached within 2%: the closest is") as error:
+        rehearsal.rehearse(quick.model_copy(update={"prune": point}), "resnet20-digits")
+    assert len(str(error.value).splitlines()) == 1

@@ -127,6 +127,46 @@ def test_a_control_that_contradicts_itself_is_one_line(point, message, text, tmp
     assert message in line
 
 
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        ("target: {macs: 90X}", "prune.target.macs '90X' is invalid (Input should be a valid number"),
+        ("target: {macs: 0}", "prune.target.macs 0 is not in (0, 1000000000000000.0]: set it in that range"),
+        ("target: {flops: 90M}", "prune.target.flops is not a known key: use one of params, macs, size_mib"),
+        ("target: {params: 0.2M, macs: 90M}", "prune.target.params stands beside macs: leave one of them"),
+        ("target: {}", "prune.target.params, macs and size_mib are missing: give one of them"),
+        ("ratio: 0.5, target: {params: 0.2M}", "prune.ratio 0.5 stands beside a target: remove one of them"),
+        ("steps: 2", "prune.ratio is missing: add it, or a target"),
+    ],
+)
+def test_a_point_has_one_ratio_or_one_target(point, message, text, tmp_path):
+    (line,) = problems(text.replace("prune: {ratio: 0.5,", f"prune: {{{point},"), tmp_path)
+    assert message in line
+
+
+@given(digits=st.integers(1, 99_999), suffix=st.sampled_from([("", 1), ("k", 10**3), (" M", 10**6), ("G", 10**9)]))
+def test_an_amount_is_read_with_its_suffix_and_written_back(digits, suffix):
+    name, factor = suffix
+    written = f"{digits / 1000}{name}" if name else digits / 1000
+    target = config.Target(macs=written)
+    assert target.value == pytest.approx(digits * factor / 1000)
+    again = config.Target.model_validate({"macs": YAML(typ="safe").load(target.written(target.value))})
+    assert again.value == pytest.approx(target.value, rel=1e-3)
+    assert config.Target(macs=target.value) == target  # one digest, however it is written
+
+
+def test_dvc_sets_a_target(text, tmp_path):
+    from dvc.utils.hydra import apply_overrides
+
+    (file := tmp_path / "params.yaml").write_text(text)
+    for overrides, expected in (
+        (["~prune.ratio", "+prune.target.macs=20M"], {"macs": 20e6}),
+        (["prune.target.macs=9.5M"], {"macs": 9.5e6}),
+    ):
+        apply_overrides(file, overrides)
+        assert config.load(file).prune.target == config.Target(**expected)
+
+
 def test_rounding_needs_widths_to_round(text, tmp_path):
     shared = text.replace("  allocation: uniform", "  allocation: uniform\n  rounding: nearest")
     (line,) = problems(shared, tmp_path)

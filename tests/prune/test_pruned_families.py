@@ -33,10 +33,11 @@ def test_a_pruned_model_is_rebuilt_bit_equal_from_its_file(family, tmp_path):
 @each
 def test_steps_end_at_the_widths_of_one_step(family):
     once, stepwise = built(family), built(family)
-    whole = [
-        pruner.prune(m, 0.5, config.PruningSettings(), SHAPE, steps=n).whole for m, n in ((once, 1), (stepwise, 3))
-    ]
-    assert whole[0] == whole[1]
+    first, last = (
+        pruner.prune(model, 0.5, config.PruningSettings(), SHAPE, steps=steps)
+        for model, steps in ((once, 1), (stepwise, 3))
+    )
+    assert first == last
     assert pruner.widths(stepwise) == pruner.widths(once)
 
 

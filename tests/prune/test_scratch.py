@@ -105,6 +105,16 @@ def test_a_record_says_what_a_fine_tuning_took_and_both_accuracies_before_it(qui
     assert record.reached_ratio == pytest.approx(0.6, abs=0.05) and record.reached_ratio > 0.6
 
 
+def test_a_record_holds_the_target_and_what_was_reached(quick, monkeypatch):
+    point = {"target": {"macs": "14M"}, "ratio": None, "importance": "taylor", "steps": 2}
+    _, record = pruning_record(quick, monkeypatch, **point)
+    assert record.target == records.Target(macs=14e6)
+    assert record.macs == pytest.approx(14e6, rel=0.02)
+    assert record.ratio == pytest.approx(0.38, abs=0.01) and record.top1_reestimated is not None
+    assert (record.importance, record.scope, record.steps) == ("taylor", "uniform", 2)
+    assert records.read(paths.record_file(paths.pruned("resnet20-digits-r60"), 0)) == record
+
+
 def test_a_teacher_adds_its_forward_passes(quick, monkeypatch):
     trained, record = pruning_record(quick, monkeypatch, distillation=0.5)
     assert record.training_macs == 1438 * (3 * record.macs + trained.macs)

@@ -65,7 +65,7 @@ def test_a_target_is_met_or_refused_with_the_closest_value(widths, quantity, sha
     assert TAKEN[quantity](model) == pytest.approx(taken_by(*widths, quantity))
     target = share * TAKEN[quantity](model)
     steps = sorted({int(10_000 * (1 - kept / width)) / 10_000 for width in widths for kept in range(1, width)})
-    ratios = [r for step in steps for r in (step, step + 1e-4) if 0 < r < 0.95]
+    ratios = [r for step in steps for r in (step, step + 1e-4, step + 2e-4) if 0 < r < 0.95]
     shapes = [[int(width * (1 - ratio)) for width in widths] for ratio in ratios]
     possible = [taken_by(*shape, quantity) for shape in shapes if min(shape) > 0]
     try:
@@ -86,10 +86,10 @@ def test_a_target_is_met_or_refused_with_the_closest_value(widths, quantity, sha
 
 @pytest.mark.parametrize("allocation", ["global", "isomorphic"])
 @given(share=st.floats(0.3, 0.8), seed=st.integers(0, 100))
-@settings(max_examples=5)
+@settings(max_examples=3)
 def test_a_target_is_met_where_layers_are_ranked_together(allocation, share, seed):
     torch.manual_seed(seed)
-    model = chain(32, 48)
+    model = chain(61, 97)
     target = share * count_params(model)
     prune_at(asked("params", target), model, config.PruningSettings(allocation=allocation), SHAPE)
     assert count_params(model) == pytest.approx(target, rel=TOLERANCE)
@@ -107,7 +107,7 @@ def test_the_closest_value_is_named_and_can_be_asked_for():
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ({"params": "1k"}, r"sweep\.small\.target\.params 1k is not below the unpruned model's 970: lower it"),
+        ({"params": "1k"}, r"sweep\.small\.target\.params 1k is not below the unpruned model's 894: lower it"),
         (
             {"macs": 1},
             r"sweep\.small\.target\.macs 1 is not reached within 2%: the closest is [\d.]+k, at ratio 0\.\d+",

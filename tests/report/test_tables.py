@@ -9,6 +9,7 @@ import factories
 from trimlab.config import Params
 from trimlab.measure import timing
 from trimlab.records import Measurement, Record
+from trimlab.records.select import fits
 from trimlab.report import findings, reference, tables, text
 from trimlab.report.intervals import Replicated
 from trimlab.report.markdown import table as shown
@@ -604,3 +605,22 @@ def test_mcnemars_p_stands_at_every_measurement_but_the_fp32_file() -> None:
 def test_group_l1_is_called_that() -> None:
     assert "Importance of channels is group L1: " in plain(findings.importance(results()))
     assert plain(findings.importance(results(pruning={"importance": "lamp"}))) == "Importance of channels is lamp."
+
+
+def test_a_point_with_a_target_shows_the_ratio_that_was_found_and_what_it_takes() -> None:
+    base = factories.study().model_dump()
+    point = {"target": {"macs": "100M"}, "epochs": 2, "allocation": "isomorphic", "steps": 2}
+    variants = base["variants"] | {"large-m100": {"workload": "large", "pruning": "sweep.m100"}}
+    of = results(sweep=base["sweep"] | {"m100": point}, variants=variants)
+    (record,) = of.pruned("large-m100")
+    assert fits(of.study, record)
+    table = tables.pruning(of, "large")
+    found = [row[:2] for row in rows(table) if row[0].startswith("large-")]
+    assert found[:2] == [
+        ["large-r50", "50 %"],
+        ["large-m100", f"57.31 % ({record.num_params / 1e6:.2f} M params)"],
+    ]
+    assert "Allocation of large-m100: one ranking over all layers built alike." in table.caption
+    assert "large-m100 was pruned in 2 steps." in table.caption
+    taken = f"{record.macs / 1e6:.2f} M multiply-accumulates"
+    assert f"large-m100: the ratio was found for 100.00 M multiply-accumulates; it has {taken}." in table.caption

@@ -1,5 +1,8 @@
 """What Taylor and Hessian importances need besides the weights: gradients of the loss on training images."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,8 +43,7 @@ def _mean(model: nn.Module, dataset: Dataset, batch_size: int, squared: bool = F
     indices = dataset.calibration[:GRADIENT_IMAGES]
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     total = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
-    # Deterministic: a run that goes on after a kill must choose the same channels.
-    with computing_in("fp32"), onednn.sliced(model), torch.backends.cudnn.flags(deterministic=True):
+    with computing_in("fp32"), onednn.sliced(model), _deterministic():
         for some in torch.split(indices, batch_size):
             logits = model(dataset.normalise(dataset.train_images[some].to(device)))
             loss = F.cross_entropy(logits, dataset.train_labels[some].to(device), reduction="sum")
@@ -51,3 +53,14 @@ def _mean(model: nn.Module, dataset: Dataset, batch_size: int, squared: bool = F
                     total[name] += gradient.square() if squared else gradient
     model.to(where).train(was_training)
     return {name: (tensor / len(indices)).cpu() for name, tensor in total.items()}
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Let cuDNN sum in a fixed order: a run that goes on after a kill must choose the same channels."""
+    cudnn = torch.backends.cudnn
+    before, cudnn.deterministic = cudnn.deterministic, True
+    try:
+        yield
+    finally:
+        cudnn.deterministic = before

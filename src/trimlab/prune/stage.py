@@ -49,7 +49,8 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     trained = records.read_outcome(paths.outcome_file(paths.trained(workload), seed))
     unpruned = checkpoint.load(baseline, study.workloads[workload])
     architecture, section = checkpoint.architecture(baseline), study.pruning_of(variant)
-    model, gradients = copy.deepcopy(unpruned), gradients_for(section.importance, unpruned, dataset)
+    gradients = gradients_for(section.importance, unpruned, dataset) if point.prunes else None
+    model = copy.deepcopy(unpruned)
     asked = point, model, section, dataset.image_shape, seed, study.pruning_keys(variant), gradients
     ratios: dict[str, float] = {}
     if study.measures_sensitivity(variant):
