@@ -18,6 +18,22 @@ UP = (TOP1, *ACROSS)
 PUBLISHED = "published study"
 
 
+_BY_COST = [{"field": "cost"}, {"field": "y", "order": "descending"}]
+_FRONT = [
+    {"filter": f"!datum.Published && up === '{TOP1}'"},
+    {"calculate": f"across === '{RATE}' ? -datum.x : datum.x", "as": "cost"},
+    {"window": [{"op": "max", "field": "y", "as": "best"}], "sort": _BY_COST},
+    {"window": [{"op": "lag", "field": "best", "as": "before"}], "sort": _BY_COST},
+    {"filter": "!isValid(datum.before) || datum.y > datum.before"},
+]
+"""The files that no other one beats in both accuracy and what lies across."""
+NOTE = (
+    "Each point is a file; point at it for its figures. Bars are 95 % intervals, or standard deviations over seeds; "
+    "hollow points are the published study's; the line is the Pareto front. A click on a precision in the legend "
+    "sets its files off."
+)
+
+
 def specification(results: Results) -> dict[str, Any] | None:
     """Return the chart; None with fewer than two files."""
     benches = results.benches()
@@ -26,13 +42,17 @@ def specification(results: Results) -> dict[str, Any] | None:
         return None
     places = [results.where(bench) for bench in benches]
     precisions = [p for p in formats.COMPUTED if any(point["Precision"] == precision_name(p) for point in points)]
-    point = {"type": "point", "size": 90, "strokeWidth": 2}
+    colours = {
+        "domain": [precision_name(p) for p in precisions],
+        "range": [formats.BY_NAME[p].colour for p in precisions],
+    }
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "width": "container",
         "height": 420,
         "autosize": {"type": "fit", "contains": "padding"},
         "title": {"text": {"expr": "up + ' over ' + across + ' — ' + place"}, "anchor": "start", "fontSize": 15},
+        "config": {"legend": {"orient": "bottom", "titleOrient": "left"}},
         "params": [_select("across", ACROSS, "Across: "), _select("up", UP, "Up: "), _select("place", places, "On: ")],
         "data": {"values": points},
         "transform": [
@@ -44,18 +64,21 @@ def specification(results: Results) -> dict[str, Any] | None:
             {"calculate": f"up === '{TOP1}' ? datum.High : datum.y", "as": "high"},
         ],
         "encoding": {
-            "x": {"field": "x", "type": "quantitative", "scale": {"type": "log", "nice": False}, "title": None},
-            "color": {
-                "field": "Precision",
-                "type": "nominal",
-                "scale": {
-                    "domain": [precision_name(p) for p in precisions],
-                    "range": [formats.BY_NAME[p].colour for p in precisions],
-                },
+            "x": {
+                "field": "x",
+                "type": "quantitative",
+                "scale": {"type": "log", "nice": False, "padding": 16},
+                "title": None,
             },
+            "color": {"field": "Precision", "type": "nominal", "scale": colours},
             "opacity": {"condition": {"param": "chosen", "value": 1}, "value": 0.15},
         },
         "layer": [
+            {
+                "transform": _FRONT,
+                "mark": {"type": "line", "strokeWidth": 1, "color": "#777777"},
+                "encoding": {"y": _upwards("y"), "color": {"value": "#777777"}, "opacity": {"value": 1}},
+            },
             {
                 "mark": {"type": "rule", "strokeWidth": 1},
                 "encoding": {"y": _upwards("low"), "y2": {"field": "high"}},
@@ -63,14 +86,13 @@ def specification(results: Results) -> dict[str, Any] | None:
             {
                 "params": [
                     {"name": "chosen", "select": {"type": "point", "fields": ["Precision"]}, "bind": "legend"},
-                    {"name": "zoom", "select": "interval", "bind": "scales"},
                 ],
-                "mark": point,
+                "mark": {"type": "point", "size": 90, "strokeWidth": 2},
                 "encoding": {
                     "y": _upwards("y"),
                     "shape": {"field": "Model", "type": "nominal"},
                     "fillOpacity": {"condition": {"test": "datum.Published", "value": 0}, "value": 1},
-                    "fill": {"field": "Precision", "type": "nominal", "legend": None},
+                    "fill": {"field": "Precision", "type": "nominal", "scale": colours},
                     "tooltip": [{"field": name} for name in ("File", "Precision", "Place")]
                     + [{"field": name, "type": "quantitative", "format": ",.4~g"} for name in UP]
                     + [{"field": "Interval"}],

@@ -9,6 +9,7 @@ from typing import Any
 
 import vl_convert
 
+from trimlab.report.chart import NOTE
 from trimlab.report.model import Block, Figure, Findings, Report, Section, Span, Table, Text, Value
 
 _TAGS = {"plain": "", "strong": "strong", "code": "code", "published": "em"}
@@ -148,7 +149,10 @@ def _chart(anchors: _Anchors) -> str:
     heading = (Span("All files"),)
     anchor = anchors.of(heading, 2)
     anchors.top.insert(1, anchors.top.pop())
-    return f'<section id="{anchor}">\n<h2>All files</h2>\n<div id="chart" class="chart"></div>\n</section>\n'
+    return (
+        f'<section id="{anchor}">\n<h2>All files</h2>\n<div id="chart" class="chart"></div>\n'
+        f'<div class="caption"><p>{escape(NOTE)}</p></div>\n</section>\n'
+    )
 
 
 def _data(chart: Mapping[str, Any] | None) -> str:
