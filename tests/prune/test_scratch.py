@@ -110,7 +110,7 @@ def test_a_record_holds_the_target_and_what_was_reached(quick, monkeypatch):
     _, record = pruning_record(quick, monkeypatch, **point)
     assert record.target == records.Target(macs=14e6)
     assert record.macs == pytest.approx(14e6, rel=0.02)
-    assert record.ratio == pytest.approx(0.38, abs=0.01) and record.top1_reestimated is not None
+    assert record.ratio == pytest.approx(0.4, abs=0.01) and record.top1_reestimated is not None
     assert (record.importance, record.scope, record.steps) == ("taylor", "uniform", 2)
     assert records.read(paths.record_file(paths.pruned("resnet20-digits-r60"), 0)) == record
 
