@@ -141,11 +141,6 @@ def sensitivity_file(variant: str, seed: int) -> Path:
     return pruned(variant) / "record" / f"seed{seed}-sensitivity.json"
 
 
-def kept_sensitivity(workload: str, identity: str) -> Path:
-    """Return where a workload's sensitivity is kept for all of its variants: by the digest of what decides it."""
-    return project_root() / STATE / "sensitivity" / workload / f"{identity}.json"
-
-
 def onnx_file(variant: str, seed: int, precision: str, flavour: str = "") -> Path:
     """Return an exported file; an INT8 file has flavours, see `onnx_files`."""
     suffix = f"-{flavour}" if flavour else ""

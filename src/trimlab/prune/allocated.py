@@ -65,9 +65,7 @@ def prune_as_measured(
 
     if point.target:
         check_below(point.target, model, image_shape, keys.target)
-        choice = _for_target(
-            point.target, lambda saving: choose(curves, saving), prune, model, curves, image_shape, keys
-        )
+        choice = _for_target(point.target, curves, choose, prune, model, image_shape, keys)
     else:
         channels = _channels(measured.groups, pruner.widths(model))
         choice = choose(curves, _saving(point, section, sum(channels), allocation.most(curves), keys))
@@ -114,25 +112,25 @@ def _saving(
 
 def _for_target(
     target: config.Target,
-    choose: Callable[[float], allocation.Choice],
+    curves: Sequence[allocation.Curve],
+    choose: Callable[[Sequence[allocation.Curve], float], allocation.Choice],
     prune: Callable[[nn.Module, allocation.Choice], object],
     model: nn.Module,
-    curves: Sequence[allocation.Curve],
     image_shape: tuple[int, int, int],
     keys: config.PruningKeys,
 ) -> allocation.Choice:
-    """Return the choice with which the pruned model meets a target from below."""
+    """Return the choice with which the pruned model meets a target."""
 
     def left(choice: allocation.Choice) -> float:
         trial = copy.deepcopy(model)
         prune(trial, choice)
         return taken(trial, target, image_shape)
 
-    choice, reached = allocation.within(choose, left, allocation.most(curves), target.value, TOLERANCE)
-    if not (1 - TOLERANCE) * target.value <= reached <= target.value:
-        closest = target.written(reached)
+    found = allocation.within(curves, choose, left, target.value, TOLERANCE)
+    if abs(found.amount - target.value) > TOLERANCE * target.value:
+        closest = target.written(found.amount)
         raise UserError(
             f"{keys.target}.{target.quantity} {target.written(target.value)} is not reached within {TOLERANCE:.0%}: "
             f"the closest is {closest}: set it to {closest}"
         )
-    return choice
+    return found.choice

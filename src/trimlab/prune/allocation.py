@@ -17,9 +17,7 @@ from trimlab.records import GroupCurve, PrunedAlone
 MOST_OPTIONS = 96
 """Widths among which a group's is chosen."""
 BINS = 4000
-"""In how many equal steps `search` counts what is saved."""
-MOST_TRIES = 24
-"""How often `within` asks for another saving."""
+"""In how many equal steps `search` counts what is saved, and `within` asks for it."""
 _LEAST_SLOPE = 1e-6
 """Of the loss over the share of removed channels: it ranks widths that lose nothing."""
 
@@ -206,35 +204,64 @@ def _with_group(
     return cheapest, taken, origin
 
 
+class Left(NamedTuple):
+    """A choice, and what the model that is really pruned so has left."""
+
+    choice: Choice
+    amount: float
+
+
 def within(
-    choose: Callable[[float], Choice],
+    found: Sequence[Curve],
+    choose: Callable[[Sequence[Curve], float], Choice],
     measured: Callable[[Choice], float],
-    upper: float,
     target: float,
     tolerance: float,
-) -> tuple[Choice, float]:
-    """Return the choice that leaves most, and no more than a target, and what it leaves: by bisection.
+) -> Left:
+    """Return the choice with which the model that is really pruned is nearest to a target.
 
-    It ends as soon as what is left is within the tolerance, or after `MOST_TRIES`: what is returned may leave less, and
-    where the largest saving is not enough, more.
+    The saving that is asked for is found by bisection. Where neither side of the target is within the tolerance, single
+    groups get channels back, as long as the target allows. What is returned may still be farther off.
 
     Args:
-        choose: maps a saving to the options that save so much, by the sum of what each group saves alone.
-        measured: maps options to what the model that is really pruned so has left.
-        upper: the largest saving that can be asked for.
-        target: what may be left.
-        tolerance: share of the target by which less may be left.
+        found: one curve a group.
+        choose: `search` or `tolerated`.
+        measured: maps options to what is left of the model; a wider one has more.
+        target: what shall be left.
+        tolerance: share of the target.
     """
-    low, high, best = 0.0, upper, choose(upper)
-    left = measured(best)
-    tries = 0
-    while left < (1 - tolerance) * target and tries < MOST_TRIES:
-        middle, tries = (low + high) / 2, tries + 1
-        tried = choose(middle)
-        amount = measured(tried)
-        if amount > target:
+    low, high = 0.0, most(found)
+    step, largest = high / BINS, choose(found, high)
+    below = Left(largest, measured(largest))
+    if below.amount > target:
+        return below
+    nearest = below
+    while high - low > step:
+        middle = (low + high) / 2
+        choice = choose(found, middle)
+        tried = below if choice == below.choice else Left(choice, measured(choice))
+        if tried.amount > target:
             low = middle
         else:
-            high = middle
-            best, left = (tried, amount) if amount > left else (best, left)
-    return best, left
+            high, below = middle, max(below, tried, key=lambda each: each.amount)
+        nearest = min(nearest, tried, key=lambda each: abs(each.amount - target))
+    return nearest if abs(nearest.amount - target) <= tolerance * target else _widened(found, below, measured, target)
+
+
+def _widened(found: Sequence[Curve], below: Left, measured: Callable[[Choice], float], target: float) -> Left:
+    """Give groups channels back, first where that lowers the loss most for what it takes, up to the target."""
+
+    def worth(group: int) -> float:
+        option, each = below.choice[group], found[group]
+        taken = each.saved[option] - each.saved[option - 1]
+        return (each.losses[option] - each.losses[option - 1]) / max(taken, 1e-9)
+
+    open_groups = {group for group, option in enumerate(below.choice) if option}
+    while open_groups:
+        group = max(sorted(open_groups), key=worth)
+        choice = [option - (place == group) for place, option in enumerate(below.choice)]
+        if (amount := measured(choice)) <= target:
+            below = Left(choice, amount)
+        if amount > target or not choice[group]:
+            open_groups.remove(group)  # others only grow, so it will not fit later
+    return below
