@@ -51,16 +51,27 @@ class Branching(torch.nn.Module):
 """
 
 
-def test_a_model_that_cannot_be_exported_is_refused(prepared, in_tmp, capfd):
-    (in_tmp / "branches.py").write_text(BRANCHING)
-    files = {"code": "branches.py", "initial": "data/none", "weights": "data/none"}
-    workload = {"model": "branches:Branching", "dataset": "digits", "training": "training.short", **files}
-    study = factories.study(
+def of_own(model, **variant):
+    """A study of one's own model."""
+    files = {"code": f"{model.partition(':')[0]}.py", "initial": "data/none", "weights": "data/none"}
+    return factories.study(
         datasets={"digits": {"source": "digits", "path": "data/none"}},
-        workloads={"own": workload},
-        variants={"own": {"workload": "own", "pruning": "sweep.none"}},
+        workloads={"own": {"model": model, "dataset": "digits", "training": "training.short", **files}},
+        variants={"own": {"workload": "own", "pruning": "sweep.none", **variant}},
         report={"title": "Own", "baseline": "own", "candidate": "own"},
     )
+
+
+def test_an_operator_that_cannot_be_trained_for_int8_is_refused(prepared, in_tmp):
+    (in_tmp / "summing.py").write_text(BRANCHING.replace("x if x.sum() > 0 else -x", "x.cumsum(1)"))
+    rehearsal.rehearse(of_own("summing:Branching"), "own")
+    with pytest.raises(UserError, match=r"^int8-qat cannot train through the operator CumSum"):
+        rehearsal.rehearse(of_own("summing:Branching", precisions=["fp32", "int8-qat"]), "own")
+
+
+def test_a_model_that_cannot_be_exported_is_refused(prepared, in_tmp, capfd):
+    (in_tmp / "branches.py").write_text(BRANCHING)
+    study = of_own("branches:Branching")
     with pytest.raises(UserError, match=r"torch's ONNX exporter does not take the model \(") as error:
         rehearsal.rehearse(study, "own")
     assert len(str(error.value).splitlines()) == 1
