@@ -139,6 +139,9 @@ SHOWN = {
     "ResNet-20 on scikit-learn's digits; takes minutes": lambda: training_took("quick", 10, 3600),
     "on two CPU cores; takes hours": lambda: training_took("cifar10-cpu", 3600, 24 * 3600),
     "the whole published study, for a GPU; not run yet": lambda: not (ROOT / "records/paper").exists(),
+    "several seeds: pruned, from scratch, and with random channels; not run yet": (
+        lambda: not (ROOT / "records/cifar10-resnet20").exists()
+    ),
     "ResNet-18 on CIFAR-100, on two CPU cores; not run yet": lambda: not (ROOT / "records/cifar100-cpu").exists(),
     "loses hidden channels of its MLPs, a fifth of its parameters at ratio 0.3": mlps_of_a_vit_lose_a_fifth,
     "100,000 images of 224×224 take 15 GB": lambda: round(100_000 * 224 * 224 * 3 / 1e9) == 15,
@@ -155,6 +158,14 @@ STATED = (
     "the geometric mean of the ratios with its 95 % interval, as in `5.6 (5.4–5.8)`",  # how it is written
     "Epochs on smaller images count at their size",
     "trains the first epochs on smaller images",
+    "the best candidate within a loss",
+    "The report opens with an answer: the smallest file, the fastest one at batch 1 and the one with the highest "
+    "throughput that lose at most 0.5, 1 and 3 points",
+    "A file is within `--max-drop` if the whole 95 % interval of the paired difference",
+    "The best of many is a little lucky",
+    "the target is met within 2 %",
+    "a larger ratio makes files smaller and faster",
+    "`report/report.md` opens with the smallest and the fastest files within a loss",
 )
 """What no record can show: a method, a limit, a rule."""
 
