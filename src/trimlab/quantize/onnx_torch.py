@@ -209,8 +209,8 @@ def _global_average_pool(_: Attributes, images: Tensor) -> Tensor:
 def _gemm(attributes: Attributes, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     a = a.t() if attributes.get("transA", 0) else a
     b = b.t() if attributes.get("transB", 0) else b
-    product = attributes.get("alpha", 1.0) * (a @ b)
-    return product if c is None else product + attributes.get("beta", 1.0) * c
+    product: Tensor = attributes.get("alpha", 1.0) * (a @ b)
+    return product if c is None else torch.add(product, c, alpha=attributes.get("beta", 1.0))
 
 
 def _batch_norm(
@@ -229,7 +229,8 @@ def _clip(_: Attributes, values: Tensor, lowest: Tensor | None = None, highest: 
 
 
 def _hard_sigmoid(attributes: Attributes, values: Tensor) -> Tensor:
-    return (attributes.get("alpha", 0.2) * values + attributes.get("beta", 0.5)).clamp(0, 1)
+    line: Tensor = attributes.get("alpha", 0.2) * values + attributes.get("beta", 0.5)
+    return line.clamp(0, 1)
 
 
 def _softmax(attributes: Attributes, values: Tensor) -> Tensor:
@@ -241,7 +242,8 @@ def _reduce_mean(attributes: Attributes, values: Tensor) -> Tensor:
 
 
 def _reduce_l2(attributes: Attributes, values: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(values, 2, attributes.get("axes"), bool(attributes.get("keepdims", 1)))
+    found: Tensor = torch.linalg.vector_norm(values, 2, attributes.get("axes"), bool(attributes.get("keepdims", 1)))
+    return found
 
 
 def _reshape(attributes: Attributes, values: Tensor, shape: Tensor) -> Tensor:
@@ -266,7 +268,7 @@ def _concat(attributes: Attributes, *parts: Tensor) -> Tensor:
 def _split(attributes: Attributes, values: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
     axis = attributes.get("axis", 0)
     each = _ints(sizes) if sizes is not None else values.shape[axis] // attributes["num_outputs"]
-    return tuple(values.split(each, axis))
+    return torch.split(values, each, axis)
 
 
 def _squeeze(_: Attributes, values: Tensor, axes: Tensor | None = None) -> Tensor:
@@ -305,7 +307,7 @@ def _gather(attributes: Attributes, values: Tensor, indices: Tensor) -> Tensor:
 
 
 def _expand(_: Attributes, values: Tensor, shape: Tensor) -> Tensor:
-    return values.expand(torch.broadcast_shapes(values.shape, tuple(_ints(shape))))
+    return torch.broadcast_tensors(values, values.new_empty(_ints(shape)))[0]
 
 
 def _range(_: Attributes, start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
