@@ -32,8 +32,8 @@ from trimlab.train import loop
 from trimlab.train.distill import Teacher
 
 TRAINING = config.Recipe(epochs=2, batch_size=64, learning_rate=0.1, flip=False, crop_padding=0)
-ROUNDED = TRAINING.model_copy(update={"epochs": 1, "learning_rate": 0.01})
-CRUDE = config.Quantization(method="percentile", percentile=90)
+ROUNDED = TRAINING.model_copy(update={"epochs": 1, "learning_rate": 0.01, "clip_norm": 1.0})
+CRUDE = config.Quantization(method="percentile", percentile=95)
 """So narrow ranges that post-training quantization loses points."""
 
 
@@ -91,7 +91,7 @@ def learned(request, trained, digits, tmp_path_factory):
     """The simulation, trained; the files of its weights; and the bits that it simulates."""
     folder = tmp_path_factory.mktemp("learned")
     simulation = Simulation(trained.fp32, *trained.calibrated, request.param)
-    fit(simulation, digits, ROUNDED, folder, Teacher(trained.model, 1.0, 4.0))
+    fit(simulation, digits, ROUNDED, folder, Teacher(trained.model, 1.0, 1.0))
     return simulation, written(simulation.model(), trained.calibrated, folder), request.param
 
 
@@ -125,8 +125,8 @@ def test_training_recovers_what_rounding_loses(learned, trained, digits, pixels,
     unrounded = torchs_labels(trained.model, pixels)
     flavour = Files._fields.index("u8s8" if bits == 8 else "seven_bit")
     lost, left = ((labels(found[flavour], pixels) != unrounded).mean() for found in (before, files))
-    assert lost > 0.01
-    assert left < 0.7 * lost
+    assert lost > 0.02
+    assert left < 0.5 * lost
 
 
 def test_the_files_have_the_ranges_of_the_calibration_and_other_weights(learned, trained, tmp_path):

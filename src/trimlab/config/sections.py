@@ -495,8 +495,11 @@ class QuantizationAwareTraining(Section):
     distillation: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Weight of the soft labels of the variant's FP32 model in the loss, against the true labels; 0 turns distillation
     off."""
-    temperature: Annotated[float, Field(gt=0, le=20)] = 4.0
-    """Temperature that softens the FP32 model's labels."""
+    temperature: Annotated[float, Field(gt=0, le=20)] = 1.0
+    """Temperature that softens the FP32 model's labels; 1 leaves them as they are."""
+    clip_norm: Annotated[float, Field(gt=0, le=1e6)] | None = 1.0
+    """Gradients are scaled down to this norm (L2, over all parameters) where theirs is larger; null does not clip. With
+    BatchNorm folded into the weights, large steps ruin a model that they would not ruin in training."""
     weight_bits: Literal[7, 8] = 8
     """Bits of the weights that the training simulates. The files with 8 and with 7 bits and TensorRT's hold the same
     learned weights: choose 7 where x86 processors without VNNI are to run them."""

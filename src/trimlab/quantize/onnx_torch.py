@@ -210,9 +210,7 @@ def _gemm(attributes: Attributes, a: Tensor, b: Tensor, c: Tensor | None = None)
     a = a.t() if attributes.get("transA", 0) else a
     b = b.t() if attributes.get("transB", 0) else b
     product: Tensor = attributes.get("alpha", 1.0) * (a @ b)
-    if c is not None:
-        product = product + attributes.get("beta", 1.0) * c
-    return product
+    return product if c is None else torch.add(product, c, alpha=attributes.get("beta", 1.0))
 
 
 def _batch_norm(
@@ -245,9 +243,8 @@ def _reduce_mean(attributes: Attributes, values: Tensor) -> Tensor:
 
 
 def _reduce_l2(attributes: Attributes, values: Tensor) -> Tensor:
-    axes, keep = attributes.get("axes"), bool(attributes.get("keepdims", 1))
-    norm: Tensor = torch.linalg.vector_norm(values, 2, axes, keep)
-    return norm
+    found: Tensor = torch.linalg.vector_norm(values, 2, attributes.get("axes"), bool(attributes.get("keepdims", 1)))
+    return found
 
 
 def _reshape(attributes: Attributes, values: Tensor, shape: Tensor) -> Tensor:
@@ -311,7 +308,7 @@ def _gather(attributes: Attributes, values: Tensor, indices: Tensor) -> Tensor:
 
 
 def _expand(_: Attributes, values: Tensor, shape: Tensor) -> Tensor:
-    return values.expand(np.broadcast_shapes(values.shape, tuple(_ints(shape))))
+    return torch.broadcast_tensors(values, values.new_empty(_ints(shape)))[0]
 
 
 def _range(_: Attributes, start: Tensor, limit: Tensor, step: Tensor) -> Tensor:

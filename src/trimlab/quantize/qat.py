@@ -54,8 +54,8 @@ class Simulation(nn.Module):
         self.learned = nn.ParameterList(torch.from_numpy(arrays[name].copy()) for name in self._names)
         quantized = u8s8_model(onnx_files.copy(source), ranges, onnx_files.float_nodes(source, kept), weight_bits)
         self._weights, self._biases = _rounded(quantized, self._names)
-        rounded = [weight.output for weight in self._weights] + [bias.output for bias in self._biases]
-        self._graph = Graph(quantized, {*rounded, *self._names})
+        rounded = {weight.output for weight in self._weights} | {bias.output for bias in self._biases}
+        self._graph = Graph(quantized, rounded | {*self._names})
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the file's logits (N, classes) of normalised images (N, C, H, W), both float32."""

@@ -209,7 +209,8 @@ def _learned(
         unrounded = checkpoint.load(weights, study.workload_of(variant))
         teacher = Teacher(unrounded, section.distillation, section.temperature)
     simulation = Simulation(model, calibrated.ranges, calibrated.kept, section.weight_bits)
-    recipe = fine_tune_recipe(study.recipe(study.variants[variant].workload), section)
+    tuning = fine_tune_recipe(study.recipe(study.variants[variant].workload), section)
+    recipe = tuning.model_copy(update={"clip_norm": section.clip_norm})
     # Strict FP32: bf16 has as many bits as the steps of INT8, and would round them again.
     with machine.exclusive(f"quantize {variant}") as watch:
         done = loop.fit(
