@@ -307,7 +307,7 @@ def _gather(attributes: Attributes, values: Tensor, indices: Tensor) -> Tensor:
 
 
 def _expand(_: Attributes, values: Tensor, shape: Tensor) -> Tensor:
-    return torch.broadcast_tensors(values, values.new_empty(_ints(shape)))[0]
+    return values.expand(np.broadcast_shapes(tuple(values.shape), tuple(_ints(shape))))
 
 
 def _range(_: Attributes, start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
