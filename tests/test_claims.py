@@ -139,6 +139,9 @@ SHOWN = {
     "ResNet-20 on scikit-learn's digits; takes minutes": lambda: training_took("quick", 10, 3600),
     "on two CPU cores; takes hours": lambda: training_took("cifar10-cpu", 3600, 24 * 3600),
     "the whole published study, for a GPU; not run yet": lambda: not (ROOT / "records/paper").exists(),
+    "from released weights: the published ratios, with controls; not run yet": (
+        lambda: not (ROOT / "records/cifar10-sweep").exists()
+    ),
     "several seeds: pruned, from scratch, and with random channels; not run yet": (
         lambda: not (ROOT / "records/cifar10-resnet20").exists()
     ),
