@@ -24,8 +24,8 @@ BAD = {
     "ratio: 0.5": ("ratio: 1.4", "prune.ratio 1.4 is not in [0, 0.95]: set it in that range"),
     "importance: group-l1": (
         "importance: l9",
-        "pruning.importance 'l9' is not allowed: use one of group-l1, group-l2, filter-l1, lamp, fpgm, bn_scale or "
-        "random",
+        "pruning.importance 'l9' is not allowed: use one of group-l1, group-l2, filter-l1, lamp, fpgm, bn_scale, "
+        "taylor, hessian or random",
     ),
     "epochs: 8": ("epochs: 1.5", "training.digits.epochs 1.5 is invalid"),
     "source: digits": ("source: digit", "datasets.digits.source 'digit' is not allowed"),

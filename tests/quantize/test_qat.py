@@ -90,7 +90,7 @@ def trained(digits, pixels, tmp_path_factory):
 def learned(request, trained, digits, tmp_path_factory):
     """The simulation, trained; the files of its weights; and the bits that it simulates."""
     folder = tmp_path_factory.mktemp("learned")
-    simulation = Simulation(trained.fp32, *trained.calibrated, request.param)
+    simulation = Simulation(trained.fp32, trained.calibrated.ranges, trained.calibrated.kept, request.param)
     fit(simulation, digits, ROUNDED, folder, Teacher(trained.model, 1.0, 1.0))
     return simulation, written(simulation.model(), trained.calibrated, folder), request.param
 
@@ -158,7 +158,7 @@ def test_every_family_is_simulated_as_its_file_computes(family, tmp_path):
     source = onnx.load(tmp_path / "fp32.onnx")
     export.check_parity(Graph(source), SHAPE, tmp_path / "fp32.onnx")
     calibrated = int8.calibrate(tmp_path / "fp32.onnx", images(32), config.Quantization())
-    simulation = Simulation(source, *calibrated, 8)
+    simulation = Simulation(source, calibrated.ranges, calibrated.kept, 8)
     batch = images(64, seed=5)
     file = written(simulation.model(), calibrated, tmp_path).u8s8
     found = runtimes.open_file("onnxruntime", str(file), Settings("int8-qat", 1, 64, exact=True)).run(batch)

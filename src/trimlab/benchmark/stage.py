@@ -229,7 +229,7 @@ def _lineage(study: config.Params, target: Target) -> dict[str, Any]:
         "torch_top1_accuracy": outcome["top1_accuracy"],
         "calibration_sha256": manifest.get("calibration_sha256"),
         "mixed": _mixed(target, target.file),
-        "qat": manifest["qat"][str(target.seed)] if known.trained else None,
+        **({"qat": manifest["qat"][str(target.seed)]} if known.trained else {}),
     }
 
 

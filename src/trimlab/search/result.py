@@ -90,7 +90,8 @@ def draw(search: Search, path: Path) -> None:
         found = best(search)
         of = f": {named(found.ratio, found.change)} is the best" if found else ": none within the limits"
         axes.set_title(f"{len(search.kept)} tries{of}")
-        axes.legend()
+        if front:
+            axes.legend()
         path.parent.mkdir(parents=True, exist_ok=True)
         figures.save(figure, path)
 

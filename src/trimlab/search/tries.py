@@ -75,6 +75,8 @@ def begin(limits: Limits, objective: Objective, runtimes: Sequence[str]) -> Sear
 def run(search: Search, hours: float) -> Iterator[Kept]:
     """Try points until nothing improves, or until another try might take longer than what is left of the time.
 
+    A call makes one try at least.
+
     Yields:
         Each try when it is done.
 
@@ -90,7 +92,7 @@ def run(search: Search, hours: float) -> Iterator[Kept]:
         while True:
             asked = proposals.proposed(point.ratio, changes, [Try(*one[:3]) for one in search.kept])
             left = 3600 * hours - (time.monotonic() - started)
-            if asked is None or longest > left:
+            if asked is None or (longest and longest > left):
                 progress.say("search: nothing improves any more" if asked is None else "search: the time is over")
                 return
             kept = _try(search, *asked)
