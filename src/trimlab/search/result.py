@@ -1,6 +1,5 @@
 """What a search ends with: a study file, and a figure of the front as it grew."""
 
-import io
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -46,10 +45,7 @@ def finish(search: Search) -> str:
 def write_study(search: Search, found: Kept) -> Path:
     """Write the study with the best point, to be shown on the test set: `studies/NAME-found.yaml`.
 
-    Comments of params.yaml stay.
-
-    Raises:
-        UserError: another file is there.
+    Comments of params.yaml stay. What an earlier call wrote is replaced.
     """
     path = paths.STUDIES / f"{search.study.study}-found.yaml"
     yaml = YAML()
@@ -58,11 +54,8 @@ def write_study(search: Search, found: Kept) -> Path:
     text["study"] = path.stem
     text["data"]["split"] = "test"
     text["prune"].update({"ratio": found.ratio, **found.change})
-    written = io.StringIO()
-    yaml.dump(text, written)
-    if path.exists() and path.read_text() != written.getvalue():
-        raise UserError(f"{path} exists and is another study: move it away")
-    path.write_text(written.getvalue())
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(text, file)
     return path
 
 
