@@ -44,7 +44,17 @@ def _measured_variants() -> Sequence[str]:
     return []
 
 
-Objective = Literal["size", "latency", "throughput"]
+Objective = Annotated[
+    Literal["size", "latency", "throughput"],
+    typer.Option(help="What counts: size, latency at batch 1, or throughput at the large batch."),
+]
+MaxDrop = Annotated[float, typer.Option(min=0, max=100, help="Points of top-1 that it may lose against the baseline.")]
+MaxMib = Annotated[float | None, typer.Option(min=0, help="Largest size in MiB.")]
+MaxMs = Annotated[float | None, typer.Option(min=0, help="Longest latency at batch 1, in ms.")]
+Runtimes = Annotated[
+    list[str] | None,
+    typer.Option(help="Only files in this runtime (repeatable). Default: all.", autocompletion=lambda: config.RUNTIMES),
+]
 CommittedStudy = Annotated[str, typer.Argument(help="A study with committed records.", autocompletion=_studies)]
 
 
@@ -119,23 +129,14 @@ def pick(
             help="A study with committed records. Default: what `dvc repro` measured.", autocompletion=_studies
         ),
     ] = None,
-    objective: Annotated[
-        Objective, typer.Option(help="What counts: size, latency at batch 1, or throughput at the large batch.")
-    ] = "size",
-    max_drop: Annotated[
-        float, typer.Option(min=0, max=100, help="Points of top-1 that it may lose against the baseline.")
-    ] = 1.0,
-    max_mib: Annotated[float | None, typer.Option(min=0, help="Largest size in MiB.")] = None,
-    max_ms: Annotated[float | None, typer.Option(min=0, help="Longest latency at batch 1, in ms.")] = None,
+    objective: Objective = "size",
+    max_drop: MaxDrop = 1.0,
+    max_mib: MaxMib = None,
+    max_ms: MaxMs = None,
     device: Annotated[
         str | None, typer.Option(help="The device, as the report names it. Default: that with most measurements.")
     ] = None,
-    runtime: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Only files in this runtime (repeatable). Default: all.", autocompletion=lambda: config.RUNTIMES
-        ),
-    ] = None,
+    runtime: Runtimes = None,
     out: Annotated[
         Path | None, typer.Option(help="A new folder for the file, its record, a model card and the class names.")
     ] = None,
@@ -158,20 +159,11 @@ def pick(
 
 @app.command()
 def search(
-    objective: Annotated[
-        Objective, typer.Option(help="What counts: size, latency at batch 1, or throughput at the large batch.")
-    ] = "size",
-    max_drop: Annotated[
-        float, typer.Option(min=0, max=100, help="Points of top-1 that it may lose against the baseline.")
-    ] = 1.0,
-    max_mib: Annotated[float | None, typer.Option(min=0, help="Largest size in MiB.")] = None,
-    max_ms: Annotated[float | None, typer.Option(min=0, help="Longest latency at batch 1, in ms.")] = None,
-    runtime: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Only files in this runtime (repeatable). Default: all.", autocompletion=lambda: config.RUNTIMES
-        ),
-    ] = None,
+    objective: Objective = "size",
+    max_drop: MaxDrop = 1.0,
+    max_mib: MaxMib = None,
+    max_ms: MaxMs = None,
+    runtime: Runtimes = None,
     hours: Annotated[float, typer.Option(min=0, help="Start no try that might end after so many hours.")] = 2.0,
 ) -> None:
     """Look for the best candidate within the limits by DVC experiments; called again, it goes on.

@@ -141,8 +141,8 @@ def sentence(results: Results, choice: Choice) -> str:
         f"{results.labels[record.device.identity]}: {percent(_top1(file))} % top-1 on the "
         f"{split_name(record.split)} ({plus_minus(file.gained)} points), {mib(file.size_bytes)} MiB, "
         f"{times(file.latency_ms)} ms at batch 1, {_rate(file):,.0f} images/s at batch "
-        f"{record.batch_latency.batch_size}; the {recommendation.BEST[choice.objective]} of "
-        f"{count(choice.among, 'file')} within the limits"
+        f"{record.batch_latency.batch_size}; the {recommendation.BEST[choice.objective]} "
+        f"within the limits, of {count(choice.among, 'measured file')}"
     )
     rivals = "; ".join(f"{describe(results, r.records)} in {pretty(r.records[0].runtime)}" for r in choice.as_fast)
     return f"{said}. Its times cannot be told apart from those of {rivals}" if rivals else said
