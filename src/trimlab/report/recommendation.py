@@ -44,12 +44,8 @@ def table(results: Results, device: Identity) -> Table | None:
     return Table.of("recommended" if number == 1 else f"recommended-{number}", columns, rows, caption)
 
 
-def chosen_on(results: Results, device: Identity) -> Finding | None:
-    """Say on which images the files were chosen, and what that means; None where nothing is recommended."""
-    found = pick.files(results, device)
-    if not found:
-        return None
-    split = found[0].records[0].split
+def chosen_on(split: str) -> Finding:
+    """Say on which images the files were chosen, and what that means."""
     meaning = (
         "The best of many files is a little lucky on the images that it was chosen on: choose on the hold-out "
         "(data.split: holdout), and show the chosen file on the test set."

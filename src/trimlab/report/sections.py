@@ -68,7 +68,7 @@ def _recommended(results: Results) -> Blocks:
     for device in devices:
         table = recommendation.table(results, device)
         if table:
-            said = _paragraph(recommendation.chosen_on(results, device))
+            said = _paragraph(recommendation.chosen_on(results.study.data.split))
             named = _paragraph(Finding.of(strong(results.labels[device]))) if len(devices) > 1 else []
             blocks += [*named, table, *said]
     return blocks
