@@ -26,7 +26,7 @@ def results(changes: dict[str, dict[str, Any]] | None = None, known: bool = True
         else record
         for record in factories.everything(study)
     ]
-    return Results.of(study, made, factories.correct(made) if known else None)
+    return Results.of(study, made, factories.classified(made) if known else None)
 
 
 def made(of: Results, control: controls.Control) -> Table:

@@ -25,7 +25,7 @@ def results(seeds=(0,), **changes):
         else r
         for r in factories.everything(study)
     ]
-    return Results.of(study, made, factories.correct(made))
+    return Results.of(study, made, factories.classified(made))
 
 
 def rows(table):

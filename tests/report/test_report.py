@@ -68,7 +68,7 @@ CASES = {
     "three-processes": (REPLICATED, factories.everything(REPLICATED)),
     "two-devices": (factories.study(seeds=[0, 1]), everywhere()),
 }
-CORRECT = {name: factories.correct(CASES[name][1]) for name in ("one-seed", "three-processes")} | {"two-devices": None}
+CORRECT = {name: factories.classified(CASES[name][1]) for name in ("one-seed", "three-processes")} | {"two-devices": None}
 """Which images were classified rightly; where that is None, the true labels are not stored."""
 
 

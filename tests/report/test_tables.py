@@ -473,7 +473,7 @@ def scored(changes: dict[tuple[str, str], float], known: bool = True, **settings
         for precision in variant.precisions:
             own = {"top1_accuracy": changes[name, precision]} if (name, precision) in changes else {}
             made += [factories.measurement(study, name, precision, seed=seed, **own) for seed in study.seeds]
-    return Results.of(study, made, factories.correct(made) if known else None)
+    return Results.of(study, made, factories.classified(made) if known else None)
 
 
 def column(table: Table, name: str) -> list[str]:

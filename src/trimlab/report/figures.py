@@ -192,7 +192,7 @@ def _pruning(results: Results, workload: str) -> Figure | None:
 
 
 def _pruning_panel(axes: Axes, results: Results, sweep: Sequence[Sequence[Pruning]]) -> None:
-    candidate = results.study.report.candidate
+    candidate = results.study.candidate
     others = {records[0].ratio for records in sweep if records[0].variant != candidate}
     rounded = [r for r in sweep if results.study.point(r[0].variant).round_to and r[0].variant != candidate]
     allocated = [r for r in sweep if results.study.point(r[0].variant).allocation and r[0].variant != candidate]
@@ -297,7 +297,7 @@ def _speed(results: Results, bench: Bench) -> Figure | None:
 
 def _latency(results: Results, bench: Bench) -> Figure | None:
     """Draw which share of the calls at batch 1 took at most so long, a line a process: candidate and unpruned FP32."""
-    candidate, measured = results.study.report.candidate, results.at(bench)
+    candidate, measured = results.study.candidate, results.at(bench)
     unpruned = results.unpruned(results.study.variants[candidate].workload)
     files = dict.fromkeys([(unpruned or "", "fp32"), *((candidate, precision) for precision in formats.COMPUTED)])
     found = [records for file in files if (records := of_file(measured, *file)) and records[0].processes]
