@@ -35,7 +35,7 @@ from trimlab.report.tables import (
     where,
     whole,
 )
-from trimlab.report.text import count, percent, precision_name, pretty, signed, times
+from trimlab.report.text import count, percent, precision_name, pretty, ratio_percent, signed, times
 
 MULTIPLE = 16
 """Channels that vector units and tensor cores take at once; other widths are filled up."""
@@ -196,14 +196,31 @@ def answer(results: Results, bench: Bench) -> Finding | None:
 
 def in_short(results: Results, bench: Bench) -> Finding | None:
     """Set the candidate's speed beside the work that was saved, and its widths; None where nothing was saved."""
-    found = results.candidate_file(bench)
-    gain = _gain(results, found[0]) if found else None
-    if gain is None:
+    record = next(iter(results.candidate_file(bench)), None)
+    saved = _times_fewer_macs(results, record) if record else None
+    if record is None or saved is None:
         return None
-    said = Finding.joined(part for part in (gain, _widths(results, found[0])) if part)
-    return said.led_by(
-        strong("Speed against work saved:"), f" the candidate in {precision_name(found[0].precision)} has "
+    name, batch = precision_name(record.precision), record.batch_latency.batch_size
+    measured = results.at(bench)
+    same = of_file(measured, results.unpruned(record.workload) or "", record.precision)
+    plain = of_file(measured, record.variant, "fp32") if record.precision != "fp32" else []
+    in_fp32 = f"{times(batch_speedup(plain), ' times')} as fast in FP32 and " if plain else ""
+    own = f"{times(batch_speedup([record]), ' times')} in {name}"
+    alone = batch_speedup(same) if same else None
+    expected = (
+        f"; {alone.mean * saved:.0f} times would be in proportion, because unpruned {name} is "
+        f"{times(alone, ' times')} as fast"
+        if alone
+        else ""
     )
+    said = Finding.of(
+        strong("Why is it not faster?"),
+        f" Pruned by {ratio_percent(record.ratio)}, {record.variant} takes {saved:.1f} times fewer "
+        f"multiply-accumulates, but at batch {batch} it is {in_fp32}{own}{expected}.",
+        times_fewer_macs=saved,
+        batch_speedup=batch_speedup([record]).mean,
+    )
+    return Finding.joined(part for part in (said, _widths(results, record)) if part)
 
 
 def reduced(results: Results, bench: Bench) -> list[Finding]:

@@ -94,8 +94,9 @@ def table(results: Results, control: Control, found: Sequence[Pair]) -> Table:
     """Return a row for each pruned variant and control: accuracies, paired difference, budgets."""
     rows: list[Values] = [_row(results, pair) for pair in found]
     columns = [
-        words("Pruned"), words("Control"), RATIO, TOP1, Column("Control's top-1 %", "%"), Column("Pruned less control, points", "points"),
-        Column("McNemar's p"), Column("Budget TMACs", "TMACs"), Column("Control's budget TMACs", "TMACs"), SEEDS,
+        words("Pruned"), words("Control"), RATIO, TOP1, Column("Control's top-1 %", "%"),
+        Column("Pruned less control, points", "points"), Column("McNemar's p"), Column("Budget TMACs", "TMACs"),
+        Column("Control's budget TMACs", "TMACs"), SEEDS,
     ]  # fmt: skip
     everything = [record for pair in found for records in pair for record in records]
     caption = (

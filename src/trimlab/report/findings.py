@@ -80,8 +80,8 @@ def headline(results: Results) -> Finding:
     candidate = results.candidate_file(bench)
     if candidate == base:
         return Finding.of(
-            f"{describe(results, base)}: {percent(_mean_top1(base))} % top-1 in {mib(_mean_bytes(base))} MiB. The study "
-            "proposes no other file.",
+            f"{describe(results, base)}: {percent(_mean_top1(base))} % top-1 in {mib(_mean_bytes(base))} MiB. The "
+            "study proposes no other file.",
             top1_percent=100 * _mean_top1(base),
         )
     size, base_size = _mean_bytes(candidate), _mean_bytes(base)
@@ -172,7 +172,8 @@ def _moved(gained: Difference | None) -> str:
         return "no seed in common"
     if not gained.separable:
         return f"a top-1 that cannot be told apart ({plus_minus(gained)} points)"
-    return f"{abs(gained.points):.2f} ± {gained.half_width:.2f} points of top-1 {'lost' if gained.points < 0 else 'gained'}"
+    direction = "lost" if gained.points < 0 else "gained"
+    return f"{abs(gained.points):.2f} ± {gained.half_width:.2f} points of top-1 {direction}"
 
 
 def ratio_explained(results: Results) -> Finding:

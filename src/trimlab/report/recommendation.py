@@ -50,9 +50,9 @@ def sentence(results: Results, device: Identity) -> Finding | None:
     return Finding.of(
         strong(f"Deploy {_name(results, best)} in {pretty(best.records[0].runtime)}."),
         f" It is the smallest file whose loss is at most {RECOMMENDED_DROP:g} point with all of its 95 % interval: "
-        f"{_mean_top1(best)} % top-1, the unpruned FP32 baseline {_mean_top1(base)} % ({tested(best.gained)}). It takes "
-        f"{mib(best.size_bytes)} MiB in place of {mib(base.size_bytes)} MiB, and {times(best.latency_ms)} ms an image "
-        f"in place of {times(base.latency_ms)} ms.",
+        f"{_mean_top1(best)} % top-1, the unpruned FP32 baseline {_mean_top1(base)} % ({tested(best.gained)}). "
+        f"It takes {mib(best.size_bytes)} MiB in place of {mib(base.size_bytes)} MiB, "
+        f"and {times(best.latency_ms)} ms an image in place of {times(base.latency_ms)} ms.",
         points_gained=best.gained.points,
         size_mib=best.size_bytes / MIB,
         baseline_size_mib=base.size_bytes / MIB,
