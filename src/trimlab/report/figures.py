@@ -4,9 +4,10 @@ Colours are Okabe and Ito's, which colour-blind readers tell apart: precision in
 form of a marker is the model, a hollow one is published.
 """
 
+import itertools
 import statistics
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -33,6 +34,8 @@ from trimlab.report.text import MIB, precision_name, pretty, ratio_percent, spli
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#777777"
+Point = tuple[float, float]
+"""Across and up, in the units of the axes."""
 
 _LAYERS = 20
 """Bars of layers, at most."""
@@ -44,6 +47,8 @@ _OFFSETS = (
     ((7, 3), "left", "bottom"), ((-7, 3), "right", "bottom"), ((7, -3), "left", "top"), ((-7, -3), "right", "top"),
     ((0, 12), "center", "bottom"), ((0, -12), "center", "top"), ((14, 14), "left", "bottom"),
     ((-14, 14), "right", "bottom"), ((14, -14), "left", "top"), ((-14, -14), "right", "top"),
+    ((9, 0), "left", "center"), ((-9, 0), "right", "center"), ((0, 24), "center", "bottom"),
+    ((0, -24), "center", "top"), ((24, -28), "left", "top"), ((-24, 28), "right", "bottom"),
 )  # fmt: skip
 """Where a point's name may stand: its distance in points, and the corner that lies there."""
 _FRONT_STYLE: Any = {"color": "black", "linewidth": 1, "alpha": 0.6}
@@ -130,7 +135,8 @@ def _accuracy(results: Results, dataset: str, cost: Cost) -> Figure | None:
     front = _front(found, cost)
     for index, records in enumerate(found):
         _point(axes, records, cost, forms[records[0].model], faint=index not in front)
-    axes.step(*zip(*(_place(found[i], cost) for i in front), strict=True), where="post", **_FRONT_STYLE)
+    corners = [_place(found[i], cost) for i in front]
+    axes.step(*zip(*corners, strict=True), where="post", **_FRONT_STYLE)
     candidate = results.candidate_file(bench)
     if candidate in found:
         axes.plot(*_place(candidate, cost), "o", color="black", fillstyle="none", markersize=15, zorder=4)
@@ -145,13 +151,27 @@ def _accuracy(results: Results, dataset: str, cost: Cost) -> Figure | None:
     _title(axes, message, where)
     axes.margins(x=0.08, y=0.1)
     _accuracy_legend(figure, found, bool(published), candidate in found)
-    named = [candidate] if candidate in found else []
-    named += [records for i in front if (records := found[i]) not in named]
-    _name_points(figure, axes, results, named, found, cost)
+    baseline = of_file(measured, results.study.report.baseline, "fp32")
+    first = [records for records in (candidate, baseline) if records in found]
+    named = [*first, *(records for i in front if (records := found[i]) not in first)]
+    _name_points(
+        figure, axes, _names(results, named, found, cost), [_place(records, cost) for records in found], corners
+    )
     return figure
 
 
-def _place(records: Sequence[Measurement], cost: Cost) -> tuple[float, float]:
+def _names(
+    results: Results, named: Sequence[Sequence[Measurement]], found: Sequence[Sequence[Measurement]], cost: Cost
+) -> dict[str, Point]:
+    """Return where names stand, each once: those of the first points count."""
+    several = len({records[0].model for records in found}) > 1
+    names: dict[str, Point] = {}
+    for records in named:
+        names.setdefault(_point_name(results, records, several), _place(records, cost))
+    return names
+
+
+def _place(records: Sequence[Measurement], cost: Cost) -> Point:
     return cost.place(records), _top1(records)
 
 
@@ -176,26 +196,21 @@ def _title(axes: Axes, message: str, where: str) -> None:
 
 
 def _name_points(
-    figure: Figure,
-    axes: Axes,
-    results: Results,
-    named: Sequence[Sequence[Measurement]],
-    found: Sequence[Sequence[Measurement]],
-    cost: Cost,
+    figure: Figure, axes: Axes, names: Mapping[str, Point], points: Sequence[Point], front: Sequence[Point]
 ) -> None:
-    """Name points by model and ratio, each beside its own; a name that would lie on another or a point is left out."""
+    """Write names beside their points; one that would lie on another, on a point or on the front is left out."""
     figure.draw_without_rendering()  # settles where the axes lie
     figure.set_layout_engine("none")
-    to_pixels = axes.transData.transform
-    points = [to_pixels(_place(records, cost)) for records in found]
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in points]
-    several = len({records[0].model for records in found}) > 1
-    for records in named:
-        at = _place(records, cost)
-        label = axes.annotate(_point_name(results, records, several), at, (0, 0), textcoords="offset points", fontsize=8)
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in map(axes.transData.transform, points)]
+    corners = [tuple(axes.transData.transform(point)) for point in front]
+    for (x, y), (next_x, next_y) in itertools.pairwise(corners):
+        taken += [Bbox([[min(x, next_x), y - 1], [max(x, next_x), y + 1]])]
+        taken += [Bbox([[next_x - 1, min(y, next_y)], [next_x + 1, max(y, next_y)]])]
+    for name, at in names.items():
+        label = axes.annotate(name, at, (0, 0), textcoords="offset points", fontsize=8)
         for offset, across, up in _OFFSETS:
             label.set(position=offset, ha=across, va=up)
-            box = label.get_window_extent().expanded(1.02, 1.05)
+            box = label.get_window_extent()
             inside = axes.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and axes.bbox.y0 <= box.y0
             if inside and box.y1 <= axes.bbox.y1 + 4 and not any(box.overlaps(other) for other in taken):
                 taken.append(box)
@@ -207,10 +222,12 @@ def _name_points(
 def _point_name(results: Results, records: Sequence[Measurement], several: bool) -> str:
     first = records[0]
     model = f"{pretty(first.model)} " if several else ""
+    if (first.variant, first.precision) == (results.study.report.baseline, "fp32"):
+        return f"{model}unpruned FP32"
     if not first.ratio:
         return f"{model}unpruned"
     scratch = ", scratch" if results.study.point(first.variant).initial == "scratch" else ""
-    return f"{model}{ratio_percent(first.ratio)}{scratch}"
+    return f"{model}{results.ratio_name(first)}{scratch}"
 
 
 def _forms(found: list[list[Measurement]]) -> dict[str, str]:
