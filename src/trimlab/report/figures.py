@@ -41,7 +41,7 @@ _LAYERS = 20
 """Bars of layers, at most."""
 _BARS = 18
 """Bars of files, at most."""
-_TITLE_WIDTH = 100
+_TITLE_WIDTH = 96
 """Letters in a line of a title."""
 _OFFSETS = (
     ((7, 3), "left", "bottom"), ((-7, 3), "right", "bottom"), ((7, -3), "left", "top"), ((-7, -3), "right", "top"),
@@ -154,9 +154,8 @@ def _accuracy(results: Results, dataset: str, cost: Cost) -> Figure | None:
     baseline = of_file(measured, results.study.report.baseline, "fp32")
     first = [records for records in (candidate, baseline) if records in found]
     named = [*first, *(records for i in front if (records := found[i]) not in first)]
-    _name_points(
-        figure, axes, _names(results, named, found, cost), [_place(records, cost) for records in found], corners
-    )
+    points = [_place(records, cost) for records in found] + [(p.size_mib, p.top1_percent) for p in published]
+    _name_points(figure, axes, _names(results, named, found, cost), points, corners)
     return figure
 
 
@@ -191,8 +190,13 @@ def _front(found: Sequence[Sequence[Measurement]], cost: Cost) -> list[int]:
 
 def _title(axes: Axes, message: str, where: str) -> None:
     """Write what the figure shows, and under it of what; titles wrap before they leave the figure."""
-    lines = textwrap.wrap(message, _TITLE_WIDTH) if message else []
-    axes.set_title("\n".join([*lines, *textwrap.wrap(where, _TITLE_WIDTH)]), loc="left")
+    axes.set_title(_wrapped(message, where), loc="left")
+
+
+def _wrapped(*lines: str) -> str:
+    """Break lines that are too long for a figure, but not at a ±."""
+    held = (line.replace(" ± ", "\u00a0±\u00a0") for line in lines)
+    return "\n".join(part for line in held for part in textwrap.wrap(line, _TITLE_WIDTH))
 
 
 def _name_points(
@@ -333,8 +337,7 @@ def _sensitivity(results: Results, workload: str) -> Figure | None:
         f"{pretty(found[0].model)} on {pretty(found[0].dataset)}, one group of coupled layers pruned at a time, not "
         "fine-tuned; (+n): layers coupled to it"
     )
-    lines = [wrapped for line in title.splitlines() for wrapped in textwrap.wrap(line, _TITLE_WIDTH)]
-    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=10)
+    figure.suptitle(_wrapped(*title.splitlines()), x=0.01, ha="left", fontsize=10)
     return figure
 
 
@@ -376,8 +379,7 @@ def _speed(results: Results, bench: Bench) -> Figure | None:
     shown = f"{len(found)} of {everything} files: candidate, unpruned models, and what no other file beats"
     message = findings.sped_up(results, bench)
     where = f"{results.where(bench)}; {shown if len(found) < everything else f'all {everything} files'}"
-    lines = [*textwrap.wrap(message, _TITLE_WIDTH), *textwrap.wrap(where, _TITLE_WIDTH)]
-    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=10)
+    figure.suptitle(_wrapped(message, where), x=0.01, ha="left", fontsize=10)
     return figure
 
 
@@ -479,7 +481,7 @@ def _training(results: Results) -> Figure | None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(*top1.get_legend_handles_labels(), loc="outside lower left", ncols=2)
     said = findings.trained(results.on(curved[0].device.identity))
-    figure.suptitle("\n".join(textwrap.wrap(said.plain, _TITLE_WIDTH)) if said else "", x=0.01, ha="left", fontsize=10)
+    figure.suptitle(_wrapped(said.plain if said else ""), x=0.01, ha="left", fontsize=10)
     return figure
 
 

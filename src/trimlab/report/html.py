@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from itertools import groupby
 from typing import Any
 
 import vl_convert
@@ -72,7 +73,7 @@ def _numbered(words: str) -> Iterator[str]:
 def _section(section: Section, level: int, figures: Mapping[str, str], anchors: _Anchors) -> str:
     anchor = anchors.of(section.heading, level)
     tag = f"h{min(level, 6)}"
-    blocks = "".join(_block(block, level, figures, anchors) for block in section.blocks)
+    blocks = _blocks(section.blocks, level, figures, anchors)
     return f'<section id="{anchor}">\n<{tag}>{inline(section.heading)}</{tag}>\n{blocks}</section>\n'
 
 
@@ -80,7 +81,7 @@ def _chapter(chapter: Chapter, figures: Mapping[str, str], anchors: _Anchors) ->
     heading = (Span(chapter.heading),)
     anchor = anchors.of(heading, 2)
     answer = f'<p class="answer">{inline(chapter.answer.text)}</p>\n' if chapter.answer else ""
-    blocks = "".join(_block(block, 2, figures, anchors) for block in chapter.blocks)
+    blocks = _blocks(chapter.blocks, 2, figures, anchors)
     return f'<section id="{anchor}">\n<h2>{inline(heading)}</h2>\n{answer}{blocks}</section>\n'
 
 
@@ -92,6 +93,15 @@ def _details(chapters: Sequence[Chapter], tops: Sequence[tuple[str, str]], ancho
     )
     anchor = anchors.of((Span("Details"),), 3)
     return f'<section id="{anchor}">\n<h2>Details</h2>\n<ul>{items}</ul>\n</section>\n'
+
+
+def _blocks(blocks: Iterable[Block], level: int, figures: Mapping[str, str], anchors: _Anchors) -> str:
+    """Return blocks in turn; figures that follow each other stand side by side where there is room."""
+    parts = []
+    for drawn, group in groupby(blocks, key=lambda block: isinstance(block, Figure)):
+        shown = "".join(_block(block, level, figures, anchors) for block in group)
+        parts.append(f'<div class="figures">{shown}</div>\n' if drawn else shown)
+    return "".join(parts)
 
 
 def _block(block: Block, level: int, figures: Mapping[str, str], anchors: _Anchors) -> str:

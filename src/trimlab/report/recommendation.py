@@ -123,9 +123,15 @@ def _row(results: Results, found: Sequence[File], file: File, best: Best, sizes:
     together: dict[tuple[float, ...], list[Objective]] = {}
     for objective, drops in best.items():
         together.setdefault(tuple(drops), []).append(objective)
-    said = [f"{', '.join(BEST[o] for o in own)} within {_either(drops)} points" for drops, own in together.items()]
+    said = [
+        f"{', '.join(BEST[o] for o in own)} within {_either(drops)} {_points(drops)}" for drops, own in together.items()
+    ]
     said += [f"most accurate up to {_either(sizes)} MiB"] if sizes else []
     return ["; ".join(said), *_figures(results, found, file, best)]
+
+
+def _points(drops: Sequence[float]) -> str:
+    return "point" if tuple(drops) == (1.0,) else "points"
 
 
 def _either(values: Sequence[float]) -> str:
