@@ -32,6 +32,8 @@ from trimlab.records import (
     Training,
 )
 from trimlab.records.labels import Classified
+from trimlab.report.markdown import documents
+from trimlab.report.model import Report
 
 CPU = Device(kind="cpu", name="Test CPU", features=["avx512_vnni"], threads=2, system="Linux x86_64, Python 3.12.1")
 GPU = Device(kind="cuda", name="Test GPU", features=["driver 555.1"], threads=4, system="Linux x86_64, Python 3.12.1")
@@ -398,6 +400,11 @@ def classified(made: Iterable[Record]) -> dict[str, Classified]:
         for r in made
         if isinstance(r, Measurement)
     }
+
+
+def document(report: Report) -> str:
+    """Return all of a report's markdown, report.md first."""
+    return "\n".join(documents(report).values())
 
 
 def npy(array: Any) -> bytes:

@@ -7,7 +7,6 @@ import pytest
 import factories
 from trimlab.records import Layer
 from trimlab.report import anatomy, findings
-from trimlab.report.markdown import document
 from trimlab.report.markdown import table as shown
 from trimlab.report.results import Results, paired_noise
 from trimlab.report.sections import report
@@ -144,10 +143,10 @@ def test_int8_stands_beside_its_exact_arithmetic():
 
 def test_where_no_exact_arithmetic_was_computed_one_sentence_says_so():
     assert anatomy.exactness(RESULTS, RESULTS.measurements) is None
-    text = document(report(RESULTS, []))
+    text = factories.document(report(RESULTS, []))
     assert f"## INT8 against its exact arithmetic\n\n{anatomy.NOT_EXACT.plain}\n" in text
     without = [r for r in RESULTS.records if getattr(r, "precision", "") != "int8"]
-    assert anatomy.NOT_EXACT.plain not in document(report(Results.of(STUDY, without), []))
+    assert anatomy.NOT_EXACT.plain not in factories.document(report(Results.of(STUDY, without), []))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import pytest
 import factories
 from trimlab.records import Mixed
 from trimlab.report import figures, mixed
-from trimlab.report.markdown import document
 from trimlab.report.results import Results
 from trimlab.report.sections import report
 
@@ -45,12 +44,12 @@ def test_a_row_sets_the_drop_on_the_hold_out_beside_the_one_that_was_scored():
 def test_a_study_without_mixed_files_has_no_section():
     of = Results.of(factories.study(), factories.everything(factories.study()))
     assert mixed.files(of, of.benches()[0]) is None
-    assert "INT8, mixed" not in document(report(of, []))
+    assert "INT8, mixed" not in factories.document(report(of, []))
     assert not [name for name in figures.draw(of) if name.startswith("sensitivity")]
 
 
 def test_the_section_shows_files_layers_and_their_figure():
-    text = document(report(results(), ["int8-layers-candidate"]))
+    text = factories.document(report(results(), ["int8-layers-candidate"]))
     (section,) = [part for part in text.split("\n## ") if part.startswith("INT8, mixed")]
     assert "int8-layers-candidate.svg" in section
     assert "| conv2 | 0.6 | 60 | float |" in " ".join(section.split())

@@ -10,7 +10,6 @@ import vl_convert
 import factories
 from trimlab.report import chart, figures
 from trimlab.report.html import page
-from trimlab.report.markdown import document
 from trimlab.report.model import Column, Finding, Findings, Report, Section, Table, Value, strong, text_of, words
 from trimlab.report.results import Results
 from trimlab.report.sections import report
@@ -60,7 +59,7 @@ def numbers(text):
 def test_markdown_and_page_agree_to_the_digit(changes):
     made, _ = rendered(of := results(**changes))
     shown = page(made, dict.fromkeys(figures.draw(of), "<svg></svg>"), None)
-    markdown = re.sub(r"!\[[^\n]*\]\([^\n]*\)", "", document(made))
+    markdown = re.sub(r"!\[[^\n]*\]\([^\n]*\)", "", factories.document(made))
     markdown = re.sub(r"([⁰¹²³⁴⁵⁶⁷⁸⁹]+)", r" \1 ", markdown).translate(str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789"))
     ours, theirs = numbers(" ".join(Read(shown).words)), numbers(markdown)
     assert len(ours) > 200

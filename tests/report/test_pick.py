@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 import factories
 from trimlab.report import pick, recommendation
 from trimlab.report.intervals import Difference, Replicated
-from trimlab.report.markdown import document
 from trimlab.report.pick import File, Limits
 from trimlab.report.results import Results
 from trimlab.report.sections import report
@@ -113,12 +112,12 @@ def test_nothing_is_recommended_without_the_baseline():
     of = Results.of(study, measured)
     device = of.benches()[0].device
     assert recommendation.table(of, device) is None
-    assert "Chosen on" not in document(report(of, []))
+    assert "Chosen on" not in factories.document(report(of, []))
 
 
 def test_a_pick_on_the_test_set_says_that_it_is_lucky_and_one_on_the_hold_out_does_not():
     for split, lucky in (("test", True), ("holdout", False)):
         of = results(data={"split": split, "holdout_fraction": 0.1, "seed": 0})
-        said = document(report(of, []))
+        said = factories.document(report(of, []))
         assert "Chosen on the " in said
         assert ("lucky" in said) is lucky

@@ -27,7 +27,6 @@ from trimlab.records import Measurement, Pruning, Record, Training, archive, imp
 from trimlab.records.select import select
 from trimlab.report import figures, findings, tables
 from trimlab.report import stage as report_stage
-from trimlab.report.markdown import document
 from trimlab.report.markdown import table as shown
 from trimlab.report.results import Results, device_labels
 from trimlab.report.sections import report
@@ -68,7 +67,9 @@ CASES = {
     "three-processes": (REPLICATED, factories.everything(REPLICATED)),
     "two-devices": (factories.study(seeds=[0, 1]), everywhere()),
 }
-CORRECT = {name: factories.classified(CASES[name][1]) for name in ("one-seed", "three-processes")} | {"two-devices": None}
+CORRECT = {name: factories.classified(CASES[name][1]) for name in ("one-seed", "three-processes")} | {
+    "two-devices": None
+}
 """Which images were classified rightly; where that is None, the true labels are not stored."""
 
 
@@ -144,7 +145,7 @@ def test_plot_data_holds_the_records_figures() -> None:
 
 
 def markdown(records: list[Record]) -> str:
-    return document(report(Results.of(factories.study(), records), []))
+    return factories.document(report(Results.of(factories.study(), records), []))
 
 
 def headings(text: str) -> list[str]:
@@ -167,7 +168,7 @@ def another_pair(**changes: str) -> str:
     workloads = {key: value | {"model": changes.get(key, value["model"])} for key, value in base["workloads"].items()}
     dataset = {"source": changes.get("source", "cifar10"), "path": "data/none"}
     study = factories.study(workloads=workloads, datasets={"cifar10": dataset})
-    return document(report(Results.of(study, factories.everything(study)), []))
+    return factories.document(report(Results.of(study, factories.everything(study)), []))
 
 
 def test_models_that_are_compared_are_in_the_heading_and_cited_beside_their_own_alone() -> None:
@@ -378,7 +379,7 @@ def test_what_two_threads_trained_and_one_measured_is_a_whole_report() -> None:
     worked = [r for r in made if not isinstance(r, Measurement)]
     measured = with_device([r for r in made if isinstance(r, Measurement)], threads=1)
     of, at_home = Results.of(study, [*worked, *measured]), Results.of(study, made)
-    assert headings(document(report(of, []))) == headings(document(report(at_home, [])))
+    assert headings(factories.document(report(of, []))) == headings(factories.document(report(at_home, [])))
     assert metrics(of) == metrics(at_home)
     assert plot_data(of) == plot_data(at_home)
 
@@ -411,7 +412,7 @@ def test_amp_that_the_device_does_not_compute_is_a_sentence_and_no_row() -> None
         "has no row of its own."
     )
     assert [finding.plain for finding in findings.amp(of)] == [said]
-    text = document(report(of, []))
+    text = factories.document(report(of, []))
     assert text.count(said) == 1
     assert [str(line.get_label()) for line in figures.draw(of)["training"].axes[1].get_lines()] == [
         "large (FP32)", "small (FP32)",
@@ -446,7 +447,7 @@ def test_a_candidate_timed_beside_other_work_is_flagged_among_the_metrics(conten
 
 
 def test_the_headline_alone_warns_where_the_candidates_kernels_are_not_exact() -> None:
-    text = document(report(Results.of(*CASES["two-devices"]), []))
+    text = factories.document(report(Results.of(*CASES["two-devices"]), []))
     _, first, *others = text.split("\n## ")[1:]
     said = "**In ONNX Runtime on Test CPU, candidate INT8, seed 1 scores"
     assert said in first
@@ -460,7 +461,7 @@ def test_other_files_whose_kernels_are_not_exact_are_warned_of_beside_their_tabl
         r.model_copy(update=lost) if isinstance(r, Measurement) and (r.variant, r.precision) == ("large", "int8") else r
         for r in made
     ]
-    text = document(report(Results.of(study, records), []))
+    text = factories.document(report(Results.of(study, records), []))
     (section,) = [part for part in text.split("\n## ") if "large INT8, seed 0 scores" in part]
     assert section.startswith("INT8 against its exact arithmetic\n")
 
@@ -479,7 +480,7 @@ def test_notes_of_the_study_are_printed() -> None:
         "notes": ["Batch 128 is our assumption."],
     }
     study = factories.study(report=settings)
-    text = document(report(Results.of(study, factories.everything(study)), []))
+    text = factories.document(report(Results.of(study, factories.everything(study)), []))
     assert "- Batch 128 is our assumption." in text.splitlines()
 
 
@@ -591,7 +592,7 @@ def chosen_of(records: list[Record]) -> list[Record]:
 @given(any_records())
 def test_any_valid_records_give_a_report_without_a_number_that_is_none(records: list[Record]) -> None:
     of = Results.of(SMALL, chosen_of(records))
-    text = document(report(of, []))
+    text = factories.document(report(of, []))
     assert not re.search(r"\b(nan|inf)\b", text)
     assert not re.search(r"\| +\|", text), "an empty cell"
     json.dumps(metrics(of), allow_nan=False)

@@ -7,7 +7,6 @@ import pytest
 import factories
 from trimlab.records import ClassCounts, Measurement, Record
 from trimlab.report import scores, sections
-from trimlab.report.markdown import document
 from trimlab.report.markdown import table as shown
 from trimlab.report.model import Table
 from trimlab.report.results import Bench, Results
@@ -61,7 +60,9 @@ def test_classes_are_listed_only_for_macro_f1() -> None:
 
 @pytest.mark.parametrize(("evaluate", "figures"), [(["top1"], FIGURES), (["top1", "top5", "macro_f1"], {})])
 def test_a_report_has_no_such_section_unless_it_is_asked_and_known(evaluate: list[str], figures: Any) -> None:
-    assert document(sections.report(scored(evaluate, **figures), [])) == document(sections.report(scored(["top1"]), []))
+    assert factories.document(sections.report(scored(evaluate, **figures), [])) == factories.document(
+        sections.report(scored(["top1"]), [])
+    )
 
 
 def test_a_missing_figure_says_why() -> None:

@@ -12,7 +12,6 @@ from trimlab.records import Measurement, Record
 from trimlab.records.select import fits
 from trimlab.report import findings, reference, tables, text
 from trimlab.report.intervals import Replicated
-from trimlab.report.markdown import document
 from trimlab.report.markdown import table as shown
 from trimlab.report.model import Column, Finding, Table, Value, words
 from trimlab.report.results import Bench, Results
@@ -551,7 +550,7 @@ def test_the_budget_of_training_for_int8_stands_under_every_table_that_shows_suc
 
 def test_training_for_int8_is_explained_and_compared_with_int8_without_it() -> None:
     of = with_trained_int8()
-    text = document(report(of, []))
+    text = factories.document(report(of, []))
     assert "**INT8, QAT** is quantization-aware training: INT8 in the same ranges" in text
     assert "(3 epochs, learning rate 0.001; the FP32 model's soft labels weigh 1 in the loss)" in text
     assert re.search(r"INT8, QAT moves top-1 by \S+ .*points against INT8, over 3 files", text)

@@ -12,7 +12,7 @@ from trimlab.records import Measurement
 from trimlab.report.intervals import Answers, Difference, over_seeds, paired_difference, unpaired_difference
 from trimlab.report.model import Column, Finding, Table, Value, words
 from trimlab.report.results import Bench, Results, mean, of_file
-from trimlab.report.tables import Values, describe, share, where, whole
+from trimlab.report.tables import OWN, Values, describe, share, where, whole
 from trimlab.report.text import plus_minus
 
 SHOWN = 20
@@ -77,12 +77,12 @@ def losses(results: Results, bench: Bench) -> Table | None:
     ]
     columns = [
         words("Class"), Column("Images", "images"), Column("Baseline recall %", "%"), Column("Candidate recall %", "%"),
-        Column("Δ points", "points"), Column("Against its FP32, points", "points"),
+        Column("Candidate less baseline, points", "points"), OWN,
     ]  # fmt: skip
     rest = f"The {len(shown)} of {len(classes)} classes that lose most. " if len(shown) < len(classes) else ""
     caption = (
-        f"{where(results, found)}. {rest}Recall: share of a class's images that get its label. Δ points: candidate "
-        f"less baseline, with the half width of the 95 % interval of this class alone. Baseline: "
+        f"{where(results, found)}. {rest}Recall: share of a class's images that get its label. Candidate less "
+        f"baseline: with the half width of the 95 % interval of this class alone. Baseline: "
         f"{describe(results, base)}. Candidate: {describe(results, found)}. n: {len(found)}."
     )
     return Table.of(results.key("classes", bench), columns, rows, caption)
@@ -113,16 +113,16 @@ def finding(results: Results, bench: Bench) -> Finding | None:
     if sure:
         named = ", ".join(f"{one.name} ({plus_minus(one.gained)} points)" for one in sure[:NAMED])
         more = f" and {len(sure) - NAMED} more" if len(sure) > NAMED else ""
-        said = f"{len(sure)} of {len(classes)} classes lose, with all of them compared at once: {named}{more}."
+        said = f"With all {len(classes)} classes compared at once, {len(sure)} can be told to lose: {named}{more}."
     else:
         said = f"With all {len(classes)} classes compared at once, no class's loss can be told from chance."
     most = next(iter(_gained(results, base, found)), None)
     if most:
         said += (
-            f" The confusion that gained most: {most.true} taken for {most.taken_for}, {most.found} images in place of "
+            f" Most gained: {most.true} is taken for {most.taken_for} in {most.found} images, in the baseline in "
             f"{most.base}."
         )
-    return Finding.of(f"From the baseline to the candidate: {said}", classes=len(sure), all_classes=len(classes))
+    return Finding.of(said, classes=len(sure), all_classes=len(classes))
 
 
 def _files(results: Results, bench: Bench) -> tuple[list[Measurement], list[Measurement]]:
@@ -200,4 +200,5 @@ def _gained(results: Results, base: Sequence[Measurement], found: Sequence[Measu
 
 
 def _name(record: Measurement, index: int) -> str:
-    return record.class_names[index] if index < len(record.class_names) else f"class {index}"
+    name = record.class_names[index] if index < len(record.class_names) else str(index)
+    return f"class {name}" if name.isdigit() else name

@@ -533,7 +533,8 @@ def _rounding(results: Results, rounded: Sequence[Measurement], plain: Sequence[
     widths = rounded_to(results.study.pruning_of(first.variant))
     return Finding.of(
         strong(f"Widths {widths}:"),
-        f" {_name(first)}, {ratio_percent(first.ratio)}, {precision_name(first.precision)} ({first.variant}) is {times(large[0], '×')} as fast at batch {batch} in place of {times(large[1], '×')}, "
+        f" {_name(first)}, {ratio_percent(first.ratio)}, {precision_name(first.precision)} ({first.variant}) is "
+        f"{times(large[0], '×')} as fast at batch {batch} in place of {times(large[1], '×')}, "
         f"{times(single[0], '×')} in place of {times(single[1], '×')} at batch 1, with {first.macs / 1e6:.1f} M "
         f"multiply-accumulates in place of {other.macs / 1e6:.1f} M ({other.variant}); top-1 "
         f"{percent(_mean_top1(rounded))} % in place of {percent(_mean_top1(plain))} % "

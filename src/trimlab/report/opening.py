@@ -42,7 +42,7 @@ def _found(results: Results) -> Blocks:
     bench = results.headline_bench()
     said: list[Finding | None] = [findings.headline(results)]
     if bench is None:
-        return bullets([*said, *map(findings.trained, _trainers(results))])
+        return bullets([*map(findings.trained, _trainers(results)), *said])
     said += [findings.opponents(results), int8(results, bench), anatomy.in_short(results, bench)]
     said += [findings.few_images(results), *findings.inexact(results, results.candidate_file(bench))]
     return bullets([*said, findings.rounded_candidate(results, bench)])

@@ -260,8 +260,11 @@ def _devices(results: Results, drawn: Sequence[str]) -> Chapter | None:
     ]
     side_by_side = tables.benches(results)
     compared = [*([side_by_side] if side_by_side else []), *bullets(named)]
-    origin = [tables.devices(results), *bullets([_origin(results)])]
-    blocks = [*compared, *blocks, *_runtimes(results), Section(text_of("Devices and versions"), tuple(origin))]
+    versions = [tables.devices(results), *bullets([_origin(results)])]
+    if not compared and not blocks:
+        about = "what computed, in which versions, and where the records come from"
+        return _chapter("devices", "Devices and versions", about, None, versions)
+    blocks = [*compared, *blocks, Section(text_of("Devices and versions"), tuple(versions))]
     about = "the candidate on each device and runtime side by side, versions, and where the records come from"
     return _chapter("devices", "Devices side by side", about, findings.runtimes(results), blocks)
 
@@ -281,15 +284,16 @@ def _origin(results: Results) -> Finding:
     )
 
 
-def _runtimes(results: Results) -> Blocks:
+def _runtimes(results: Results, drawn: Sequence[str]) -> Chapter | None:
     parts: Blocks = []
     for bench in results.benches():
         measured = _in_order(results, results.at(bench))
         found = [table(results, measured) for table in (anatomy.clocks, anatomy.builds, anatomy.agreement)]
         if any(found):
-            heading = text_of(f"{pretty(bench.runtime)} beside torch and ONNX Runtime{_bench_suffix(results, bench)}")
+            heading = text_of(f"Measured{_bench_suffix(results, bench)}")
             parts.append(Section(heading, tuple(table for table in found if table)))
-    return parts
+    about = "the same files in torch, ONNX Runtime and others: accuracy, labels, a GPU's clocks, builds of an engine"
+    return _chapter("runtimes", "Runtimes beside each other", about, None, parts)
 
 
 def _models(results: Results, drawn: Sequence[str]) -> Chapter | None:
@@ -321,8 +325,8 @@ def _measurements(results: Results, drawn: Sequence[str]) -> Chapter | None:
 
 
 _CHAPTERS: tuple[Callable[[Results, Sequence[str]], Chapter | None], ...] = (
-    _candidate, _training, _pruning, _sensitivity, _controls, _files, _fronts, _int8, _classes, _why, _devices, _models,
-    _measurements,
+    _candidate, _training, _pruning, _sensitivity, _controls, _files, _fronts, _int8, _classes, _why, _devices,
+    _runtimes, _models, _measurements,
 )  # fmt: skip
 
 

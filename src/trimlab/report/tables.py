@@ -233,7 +233,7 @@ def benches(results: Results) -> Table | None:
         Column("Images/s", "1/s"), Column("× large batch"), Column("Large batch"), SEEDS,
     ]  # fmt: skip
     caption = (
-        f"The candidate, {results.study.candidate}, beside the baseline, {results.study.report.baseline} in FP32. "
+        f"Candidate: {results.study.candidate}. Baseline: {results.study.report.baseline} in FP32. "
         "Latency: p50 at batch 1. Images/s: p50 at the large batch. Copies are included. ×: as fast as the unpruned "
         "FP32 file on the same device in the same runtime; no ratio crosses devices or runtimes."
     )
