@@ -97,7 +97,7 @@ def test_without_true_labels_nothing_is_known_and_the_report_says_so() -> None:
     assert committed() == labels.of_stages(made) == {}
     cli.report("synthetic")
     said = "The true labels of the scored images are not stored for 15 of 15 measurements"
-    assert said in (paths.REPORTS / "synthetic" / "report.md").read_text()
+    assert said in (paths.REPORTS / "synthetic" / "tables" / "reading.md").read_text()
 
 
 def test_with_true_labels_the_report_has_paired_intervals() -> None:
@@ -106,7 +106,7 @@ def test_with_true_labels_the_report_has_paired_intervals() -> None:
     imports.import_records()
     cli.report("synthetic")
     text = (paths.REPORTS / "synthetic" / "report.md").read_text()
-    assert "true labels" not in text
+    assert "true labels" not in (paths.REPORTS / "synthetic" / "tables" / "reading.md").read_text()
     assert "points lost (McNemar's p " in text
 
 

@@ -5,6 +5,7 @@ import pytest
 
 import factories
 from trimlab.records import Mixed
+from trimlab.records.labels import Classified
 from trimlab.report import figures, mixed
 from trimlab.report.results import Results
 from trimlab.report.sections import report
@@ -78,7 +79,9 @@ def test_a_file_that_loses_more_where_it_is_scored_than_it_may_is_said():
     (record,) = [r for r in of.measurements if r.precision == "int8-mixed"]
     worse = record.model_copy(update={"top1_accuracy": record.top1_accuracy - 0.03})
     others = [r for r in of.records if r is not record]
-    found = {**of.correct, worse.digest: np.roll(of.correct[record.digest], 1) & of.correct[record.digest]}
+    own = of.classified[record.digest]
+    fewer = np.where(np.roll(own.correct, 1), own.predicted, own.true + 1)
+    found = {**of.classified, worse.digest: Classified(own.true, fewer)}
     again = Results.of(of.study, [*others, worse], found)
     (said,) = mixed.predictions(again, again.benches()[0])
     assert "more than the 0.5 that it may lose on the hold-out" in said.plain
