@@ -1,4 +1,5 @@
 import itertools
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ from trimlab.report.results import Results
 def results(**changes: Any) -> Results:
     study = factories.study(**changes)
     return Results.of(study, factories.everything(study))
+
+
+@cache
+def drawn() -> dict[str, Figure]:
+    """The figures of the synthetic study, which no test changes."""
+    return figures.draw(results())
 
 
 def labels(of: Results, name: str) -> list[str]:
@@ -60,7 +67,7 @@ def test_published_points_are_drawn_for_their_own_dataset_alone() -> None:
 
 
 def test_every_axis_says_what_it_shows() -> None:
-    for figure in figures.draw(results()).values():
+    for figure in drawn().values():
         for axes in figure.axes:
             assert axes.get_xlabel()
         assert figure.axes[0].get_ylabel() or figure.axes[0].get_yticklabels()
@@ -98,7 +105,7 @@ def test_latencies_are_drawn_a_line_a_process_where_their_calls_are_kept() -> No
 
 def test_accuracy_stands_over_latency_and_throughput_with_its_interval() -> None:
     of = results()
-    left, right = (figures.draw(of)[f"accuracy-by-{name}-cifar10"].axes[0] for name in ("latency", "throughput"))
+    left, right = (drawn()[f"accuracy-by-{name}-cifar10"].axes[0] for name in ("latency", "throughput"))
     small = next(r for r in of.measurements if (r.variant, r.precision) == ("small", "int8"))
     low, high = wilson(round(small.top1_accuracy * small.num_images), small.num_images)
     for axes, x in ((left, small.latency.p50_ms), (right, small.batch_latency.images_per_second)):
@@ -108,7 +115,7 @@ def test_accuracy_stands_over_latency_and_throughput_with_its_interval() -> None
 
 
 def test_the_front_of_throughput_rises_in_accuracy_as_it_falls_in_speed() -> None:
-    axes = figures.draw(results())["accuracy-by-throughput-cifar10"].axes[0]
+    axes = drawn()["accuracy-by-throughput-cifar10"].axes[0]
     front = next(line for line in axes.get_lines() if line.get_drawstyle() == "steps-post")
     rates, top1 = list(front.get_xdata()), list(front.get_ydata())
     assert rates == sorted(rates, reverse=True) and top1 == sorted(top1)
@@ -124,7 +131,7 @@ def overlapping(figure: Figure) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("name", ["size", "latency", "throughput"])
 def test_names_of_points_say_the_model_and_do_not_collide(name: str) -> None:
-    figure = figures.draw(results())[f"accuracy-by-{name}-cifar10"]
+    figure = drawn()[f"accuracy-by-{name}-cifar10"]
     names = [text.get_text() for text in figure.axes[0].texts]
     assert "ResNet-18 60 %" in names and len(names) == len(set(names)) > 2
     assert overlapping(figure) == []
@@ -133,7 +140,7 @@ def test_names_of_points_say_the_model_and_do_not_collide(name: str) -> None:
 def test_a_title_says_what_was_found_and_ranks_nothing_that_cannot_be_told_apart() -> None:
     of = results()
     bench = of.benches()[0]
-    title = figures.draw(of)["accuracy-by-size-cifar10"].axes[0].get_title(loc="left")
+    title = drawn()["accuracy-by-size-cifar10"].axes[0].get_title(loc="left")
     assert title.replace("\u00a0", " ").startswith(findings.shrunk(of, bench))
     assert "points of top-1 lost" in findings.shrunk(of, bench)
     study = of.study
@@ -167,7 +174,7 @@ def test_no_colour_of_a_precision_is_too_faint_on_white() -> None:
 
 
 def test_layers_by_time_start_with_the_longest() -> None:
-    axes = figures.draw(results())["layers-1"].axes[0]
+    axes = drawn()["layers-1"].axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["conv2  64", "conv1  64", "reorder"]
     assert "1 of 3 layers takes 60 % of the time" in axes.get_title(loc="left")
 

@@ -151,7 +151,7 @@ def test_speedups_are_those_of_the_measurement_alone() -> None:
     file = factories.measurement(study, "large", "int8", latency=factories.latency(7.0), baseline_latency=slow_baseline)
     found = rows(tables.precisions(Results.of(study, [*made, file]), "large", BENCH))
     int8 = next(row for row in found if row[3] == "INT8")
-    assert int8[found[0].index("× batch 1")].rstrip("¹²³") == "11"
+    assert int8[found[0].index("× batch 1")].rstrip("¹²³⁴") == "11"
 
 
 def replicated(ratios: dict[tuple[str, str], Sequence[float]]) -> Results:
@@ -331,7 +331,7 @@ def test_points_per_mib_divides_points_lost_by_mib_saved() -> None:
         factories.pruning(study, "large-r50", top1_accuracy=0.9, size_bytes=10 * 2**20),
     ]
     row = rows(tables.losses(Results.of(study, made), ["large"]))[2]
-    assert row[-3:] == ["+2.00", "32.00", "+0.06"]
+    assert row[-3:] == ["−2.00", "32.00", "0.063"]
 
 
 def test_cited_figures_are_marked_as_cited() -> None:
@@ -457,7 +457,7 @@ def test_a_speed_up_beside_an_unusual_baseline_time_is_marked() -> None:
     row = next(
         r for r in rows(tables.precisions(Results.of(study, made), "large", BENCH)) if r[:4:3] == ["candidate", "INT8"]
     )
-    assert [cell[-1] in "¹²³" for cell in row[-3:-1]] == [True, False]
+    assert [cell[-1] in "¹²³⁴" for cell in row[-3:-1]] == [True, False]
     assert tables.DRIFTED in shown(tables.precisions(Results.of(study, made), "large", BENCH))
     assert tables.DRIFTED not in shown(tables.precisions(results(), "large", BENCH))
 
