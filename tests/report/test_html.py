@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from html.parser import HTMLParser
 
 import pytest
@@ -63,6 +64,12 @@ def rendered(of):
     return made, page(made, drawings, chart.specification(of))
 
 
+@cache
+def synthetic():
+    """The page of the synthetic study."""
+    return rendered(results())[1]
+
+
 def numbers(text):
     return re.findall(r"\d[\d,.]*", text)
 
@@ -80,14 +87,14 @@ def test_markdown_and_page_agree_to_the_digit(changes):
 
 
 def test_each_heading_has_an_anchor_of_its_own_and_each_link_leads_to_one():
-    _, shown = rendered(results())
+    shown = synthetic()
     read = Read(shown)
     assert len(read.ids) == len(set(read.ids))
     assert all(link.removeprefix("#") in read.ids for link in read.links if link.startswith("#"))
 
 
 def test_the_page_needs_no_network():
-    _, shown = rendered(results())
+    shown = synthetic()
     assert Read(shown).sources == []
     assert "@import" not in shown
     assert len(shown.encode()) < 5_000_000

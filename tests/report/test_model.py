@@ -98,8 +98,8 @@ def test_no_finding_is_said_twice_in_the_opening_or_in_the_details(made: Report)
 
 
 def test_no_table_stands_twice(made: Report) -> None:
-    said = Counter(table.rows for table in tables(made))
-    assert [rows for rows, times in said.items() if times > 1] == []
+    said = Counter((table.rows, table.caption) for table in tables(made))
+    assert [table for table, times in said.items() if times > 1] == []
 
 
 def test_every_measurement_repeats_no_column_of_a_table_of_the_same_bench() -> None:

@@ -578,8 +578,7 @@ class Report(Section):
     """Assumptions, printed under the heading."""
     evaluate: Annotated[list[Evaluated], Field(min_length=1)] = ["top1"]
     """Which figures of accuracy have a section of their own: add `top5` for many classes, and `macro_f1` for classes of
-    unequal size, which also lists the classes that are found worst. Records hold them all, so that no stage runs again.
-    All other tables show top-1."""
+    unequal size. Records hold them all, so that no stage runs again. All other tables show top-1."""
 
 
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
