@@ -196,7 +196,8 @@ def answer(results: Results, bench: Bench) -> Finding | None:
 
 def in_short(results: Results, bench: Bench) -> Finding | None:
     """Set the candidate's speed beside the work that was saved, and its widths; None where nothing was saved."""
-    record = next(iter(results.candidate_file(bench)), None)
+    found = results.candidate_file(bench)
+    record = next(iter(found), None)
     saved = _times_fewer_macs(results, record) if record else None
     if record is None or saved is None:
         return None
@@ -205,20 +206,20 @@ def in_short(results: Results, bench: Bench) -> Finding | None:
     same = of_file(measured, results.unpruned(record.workload) or "", record.precision)
     plain = of_file(measured, record.variant, "fp32") if record.precision != "fp32" else []
     in_fp32 = f"{times(batch_speedup(plain), ' times')} as fast in FP32 and " if plain else ""
-    own = f"{times(batch_speedup([record]), ' times')} in {name}"
+    own = f"{times(batch_speedup(found), ' times')} in {name}"
     alone = batch_speedup(same) if same else None
     expected = (
-        f"; {alone.mean * saved:.0f} times would be in proportion, because unpruned {name} is "
-        f"{times(alone, ' times')} as fast"
+        f"; unpruned {name} is {times(alone, ' times')} as fast, so {alone.mean * saved:.0f} times would be in "
+        "proportion"
         if alone
         else ""
     )
     said = Finding.of(
         strong("Why is it not faster?"),
         f" Pruned by {ratio_percent(record.ratio)}, {record.variant} takes {saved:.1f} times fewer "
-        f"multiply-accumulates, but at batch {batch} it is {in_fp32}{own}{expected}.",
+        f"multiply-accumulates, and at batch {batch} it is {in_fp32}{own}{expected}.",
         times_fewer_macs=saved,
-        batch_speedup=batch_speedup([record]).mean,
+        batch_speedup=batch_speedup(found).mean,
     )
     return Finding.joined(part for part in (said, _widths(results, record)) if part)
 
