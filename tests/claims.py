@@ -283,7 +283,10 @@ def _caption_problems(caption: str, bf16: Sequence[str]) -> Iterator[str]:
 def published() -> str:
     """Return the table of the published study's rows that stand in committed reports, counted in the reports."""
     reports = {file.parent.name: file.read_text() for file in sorted((ROOT / "reports").glob("*/report.md"))}
-    shown = {name: rows for name, text in reports.items() if (rows := _reference_rows(text))}
+    details = {
+        name: "\n".join(map(Path.read_text, sorted((ROOT / "reports" / name / "tables").iterdir()))) for name in reports
+    }
+    shown = {name: rows for name, text in details.items() if (rows := _reference_rows(text))}
     titles = [f"[{reports[name].splitlines()[0].removeprefix('# ')}](../reports/{name}/report.md)" for name in shown]
     lines = [f"| published table | rows | {' | '.join(titles)} |", f"|---|---|{'---|' * len(titles)}"]
     for table, about in TABLES.items():
@@ -304,16 +307,16 @@ TABLES = {
 
 
 def _reference_rows(report: str) -> set[tuple[str, ...]]:
-    """Return the published rows in a report: the table, then what names the row there."""
+    """Return the published rows in a report's tables: the published table, then what names the row there."""
     found: set[tuple[str, ...]] = set()
     section = model = ""
     for line in report.splitlines():
-        section = line.removeprefix("## ") if line.startswith("## ") else section
-        model = line.removeprefix("### ").partition(" (")[0] if line.startswith("### ") else model
+        section = line.removeprefix("# ") if line.startswith("# ") else section
+        model = line.removeprefix("## ").partition(" (")[0] if line.startswith("## ") else model
         cells = [cell.strip().strip("*") for cell in line.strip("|").split("|")]
         if cells[0] != "reference":
             continue
-        if section.startswith("Baseline"):
+        if section == "Training":
             found.add(("baseline", cells[3]))
         elif section == "Pruning":
             found.add(("pruning", cells[1].rjust(4)))

@@ -31,6 +31,9 @@ from trimlab.records import (
     Sensitivity,
     Training,
 )
+from trimlab.records.labels import Classified
+from trimlab.report.markdown import documents
+from trimlab.report.model import Report
 
 CPU = Device(kind="cpu", name="Test CPU", features=["avx512_vnni"], threads=2, system="Linux x86_64, Python 3.12.1")
 GPU = Device(kind="cuda", name="Test GPU", features=["driver 555.1"], threads=4, system="Linux x86_64, Python 3.12.1")
@@ -390,13 +393,18 @@ def predicted(variant: str, precision: str, seed: int, top1: float) -> Any:
     return ((true_labels() + wrong) % 10).astype(np.uint16)
 
 
-def correct(made: Iterable[Record]) -> dict[str, Any]:
-    """Return which images each measured file got right, by its record's digest."""
+def classified(made: Iterable[Record]) -> dict[str, Classified]:
+    """Return what each measured file took the images for, by its record's digest."""
     return {
-        r.digest: predicted(r.variant, r.precision, r.seed, r.top1_accuracy) == true_labels()
+        r.digest: Classified(true_labels(), predicted(r.variant, r.precision, r.seed, r.top1_accuracy))
         for r in made
         if isinstance(r, Measurement)
     }
+
+
+def document(report: Report) -> str:
+    """Return all of a report's markdown, report.md first."""
+    return "\n".join(documents(report).values())
 
 
 def npy(array: Any) -> bytes:

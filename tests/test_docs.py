@@ -78,8 +78,8 @@ def test_every_committed_report_comes_out_of_its_records_byte_for_byte(project, 
     for study in studies():
         described = archive.load_study(study)
         chosen = select(described, archive.committed_records(study))
-        correct = labels.of_committed(study, chosen)
-        assert len(correct) == sum(isinstance(record, Measurement) for record in chosen)
+        classified = labels.of_committed(study, chosen)
+        assert len(classified) == sum(isinstance(record, Measurement) for record in chosen)
         committed = {
             path.relative_to(project): path.read_bytes()
             for path in (project / "reports" / study).rglob("*")
@@ -87,7 +87,9 @@ def test_every_committed_report_comes_out_of_its_records_byte_for_byte(project, 
         }
         with monkeypatch.context() as elsewhere:
             elsewhere.chdir(tmp_path)
-            report_stage.render(described, chosen, Path("reports") / study, correct)
+            report_stage.render(described, chosen, Path("reports") / study, classified)
+        made = {path.relative_to(tmp_path) for path in (tmp_path / "reports" / study).rglob("*.md")}
+        assert made == {path for path in committed if path.suffix == ".md"}
         for path, content in committed.items():
             assert (tmp_path / path).read_bytes() == content, path
 

@@ -7,7 +7,6 @@ import pytest
 import factories
 from trimlab.records import Layer
 from trimlab.report import anatomy, findings
-from trimlab.report.markdown import document
 from trimlab.report.markdown import table as shown
 from trimlab.report.results import Results, paired_noise
 from trimlab.report.sections import report
@@ -69,10 +68,46 @@ def test_what_fp16_files_are_computed_in_is_said():
         for variant in ("large", "small")
     ]
     said = "FP16. 0 of the 2 convolutions and linear layers of 2 files were computed in FP16; all in FP32: "
-    assert anatomy.explained(Results.of(STUDY, measured), bench)[0].plain.startswith(said)
+    assert anatomy.reduced(Results.of(STUDY, measured), bench)[0].plain.startswith(said)
     half = factories.measurement(STUDY, "large", "fp16", batch_layers=[layer("FP16"), layer("FP32")])
-    (only,) = anatomy.explained(Results.of(STUDY, [half]), bench)
+    (only,) = anatomy.reduced(Results.of(STUDY, [half]), bench)
     assert only.plain.endswith("of 1 files were computed in FP16; the rest in FP32.")
+
+
+def test_every_int8_file_has_a_row_of_what_its_speed_goes_with():
+    table = anatomy.explained(RESULTS, RESULTS.benches()[0])
+    assert table
+    headers = [column.header for column in table.columns]
+    row = next(row for row in table.rows if row[0].text == "candidate")
+    shown_in = {header: value.text for header, value in zip(headers, row, strict=True)}
+    unpruned, pruned = (factories.measurement(STUDY, variant, "int8") for variant in ("large", "candidate"))
+    saved = factories.pruning(STUDY, "large").macs / pruned.macs
+    assert shown_in["× fewer MACs"] == f"{saved:.1f}"
+    assert shown_in["In proportion, × batch 64"] == f"{saved * unpruned.batch_speedup:.0f}"
+    assert (shown_in["Layers in INT8"], shown_in["Time in other operators %"]) == ("1 of 2", "10")
+    files = [r for r in RESULTS.measurements if r.precision == "int8"]
+    assert len(table.rows) == len(files)
+
+
+def test_the_opening_sets_speed_beside_the_work_saved_in_fp32_and_in_int8():
+    said = anatomy.in_short(RESULTS, RESULTS.benches()[0])
+    saved = factories.pruning(STUDY, "large").macs / factories.measurement(STUDY, "candidate", "int8").macs
+    assert said and said.plain.startswith("Why is it not faster? Pruned by 60 %, candidate takes ")
+    assert said.values["times_fewer_macs"] == pytest.approx(saved)
+    plain = factories.measurement(STUDY, "candidate", "fp32").batch_speedup
+    assert f"at batch 64 it is {plain:.1f} times as fast in FP32 and" in said.plain
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        ([6.0, 3.0, 1.0], "1 of 3 layers takes 60 % of the time"),
+        ([1.0, 1.0, 1.0, 1.0], "2 of 4 layers take 50 % of the time"),
+        ([0.0], "none of 1 layer took any time"),
+    ],
+)
+def test_how_the_time_is_spread_over_layers_in_words(times, said):
+    assert anatomy.message([layer("INT8", ms=ms) for ms in times]) == said
 
 
 def test_a_speed_up_stands_beside_what_would_be_in_proportion():
@@ -144,10 +179,10 @@ def test_int8_stands_beside_its_exact_arithmetic():
 
 def test_where_no_exact_arithmetic_was_computed_one_sentence_says_so():
     assert anatomy.exactness(RESULTS, RESULTS.measurements) is None
-    text = document(report(RESULTS, []))
+    text = factories.document(report(RESULTS, []))
     assert f"## INT8 against its exact arithmetic\n\n{anatomy.NOT_EXACT.plain}\n" in text
     without = [r for r in RESULTS.records if getattr(r, "precision", "") != "int8"]
-    assert anatomy.NOT_EXACT.plain not in document(report(Results.of(STUDY, without), []))
+    assert anatomy.NOT_EXACT.plain not in factories.document(report(Results.of(STUDY, without), []))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import pytest
 
 import factories
 from trimlab.report import budgets, controls, findings, tables
-from trimlab.report.markdown import document
 from trimlab.report.model import Table
 from trimlab.report.results import Results
 from trimlab.report.sections import report
@@ -26,7 +25,7 @@ def results(changes: dict[str, dict[str, Any]] | None = None, known: bool = True
         else record
         for record in factories.everything(study)
     ]
-    return Results.of(study, made, factories.correct(made) if known else None)
+    return Results.of(study, made, factories.classified(made) if known else None)
 
 
 def made(of: Results, control: controls.Control) -> Table:
@@ -56,9 +55,9 @@ def test_each_pruned_point_stands_beside_its_controls_alone() -> None:
 
 def test_a_study_without_controls_has_no_such_section() -> None:
     study = factories.study()
-    text = document(report(Results.of(study, factories.everything(study)), []))
+    text = factories.document(report(Results.of(study, factories.everything(study)), []))
     assert not any(control.heading in text for control in controls.CONTROLS)
-    text = document(report(results(), []))
+    text = factories.document(report(results(), []))
     assert all(f"## {control.heading}" in text for control in controls.CONTROLS)
 
 
@@ -198,7 +197,7 @@ def test_a_control_that_is_deployed_is_called_what_it_is() -> None:
 
 @pytest.mark.parametrize("seeds", [[0], [0, 1, 2]])
 def test_the_sections_of_controls_equal_their_golden_file(seeds: list[int]) -> None:
-    text = document(report(results(seeds=seeds), []))
+    text = factories.document(report(results(seeds=seeds), []))
     own = [part for part in text.split("\n## ") if part.splitlines()[0] in {kind.heading for kind in controls.CONTROLS}]
     assert len(own) == 3
     found, golden = "\n## ".join(["", *own]).lstrip(), GOLDEN / f"controls-{len(seeds)}-seeds.md"

@@ -1,12 +1,17 @@
+import itertools
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 import factories
+from trimlab import formats
 from trimlab.records import Pruning
-from trimlab.report import figures
+from trimlab.report import figures, findings
 from trimlab.report.intervals import wilson
 from trimlab.report.results import Results
 
@@ -14,6 +19,12 @@ from trimlab.report.results import Results
 def results(**changes: Any) -> Results:
     study = factories.study(**changes)
     return Results.of(study, factories.everything(study))
+
+
+@cache
+def drawn() -> dict[str, Figure]:
+    """The figures of the synthetic study, which no test changes."""
+    return figures.draw(results())
 
 
 def labels(of: Results, name: str) -> list[str]:
@@ -27,7 +38,7 @@ def test_the_same_results_draw_the_same_bytes(tmp_path: Path, seeds: list[int]) 
         for name, figure in figures.draw(results(seeds=seeds)).items():
             figures.save(figure, tmp_path / f"{run}-{name}.svg")
     first = sorted(tmp_path.glob("first-*.svg"))
-    assert len(first) == 6
+    assert len(first) == 8
     for path in first:
         assert path.read_bytes() == path.with_name(path.name.replace("first", "second")).read_bytes()
 
@@ -56,7 +67,7 @@ def test_published_points_are_drawn_for_their_own_dataset_alone() -> None:
 
 
 def test_every_axis_says_what_it_shows() -> None:
-    for figure in figures.draw(results()).values():
+    for figure in drawn().values():
         for axes in figure.axes:
             assert axes.get_xlabel()
         assert figure.axes[0].get_ylabel() or figure.axes[0].get_yticklabels()
@@ -94,7 +105,7 @@ def test_latencies_are_drawn_a_line_a_process_where_their_calls_are_kept() -> No
 
 def test_accuracy_stands_over_latency_and_throughput_with_its_interval() -> None:
     of = results()
-    left, right = figures.draw(of)["accuracy-by-speed-cifar10"].axes
+    left, right = (drawn()[f"accuracy-by-{name}-cifar10"].axes[0] for name in ("latency", "throughput"))
     small = next(r for r in of.measurements if (r.variant, r.precision) == ("small", "int8"))
     low, high = wilson(round(small.top1_accuracy * small.num_images), small.num_images)
     for axes, x in ((left, small.latency.p50_ms), (right, small.batch_latency.images_per_second)):
@@ -104,11 +115,68 @@ def test_accuracy_stands_over_latency_and_throughput_with_its_interval() -> None
 
 
 def test_the_front_of_throughput_rises_in_accuracy_as_it_falls_in_speed() -> None:
-    axes = figures.draw(results())["accuracy-by-speed-cifar10"].axes[1]
+    axes = drawn()["accuracy-by-throughput-cifar10"].axes[0]
     front = next(line for line in axes.get_lines() if line.get_drawstyle() == "steps-post")
     rates, top1 = list(front.get_xdata()), list(front.get_ydata())
     assert rates == sorted(rates, reverse=True) and top1 == sorted(top1)
     assert len(rates) > 2 and max(rates) == max(r.batch_latency.images_per_second for r in results().measurements)
+
+
+def overlapping(figure: Figure) -> list[tuple[str, str]]:
+    """The names of points that lie on each other."""
+    figure.draw_without_rendering()
+    boxes = [(text.get_text(), text.get_window_extent()) for text in figure.axes[0].texts]
+    return [(a, b) for (a, box), (b, other) in itertools.combinations(boxes, 2) if box.overlaps(other)]
+
+
+@pytest.mark.parametrize("name", ["size", "latency", "throughput"])
+def test_names_of_points_say_the_model_and_do_not_collide(name: str) -> None:
+    figure = drawn()[f"accuracy-by-{name}-cifar10"]
+    names = [text.get_text() for text in figure.axes[0].texts]
+    assert "ResNet-18 60 %" in names and len(names) == len(set(names)) > 2
+    assert overlapping(figure) == []
+
+
+def test_a_title_says_what_was_found_and_ranks_nothing_that_cannot_be_told_apart() -> None:
+    of = results()
+    bench = of.benches()[0]
+    title = drawn()["accuracy-by-size-cifar10"].axes[0].get_title(loc="left")
+    assert title.replace("\u00a0", " ").startswith(findings.shrunk(of, bench))
+    assert "points of top-1 lost" in findings.shrunk(of, bench)
+    study = of.study
+    alike = factories.measurement(study, "candidate", "int8", top1_accuracy=0.9195)
+    others = [
+        r
+        for r in of.records
+        if (r.kind, getattr(r, "variant", ""), getattr(r, "precision", "")) != ("measurement", "candidate", "int8")
+    ]
+    assert "a top-1 that cannot be told apart" in findings.shrunk(Results.of(study, [*others, alike]), bench)
+
+
+def test_bars_are_limited_to_what_carries_the_message() -> None:
+    variants = factories.study().model_dump()["variants"]
+    variants |= {f"large-{n}": {"workload": "large", "pruning": "sweep.r50"} for n in range(8)}
+    of = results(variants=variants)
+    axes = figures.draw(of)["speed-1"].axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(of.by_file(of.measurements)) > len(names) == 18
+    assert {"large  FP32", "candidate  INT8", "small  FP32"} <= set(names)
+
+
+def test_no_colour_of_a_precision_is_too_faint_on_white() -> None:
+    def luminance(colour: str) -> float:
+        channels = (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in to_rgb(colour))
+        return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), channels, strict=True))
+
+    contrasts = {known.name: 1.05 / (luminance(known.colour) + 0.05) for known in formats.FORMATS}
+    assert min(contrasts.values()) > 2, contrasts
+    assert len({known.colour for known in formats.FORMATS}) == len(formats.FORMATS)
+
+
+def test_layers_by_time_start_with_the_longest() -> None:
+    axes = drawn()["layers-1"].axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["conv2  64", "conv1  64", "reorder"]
+    assert "1 of 3 layers takes 60 % of the time" in axes.get_title(loc="left")
 
 
 def test_an_unpruned_study_has_no_pruning_figure() -> None:

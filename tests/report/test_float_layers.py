@@ -5,8 +5,8 @@ import pytest
 
 import factories
 from trimlab.records import Mixed
+from trimlab.records.labels import Classified
 from trimlab.report import figures, mixed
-from trimlab.report.markdown import document
 from trimlab.report.results import Results
 from trimlab.report.sections import report
 
@@ -25,7 +25,7 @@ def results(seeds=(0,), **changes):
         else r
         for r in factories.everything(study)
     ]
-    return Results.of(study, made, factories.correct(made))
+    return Results.of(study, made, factories.classified(made))
 
 
 def rows(table):
@@ -45,12 +45,12 @@ def test_a_row_sets_the_drop_on_the_hold_out_beside_the_one_that_was_scored():
 def test_a_study_without_mixed_files_has_no_section():
     of = Results.of(factories.study(), factories.everything(factories.study()))
     assert mixed.files(of, of.benches()[0]) is None
-    assert "INT8, mixed" not in document(report(of, []))
+    assert "INT8, mixed" not in factories.document(report(of, []))
     assert not [name for name in figures.draw(of) if name.startswith("sensitivity")]
 
 
 def test_the_section_shows_files_layers_and_their_figure():
-    text = document(report(results(), ["int8-layers-candidate"]))
+    text = factories.document(report(results(), ["int8-layers-candidate"]))
     (section,) = [part for part in text.split("\n## ") if part.startswith("INT8, mixed")]
     assert "int8-layers-candidate.svg" in section
     assert "| conv2 | 0.6 | 60 | float |" in " ".join(section.split())
@@ -79,7 +79,9 @@ def test_a_file_that_loses_more_where_it_is_scored_than_it_may_is_said():
     (record,) = [r for r in of.measurements if r.precision == "int8-mixed"]
     worse = record.model_copy(update={"top1_accuracy": record.top1_accuracy - 0.03})
     others = [r for r in of.records if r is not record]
-    found = {**of.correct, worse.digest: np.roll(of.correct[record.digest], 1) & of.correct[record.digest]}
+    own = of.classified[record.digest]
+    fewer = np.where(np.roll(own.correct, 1), own.predicted, own.true + 1)
+    found = {**of.classified, worse.digest: Classified(own.true, fewer)}
     again = Results.of(of.study, [*others, worse], found)
     (said,) = mixed.predictions(again, again.benches()[0])
     assert "more than the 0.5 that it may lose on the hold-out" in said.plain

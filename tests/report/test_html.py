@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from html.parser import HTMLParser
 
 import pytest
@@ -10,8 +11,19 @@ import vl_convert
 import factories
 from trimlab.report import chart, figures
 from trimlab.report.html import page
-from trimlab.report.markdown import document
-from trimlab.report.model import Column, Finding, Findings, Report, Section, Table, Value, strong, text_of, words
+from trimlab.report.model import (
+    Chapter,
+    Column,
+    Finding,
+    Findings,
+    Report,
+    Section,
+    Table,
+    Value,
+    strong,
+    text_of,
+    words,
+)
 from trimlab.report.results import Results
 from trimlab.report.sections import report
 
@@ -52,6 +64,12 @@ def rendered(of):
     return made, page(made, drawings, chart.specification(of))
 
 
+@cache
+def synthetic():
+    """The page of the synthetic study."""
+    return rendered(results())[1]
+
+
 def numbers(text):
     return re.findall(r"\d[\d,.]*", text)
 
@@ -60,22 +78,23 @@ def numbers(text):
 def test_markdown_and_page_agree_to_the_digit(changes):
     made, _ = rendered(of := results(**changes))
     shown = page(made, dict.fromkeys(figures.draw(of), "<svg></svg>"), None)
-    markdown = re.sub(r"!\[[^\n]*\]\([^\n]*\)", "", document(made))
+    markdown = re.sub(r"!\[[^\n]*\]\([^\n]*\)|^From the report .*$", "", factories.document(made), flags=re.M)
+    markdown = re.sub(r"\]\([^)\n]*\)", "]", markdown)
     markdown = re.sub(r"([⁰¹²³⁴⁵⁶⁷⁸⁹]+)", r" \1 ", markdown).translate(str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789"))
     ours, theirs = numbers(" ".join(Read(shown).words)), numbers(markdown)
-    assert len(ours) > 200
+    assert len(ours) > 1000
     assert sorted(ours) == sorted(theirs)
 
 
 def test_each_heading_has_an_anchor_of_its_own_and_each_link_leads_to_one():
-    _, shown = rendered(results())
+    shown = synthetic()
     read = Read(shown)
     assert len(read.ids) == len(set(read.ids))
     assert all(link.removeprefix("#") in read.ids for link in read.links if link.startswith("#"))
 
 
 def test_the_page_needs_no_network():
-    _, shown = rendered(results())
+    shown = synthetic()
     assert Read(shown).sources == []
     assert "@import" not in shown
     assert len(shown.encode()) < 5_000_000
@@ -85,9 +104,12 @@ def test_what_a_record_or_study_holds_is_text_on_the_page():
     nasty = '<script>alert("x")</script></td>'
     table = Table.of("t", [words(nasty), Column("n")], [[nasty, Value("1", 1.0, note=nasty)]], nasty)
     section = Section(text_of(strong(nasty)), (table, Findings((Finding.of(nasty),))))
-    shown = page(Report(nasty, (section,)), {}, {"data": nasty, "layer": []})
+    chapter = Chapter("name", nasty, nasty, Finding.of(nasty), ())
+    shown = page(Report(nasty, (section,), (chapter,)), {}, {"data": nasty, "layer": []})
     assert "<script>alert" not in shown
-    assert " ".join(Read(shown).words).count(nasty) == 8  # title twice, heading, header, cell, caption, note, finding
+    assert (
+        " ".join(Read(shown).words).count(nasty) == 12
+    )  # title twice, two headings, header, cell, caption, note, findings, link and about
 
 
 def test_every_measured_file_is_in_the_chart_with_what_the_tables_say():

@@ -5,7 +5,6 @@ import pytest
 import factories
 from trimlab.records import Record
 from trimlab.report import figures, sensitivity
-from trimlab.report.markdown import document
 from trimlab.report.results import Results
 from trimlab.report.sections import report
 
@@ -83,10 +82,10 @@ def test_a_panel_a_group_shows_its_curve_and_the_chosen_ratio() -> None:
 
 def test_the_section_is_there_where_something_was_measured() -> None:
     of = results()
-    text = document(report(of, list(figures.draw(of))))
+    text = factories.document(report(of, list(figures.draw(of))))
     assert "## Which layers can lose channels" in text
     assert "figures/sensitivity-large.svg" in text
     assert "Scored on the hold-out: no published figure" not in text
     study = factories.study()
     without = Results.of(study, factories.everything(study))
-    assert "Which layers can lose channels" not in document(report(without, list(figures.draw(without))))
+    assert "Which layers can lose channels" not in factories.document(report(without, list(figures.draw(without))))

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from test_report import CASES
@@ -14,7 +15,7 @@ from trimlab.report.sections import report
 
 def blocks(of: Report) -> Iterator[Block]:
     """Every block of a report, sections with what is in them."""
-    waiting: list[Block] = list(of.sections)
+    waiting: list[Block] = [*of.opening, *(block for chapter in of.chapters for block in chapter.blocks)]
     while waiting:
         block = waiting.pop(0)
         yield block
@@ -26,7 +27,8 @@ def tables(of: Report) -> list[Table]:
 
 
 def findings(of: Report) -> list[Finding]:
-    return [finding for block in blocks(of) if isinstance(block, Findings) for finding in block.items]
+    said = [finding for block in blocks(of) if isinstance(block, Findings) for finding in block.items]
+    return [*said, *(chapter.answer for chapter in of.chapters if chapter.answer)]
 
 
 @pytest.fixture(params=CASES)
@@ -66,7 +68,7 @@ def test_every_table_has_a_key_of_its_own_and_findings_name_one(made: Report) ->
 def test_findings_carry_the_numbers_they_state(made: Report) -> None:
     stated = [finding for finding in findings(made) if finding.values]
     assert len(stated) > 5
-    headline = stated[0]
+    headline = next(finding for finding in stated if "times_smaller" in finding.values)
     for name, write in (("top1_percent", "{:.2f} % top-1"), ("times_smaller", "{:.1f}× smaller")):
         assert write.format(headline.values[name]) in headline.plain
 
@@ -89,9 +91,15 @@ def test_a_file_stands_in_two_tables_of_deployed_files_at_most(made: Report) -> 
     assert found and max(found.values()) <= 2
 
 
-def test_no_finding_is_said_twice(made: Report) -> None:
-    said = Counter(finding.plain for finding in findings(made) if finding.values)
-    assert [text for text, times in said.items() if times > 1] == []
+def test_no_finding_is_said_twice_in_the_opening_or_in_the_details(made: Report) -> None:
+    for part in (replace(made, chapters=()), replace(made, opening=())):
+        said = Counter(finding.plain for finding in findings(part) if finding.values)
+        assert [text for text, times in said.items() if times > 1] == []
+
+
+def test_no_table_stands_twice(made: Report) -> None:
+    said = Counter((table.rows, table.caption) for table in tables(made))
+    assert [table for table, times in said.items() if times > 1] == []
 
 
 def test_every_measurement_repeats_no_column_of_a_table_of_the_same_bench() -> None:

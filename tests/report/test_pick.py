@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 import factories
 from trimlab.report import pick, recommendation
 from trimlab.report.intervals import Difference, Replicated
-from trimlab.report.markdown import document
 from trimlab.report.pick import File, Limits
 from trimlab.report.results import Results
 from trimlab.report.sections import report
+from trimlab.report.text import precision_name
 
 MIB = 2**20
 OBJECTIVES = ("size", "latency", "throughput")
@@ -98,13 +98,51 @@ def test_a_file_of_another_runtime_is_left_out_where_that_is_not_asked_for():
 
 def test_the_report_recommends_one_file_a_row_for_all_that_it_is_best_in():
     of = results(benchmark={"processes": 3})
-    table = recommendation.table(of, of.benches()[0].device)
+    device = of.benches()[0].device
+    table = recommendation.table(of, device)
     assert table
-    shown = [(row[0].text, row[1].text, row[2].text) for row in table.rows]
-    assert len(shown) == len({(drop, name) for drop, _, name in shown})
-    for drop in ("0.5", "1", "3"):
-        said = ", ".join(best for lost, best, _ in shown if lost == drop)
-        assert sorted(said.split(", ")) == sorted(recommendation.BEST.values())
+    best = {row[1].text: row[0].text for row in table.rows}
+    assert len(best) == len(table.rows)
+    found = pick.files(of, device)
+    for drop in recommendation.DROPS:
+        for objective, said in recommendation.BEST.items():
+            file = pick.pick(found, pick.Limits(drop), objective)
+            (name,) = [
+                name
+                for name in best
+                if name.endswith(f"{precision_name(file.records[0].precision)} ({file.records[0].variant})")
+            ]
+            assert said in best[name]
+    assert sum(text == recommendation.BASELINE for text in best.values()) <= 1
+
+
+def test_the_most_accurate_file_under_a_size_is_named_where_the_baseline_is_too_large():
+    of = results()
+    device = of.benches()[0].device
+    table, found = recommendation.table(of, device), pick.files(of, device)
+    assert table
+    (row,) = [row for row in table.rows if "most accurate up to 1 MiB" in row[0].text]
+    within = [file for file in found if file.size_bytes <= 2**20]
+    best = min(within, key=lambda file: file.surely_lost)
+    assert f"({best.records[0].variant})" in row[1].text and row[5].number <= 1
+
+
+def test_the_recommended_file_is_the_smallest_whose_whole_interval_is_within_a_point():
+    of = results()
+    device = of.benches()[0].device
+    said = recommendation.sentence(of, device)
+    best = pick.pick(pick.files(of, device), pick.Limits(1.0), "size")
+    assert said.plain.startswith("Deploy ") and f"({best.records[0].variant}) in ONNX Runtime." in said.plain
+    assert said.values["size_mib"] == pytest.approx(best.size_bytes / 2**20)
+    alone = Results.of(
+        of.study,
+        [
+            r
+            for r in of.records
+            if getattr(r, "variant", "large") == "large" and getattr(r, "precision", "fp32") == "fp32"
+        ],
+    )
+    assert recommendation.sentence(alone, device).plain.startswith("Deploy the unpruned FP32 file: no smaller one")
 
 
 def test_nothing_is_recommended_without_the_baseline():
@@ -113,12 +151,12 @@ def test_nothing_is_recommended_without_the_baseline():
     of = Results.of(study, measured)
     device = of.benches()[0].device
     assert recommendation.table(of, device) is None
-    assert "Chosen on" not in document(report(of, []))
+    assert "Chosen on" not in factories.document(report(of, []))
 
 
 def test_a_pick_on_the_test_set_says_that_it_is_lucky_and_one_on_the_hold_out_does_not():
     for split, lucky in (("test", True), ("holdout", False)):
         of = results(data={"split": split, "holdout_fraction": 0.1, "seed": 0})
-        said = document(report(of, []))
+        said = factories.document(report(of, []))
         assert "Chosen on the " in said
         assert ("lucky" in said) is lucky

@@ -12,7 +12,6 @@ from trimlab.records import Measurement, Record
 from trimlab.records.select import fits
 from trimlab.report import findings, reference, tables, text
 from trimlab.report.intervals import Replicated
-from trimlab.report.markdown import document
 from trimlab.report.markdown import table as shown
 from trimlab.report.model import Column, Finding, Table, Value, words
 from trimlab.report.results import Bench, Results
@@ -152,7 +151,7 @@ def test_speedups_are_those_of_the_measurement_alone() -> None:
     file = factories.measurement(study, "large", "int8", latency=factories.latency(7.0), baseline_latency=slow_baseline)
     found = rows(tables.precisions(Results.of(study, [*made, file]), "large", BENCH))
     int8 = next(row for row in found if row[3] == "INT8")
-    assert int8[found[0].index("× batch 1")].rstrip("¹²³") == "11"
+    assert int8[found[0].index("× batch 1")].rstrip("¹²³⁴") == "11"
 
 
 def replicated(ratios: dict[tuple[str, str], Sequence[float]]) -> Results:
@@ -238,12 +237,41 @@ def test_a_ratio_is_written_with_the_digits_that_it_supports() -> None:
     assert text.times(Replicated(5.6, 5.4, 5.8, 3), "×") == "5.6× (5.4–5.8)"
 
 
-def test_delta_is_against_the_same_weights_alone() -> None:
+def test_what_a_precision_costs_is_against_the_same_weights_alone() -> None:
     study = factories.study()
     other = factories.measurement(study, "large", "fp32", weights_sha256=factories.weights("other"))
     file = factories.measurement(study, "large", "int8")
-    found = rows(tables.precisions(Results.of(study, [other, file]), "large", BENCH))
-    assert next(row for row in found if row[3] == "INT8")[7].startswith("—")
+    table = tables.precisions(Results.of(study, [other, file]), "large", BENCH)
+    assert column(table, "Against its FP32, points")[1].startswith("—")
+
+
+def test_delta_is_against_the_studys_baseline_in_every_table_and_a_precisions_cost_is_not() -> None:
+    of = scored({("large-r50", "fp32"): 0.9, ("large-r50", "int8"): 0.89, ("small", "int8"): 0.88})
+    large, small = (tables.precisions(of, workload, BENCH) for workload in ("large", "small"))
+    found = dict(
+        zip(
+            zip(column(large, "Variant"), column(large, "Precision"), strict=True),
+            column(large, "Δ points"),
+            strict=True,
+        )
+    )
+    assert found["large-r50", "FP32"].startswith("−2.00 ± ") and found["large-r50", "INT8"].startswith("−3.00 ± ")
+    own = dict(zip(column(large, "Precision"), column(large, "Against its FP32, points"), strict=False))
+    assert own["FP32"].startswith("—")
+    assert any(cell.startswith("−1.00 ± ") for cell in column(large, "Against its FP32, points"))
+    assert any(cell.startswith("−4.00 ± ") for cell in column(small, "Δ points"))
+    compared = tables.candidate(of, BENCH)
+    shared = set(column(compared, "Δ points")) & set(column(large, "Δ points"))
+    assert len(shared) >= 4
+
+
+def test_files_of_other_images_than_the_baselines_have_no_delta() -> None:
+    study = factories.study()
+    small = factories.measurement(study, "small", "fp32", dataset_sha256=factories.weights("other"))
+    of = Results.of(study, [factories.measurement(study, "large", "fp32"), small])
+    table = tables.precisions(of, "small", BENCH)
+    assert column(table, "Δ points") == ["—¹"]
+    assert "scored on other images than the baseline, large" in shown(table)
 
 
 def test_a_contended_timing_says_so() -> None:
@@ -303,7 +331,7 @@ def test_points_per_mib_divides_points_lost_by_mib_saved() -> None:
         factories.pruning(study, "large-r50", top1_accuracy=0.9, size_bytes=10 * 2**20),
     ]
     row = rows(tables.losses(Results.of(study, made), ["large"]))[2]
-    assert row[-3:] == ["+2.00", "32.00", "+0.06"]
+    assert row[-3:] == ["−2.00", "32.00", "0.063"]
 
 
 def test_cited_figures_are_marked_as_cited() -> None:
@@ -402,13 +430,12 @@ def test_rounded_widths_are_compared_with_those_that_fall() -> None:
     bench = of.benches()[0]
     (found,) = findings.rounding(of, bench, "large")
     assert found.plain == (
-        "large-r50-16 (ResNet-18 on CIFAR-10, 50 %, widths rounded down to multiples of 16), INT8: 12× at batch 1, 12× "
-        "at batch 64, 2.23 M parameters, 111.7 M multiply-accumulates, 90.68 % top-1; without rounding (large-r50): "
-        "10× at batch 1, 10× at batch 64, 2.79 M, 139.7 M, 90.68 % "
-        "(0.00 ± 0.81 points, unpaired: cannot be told apart)."
+        "Widths rounded down to multiples of 16: ResNet-18 on CIFAR-10, 50 %, INT8 (large-r50-16) is 12× as fast at "
+        "batch 64 in place of 10×, 12× in place of 10× at batch 1, with 111.7 M multiply-accumulates in place of "
+        "139.7 M (large-r50); top-1 90.68 % in place of 90.68 % (0.00 ± 0.81 points, unpaired: cannot be told apart)."
     )
     assert findings.rounding(of, bench, "small") == []
-    assert found in findings.closing(of)
+    assert findings.rounded_candidate(of, bench) is None  # it is another variant's twin
 
 
 def test_how_far_the_baseline_file_moves_is_said() -> None:
@@ -430,7 +457,7 @@ def test_a_speed_up_beside_an_unusual_baseline_time_is_marked() -> None:
     row = next(
         r for r in rows(tables.precisions(Results.of(study, made), "large", BENCH)) if r[:4:3] == ["candidate", "INT8"]
     )
-    assert [cell[-1] in "¹²³" for cell in row[-3:-1]] == [True, False]
+    assert [cell[-1] in "¹²³⁴" for cell in row[-3:-1]] == [True, False]
     assert tables.DRIFTED in shown(tables.precisions(Results.of(study, made), "large", BENCH))
     assert tables.DRIFTED not in shown(tables.precisions(results(), "large", BENCH))
 
@@ -440,7 +467,7 @@ def test_the_candidate_is_compared_with_the_baseline() -> None:
     points = {(row[0], row[3]): row[7] for row in found[1:] if row[0] != REFERENCE}
     own = {("large", "FP32"): "0¹", ("candidate", "INT8"): "−1.87", ("small", "FP32"): "−2.00"}
     assert points.items() >= own.items()
-    assert "¹ Δ is measured against large in FP32." in shown(tables.candidate(results(), BENCH))
+    assert "¹ the baseline, large in FP32: Δ is measured against it." in shown(tables.candidate(results(), BENCH))
 
 
 def test_runtimes_of_a_device_come_as_the_study_lists_them() -> None:
@@ -473,7 +500,7 @@ def scored(changes: dict[tuple[str, str], float], known: bool = True, **settings
         for precision in variant.precisions:
             own = {"top1_accuracy": changes[name, precision]} if (name, precision) in changes else {}
             made += [factories.measurement(study, name, precision, seed=seed, **own) for seed in study.seeds]
-    return Results.of(study, made, factories.correct(made) if known else None)
+    return Results.of(study, made, factories.classified(made) if known else None)
 
 
 def column(table: Table, name: str) -> list[str]:
@@ -551,10 +578,10 @@ def test_the_budget_of_training_for_int8_stands_under_every_table_that_shows_suc
 
 def test_training_for_int8_is_explained_and_compared_with_int8_without_it() -> None:
     of = with_trained_int8()
-    text = document(report(of, []))
+    text = factories.document(report(of, []))
     assert "**INT8, QAT** is quantization-aware training: INT8 in the same ranges" in text
     assert "(3 epochs, learning rate 0.001; the FP32 model's soft labels weigh 1 in the loss)" in text
-    assert re.search(r"INT8, QAT moves top-1 by \S+ .*points against INT8, over 3 files", text)
+    assert re.search(r"INT8, QAT against its INT8 moves top-1 by \S+ .*points, over 3 files", text)
 
 
 @pytest.mark.parametrize(

@@ -572,14 +572,13 @@ class Report(Section):
     """The report's heading."""
     baseline: str
     """The unpruned variant that the candidate is compared with."""
-    candidate: str
-    """The variant that the study proposes."""
+    candidate: str | None = None
+    """The variant that the study proposes; by default the baseline, for a study that only trains."""
     notes: list[str] = []
     """Assumptions, printed under the heading."""
     evaluate: Annotated[list[Evaluated], Field(min_length=1)] = ["top1"]
     """Which figures of accuracy have a section of their own: add `top5` for many classes, and `macro_f1` for classes of
-    unequal size, which also lists the classes that are found worst. Records hold them all, so that no stage runs again.
-    All other tables show top-1."""
+    unequal size. Records hold them all, so that no stage runs again. All other tables show top-1."""
 
 
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)

@@ -4,6 +4,7 @@ file got right, so that two files can be compared image by image."""
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,22 @@ from trimlab.records.types import Measurement, Record
 
 Labels = NDArray[np.uint16]
 """A class for every scored image, (N,)."""
-Correct = dict[str, NDArray[np.bool_]]
-"""By the digest of a measurement's record: for every scored image whether it was classified rightly, (N,)."""
+
+
+class Classified(NamedTuple):
+    """What a file took the scored images for, and what they are."""
+
+    true: Labels
+    predicted: Labels
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each image was classified rightly, (N,)."""
+        return np.equal(self.true, self.predicted, dtype=np.bool_)
+
+
+ByDigest = dict[str, Classified]
+"""By the digest of a measurement's record."""
 
 
 def stored_file(study_name: str, record: Record) -> Path:
@@ -43,8 +58,8 @@ def of_prepared(record: Record) -> Labels | None:
     return np.asarray(labels, np.uint16)
 
 
-def of_stages(records: Iterable[Record]) -> Correct:
-    """Say which images the files got right that the stages measured here.
+def of_stages(records: Iterable[Record]) -> ByDigest:
+    """Return what the files took the images for that the stages measured here.
 
     Raises:
         UserError: labels do not fit a record.
@@ -53,11 +68,11 @@ def of_stages(records: Iterable[Record]) -> Correct:
     def predicted(r: Measurement) -> Path:
         return paths.measurement_file(r.variant, r.seed, r.precision, r.runtime).with_suffix(".npy")
 
-    return _correct(records, of_prepared, predicted)
+    return _classified(records, of_prepared, predicted)
 
 
-def of_committed(study_name: str, records: Iterable[Record]) -> Correct:
-    """Say which images the files got right whose records lie in `records/STUDY`.
+def of_committed(study_name: str, records: Iterable[Record]) -> ByDigest:
+    """Return what the files took the images for whose records lie in `records/STUDY`.
 
     Raises:
         UserError: labels do not fit a record.
@@ -67,16 +82,16 @@ def of_committed(study_name: str, records: Iterable[Record]) -> Correct:
         path = stored_file(study_name, record)
         return _read(path, record) if path.exists() else None
 
-    return _correct(records, true, lambda record: archive.stored_file(record, study_name).with_suffix(".npy"))
+    return _classified(records, true, lambda record: archive.stored_file(record, study_name).with_suffix(".npy"))
 
 
-def _correct(
+def _classified(
     records: Iterable[Record],
     true: Callable[[Record], Labels | None],
     predicted: Callable[[Measurement], Path],
-) -> Correct:
+) -> ByDigest:
     known: dict[tuple[str, str, str], Labels | None] = {}
-    found: Correct = {}
+    found: ByDigest = {}
     for record in records:
         if isinstance(record, Measurement):
             scored_on = record.dataset, record.dataset_sha256, record.split
@@ -88,18 +103,18 @@ def _correct(
     return found
 
 
-def _compared(record: Measurement, labels: Labels, path: Path) -> NDArray[np.bool_]:
+def _compared(record: Measurement, labels: Labels, path: Path) -> Classified:
     predictions = _read(path, record)
     if len(labels) != len(predictions):
         raise UserError(f"{record.dataset} has {len(labels)} true labels, {path} {len(predictions)}: import both again")
-    correct: NDArray[np.bool_] = predictions == labels
-    top1 = float(np.mean(correct))
+    classified = Classified(labels, predictions)
+    top1 = float(np.mean(classified.correct))
     if abs(top1 - record.top1_accuracy) > 1e-9:
         raise UserError(
             f"{path} and the true labels of {record.dataset} give a top-1 of {top1:.4%}, the record says "
             f"{record.top1_accuracy:.4%}: `git checkout` the labels, or import both again"
         )
-    return correct
+    return classified
 
 
 def _read(path: Path, record: Record) -> Labels:

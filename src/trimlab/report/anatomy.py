@@ -6,6 +6,8 @@ timed ones: they are given as shares.
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from trimlab import formats
 from trimlab.records import Clock, Latency, Layer, Measurement
 from trimlab.report.model import Column, Finding, Span, Table, Value, code, strong, words
@@ -33,7 +35,7 @@ from trimlab.report.tables import (
     where,
     whole,
 )
-from trimlab.report.text import percent, precision_name, pretty, signed, times
+from trimlab.report.text import count, percent, precision_name, pretty, ratio_percent, signed, times
 
 MULTIPLE = 16
 """Channels that vector units and tensor cores take at once; other widths are filled up."""
@@ -46,6 +48,8 @@ _NO_WEIGHTS = Value("—", note="has no weights")
 _NOT_TOLD = Value("—", note="not given by the runtime")
 _NOT_ALONE = Value("—", note="is not there at batch 1")
 _NOT_COMPUTED = Value("—", note="not computed")
+_UNPRUNED = Value("—", note="is the unpruned model")
+_NO_UNPRUNED = Value("—", note="no record of the unpruned model")
 _NOT_RECORDED = Value("8", 8, "recorded before there were 7-bit files")
 _BEYOND_NOISE = "more than noise"
 
@@ -184,13 +188,110 @@ def layers(results: Results, record: Measurement) -> Table:
     return Table.of(results.key("layers", bench_of(record)), columns, rows, caption)
 
 
-def explained(results: Results, bench: Bench) -> list[Finding]:
-    """Return what FP16 and BF16 were computed in, and a finding on every variant in INT8."""
+def answer(results: Results, bench: Bench) -> Finding | None:
+    """Say what the candidate's speed goes with; None where its layers were not timed."""
+    found = [record for record in results.candidate_file(bench) if record.batch_layers]
+    return explanation(results, found[0]) if found else None
+
+
+def in_short(results: Results, bench: Bench) -> Finding | None:
+    """Set the candidate's speed beside the work that was saved, and its widths; None where nothing was saved."""
+    found = results.candidate_file(bench)
+    record = next(iter(found), None)
+    saved = _times_fewer_macs(results, record) if record else None
+    if record is None or saved is None:
+        return None
+    name, batch = precision_name(record.precision), record.batch_latency.batch_size
+    measured = results.at(bench)
+    same = of_file(measured, results.unpruned(record.workload) or "", record.precision)
+    plain = of_file(measured, record.variant, "fp32") if record.precision != "fp32" else []
+    in_fp32 = f"{times(batch_speedup(plain), ' times')} as fast in FP32 and " if plain else ""
+    own = f"{times(batch_speedup(found), ' times')} in {name}"
+    alone = batch_speedup(same) if same else None
+    expected = (
+        f"; unpruned {name} is {times(alone, ' times')} as fast, so {alone.mean * saved:.0f} times would be in "
+        "proportion"
+        if alone
+        else ""
+    )
+    said = Finding.of(
+        strong("Why is it not faster?"),
+        f" Pruned by {ratio_percent(record.ratio)}, {record.variant} takes {saved:.1f} times fewer "
+        f"multiply-accumulates, and at batch {batch} it is {in_fp32}{own}{expected}.",
+        times_fewer_macs=saved,
+        batch_speedup=batch_speedup(found).mean,
+    )
+    return Finding.joined(part for part in (said, _widths(results, record)) if part)
+
+
+def reduced(results: Results, bench: Bench) -> list[Finding]:
+    """Say in what FP16 and BF16 were computed."""
+    measured = [r for r in results.at(bench) if r.batch_layers]
+    return [said for precision in ("fp16", "bf16") if (said := _computed(measured, precision))]
+
+
+def explained(results: Results, bench: Bench) -> Table | None:
+    """Return for every variant in INT8 how fast it is, and what that goes with; None where no layers were timed."""
     measured = [r for r in results.at(bench) if r.batch_layers]
     variants = [variant for workload in results.study.workloads for variant in results.variants_of(workload)]
     found = [of_file(measured, variant, precision) for variant in variants for precision in formats.QUANTIZED]
-    said = [_computed(measured, precision) for precision in ("fp16", "bf16")]
-    return [one for one in said if one] + [explanation(results, records[0]) for records in found if records]
+    files = [records[0] for records in found if records]
+    if not files:
+        return None
+    batch = results.batch_size(bench)
+    columns = [
+        words("Variant"), words("Precision"), Column("× fewer MACs"), Column("× batch 1"), Column(f"× batch {batch}"),
+        Column(f"In proportion, × batch {batch}"), Column("Layers in INT8"), Column("Time in INT8 layers %", "%"),
+        Column("Time in other operators %", "%"), Column("Padded widths"),
+    ]  # fmt: skip
+    caption = (
+        f"{where(results, files)}. Seed {files[0].seed}. × fewer MACs: than the unpruned model. ×: as fast as the "
+        "unpruned FP32 file. In proportion: what the unpruned file in the same precision gains, times × fewer MACs. "
+        f"Layers: convolutions and linear ones. Padded: no multiples of {MULTIPLE}, which kernels that take "
+        f"{MULTIPLE} channels at once fill up. Shares of time: at batch {batch}."
+    )
+    rows = [_explained_row(results, record) for record in files]
+    return Table.of(results.key("explained", bench), columns, rows, caption)
+
+
+def _explained_row(results: Results, record: Measurement) -> Values:
+    weighted, own = _in_own_precision(record)
+    total = _total(record.batch_layers)
+    rest = 100 * _share(_total([layer for layer in record.batch_layers if layer.channels is None]), total)
+    in_own = 100 * _share(_total(own), total)
+    widths = _all_widths(results, record)
+    padded = sum(width % MULTIPLE > 0 for width in widths)
+    single, batch = speedup([record]), batch_speedup([record])
+    return [
+        record.variant,
+        precision_name(record.precision),
+        *_proportions(results, record, [Value(times(single), single.mean), Value(times(batch), batch.mean)]),
+        Value(f"{len(own)} of {len(weighted)}", len(own)),
+        Value(f"{in_own:.0f}", in_own),
+        Value(f"{rest:.0f}", rest),
+        Value(f"{padded} of {len(widths)}", padded) if widths else _NOT_TOLD,
+    ]
+
+
+def _proportions(results: Results, record: Measurement, speeds: Sequence[Value]) -> list[Value]:
+    """Write how much less a variant computes, its speeds, and the speed in proportion to that."""
+    saved = _times_fewer_macs(results, record)
+    same = of_file(results.at(bench_of(record)), results.unpruned(record.workload) or "", record.precision)
+    if saved is None:
+        absent = _UNPRUNED if is_untouched(results.study, record.variant) else _NO_UNPRUNED
+        return [absent, *speeds, absent]
+    proportional = batch_speedup(same).mean * saved if same else 0.0
+    expected = Value(f"{proportional:.0f}", proportional) if same else _NO_UNPRUNED
+    return [Value(f"{saved:.1f}", saved), *speeds, expected]
+
+
+def _times_fewer_macs(results: Results, record: Measurement) -> float | None:
+    """Return how many times fewer multiply-accumulates a variant takes than unpruned; None for the unpruned one."""
+    unpruned = results.unpruned(record.workload)
+    base = results.pruned(unpruned) if unpruned else []
+    if not base or is_untouched(results.study, record.variant):
+        return None
+    return mean([r.macs for r in base]) / record.macs
 
 
 def explanation(results: Results, record: Measurement) -> Finding:
@@ -198,6 +299,17 @@ def explanation(results: Results, record: Measurement) -> Finding:
     parts = [_gain(results, record), _precisions(record), _rest(record), _widths(results, record), _batch_one(record)]
     name = strong(f"{record.variant}, {precision_name(record.precision)}.")
     return Finding.joined(part for part in parts if part).led_by(name, " ")
+
+
+def message(layers: Sequence[Layer]) -> str:
+    """Say in a few words how the time is spread over a file's layers."""
+    total = _total(layers)
+    if not total:
+        return f"none of {count(len(layers), 'layer')} took any time"
+    values = sorted((layer.ms for layer in layers), reverse=True)
+    few = int(np.searchsorted(np.cumsum(values) / total, 0.5)) + 1
+    share = 100 * sum(values[:few]) / total
+    return f"{few} of {count(len(values), 'layer')} {'takes' if few == 1 else 'take'} {share:.0f} % of the time"
 
 
 def _computed(measured: Sequence[Measurement], precision: str) -> Finding | None:
@@ -260,14 +372,12 @@ def _tenth_us(milliseconds: float) -> str:
 
 def _gain(results: Results, record: Measurement) -> Finding | None:
     """Set the speed-up beside the arithmetic that was saved, and beside what the precision gains unpruned."""
-    if is_untouched(results.study, record.variant):
+    saved = _times_fewer_macs(results, record)
+    if saved is None:
         return None
-    unpruned = results.unpruned(record.workload)
-    base = results.pruned(unpruned) if unpruned else []
-    if not base:
-        return None
-    saved = mean([r.macs for r in base]) / record.macs
-    same = of_file(results.at(bench_of(record)), unpruned or "", record.precision)
+    measured, unpruned = results.at(bench_of(record)), results.unpruned(record.workload) or ""
+    same = of_file(measured, unpruned, record.precision)
+    plain = [r for r in of_file(measured, record.variant, "fp32") if r.weights_sha256 == record.weights_sha256]
     finding = Finding.of(
         f"{saved:.1f} times fewer multiply-accumulates than unpruned; {times(batch_speedup([record]), ' times')} as "
         f"fast as unpruned FP32 at batch {record.batch_latency.batch_size}, {times(speedup([record]), ' times')} at "
@@ -276,7 +386,23 @@ def _gain(results: Results, record: Measurement) -> Finding | None:
         batch_speedup=record.batch_speedup,
         speedup=record.speedup,
     )
-    return Finding.joined([finding, _in_proportion(same, saved)]) if same else finding
+    said = [
+        finding,
+        *([_in_proportion(same, saved)] if same else []),
+        *([_plain(plain)] if plain and record.precision != "fp32" else []),
+    ]
+    return Finding.joined(said)
+
+
+def _plain(fp32: Sequence[Measurement]) -> Finding:
+    """Say how fast the same variant is in FP32, where the precision gains nothing."""
+    single, batch = speedup(fp32), batch_speedup(fp32)
+    return Finding.of(
+        f"Its FP32 file is {times(batch, ' times')} as fast at batch {fp32[0].batch_latency.batch_size}, "
+        f"{times(single, ' times')} at batch 1.",
+        fp32_batch_speedup=batch.mean,
+        fp32_speedup=single.mean,
+    )
 
 
 def _in_proportion(unpruned: Sequence[Measurement], saved: float) -> Finding:
@@ -291,10 +417,9 @@ def _in_proportion(unpruned: Sequence[Measurement], saved: float) -> Finding:
 
 def _precisions(record: Measurement) -> Finding:
     """Say in which precision the layers with weights were computed, and name those that were not in the file's."""
-    weighted = [layer for layer in record.batch_layers if layer.channels is not None]
+    weighted, own = _in_own_precision(record)
     wanted = record.precision.split("-")[0].upper()
-    other = [layer for layer in weighted if layer.precision != wanted]
-    own = [layer for layer in weighted if layer not in other]
+    other = [layer for layer in weighted if layer not in own]
     in_time = 100 * _share(_total(own), _total(record.batch_layers))
     kinds = " and ".join(sorted({layer.precision for layer in other}))
     stayed = ["; ", *_listed([layer.name for layer in other]), f" stayed in {kinds}"] if other else []
@@ -306,6 +431,13 @@ def _precisions(record: Measurement) -> Finding:
         all_layers=len(weighted),
         time_percent=in_time,
     )
+
+
+def _in_own_precision(record: Measurement) -> tuple[list[Layer], list[Layer]]:
+    """Return the layers with weights, and those of them that were computed in the file's precision."""
+    weighted = [layer for layer in record.batch_layers if layer.channels is not None]
+    wanted = record.precision.split("-")[0].upper()
+    return weighted, [layer for layer in weighted if layer.precision == wanted]
 
 
 def _rest(record: Measurement) -> Finding | None:
@@ -325,21 +457,25 @@ def _rest(record: Measurement) -> Finding | None:
 
 def _widths(results: Results, record: Measurement) -> Finding | None:
     """Say which widths the hardware fills up."""
-    pruned = results.pruned(record.variant)
-    widths = list(pruned[0].widths.values())[:-1] if pruned else []  # the last are the classes
+    widths = _all_widths(results, record)
     odd = sorted({width for width in widths if width % MULTIPLE})
     if not widths:
         return None
-    count = sum(width % MULTIPLE > 0 for width in widths)
+    padded = sum(width % MULTIPLE > 0 for width in widths)
     if not odd:
         return Finding.of(f"All widths are multiples of {MULTIPLE}.", odd_widths=0, all_widths=len(widths))
     filled = ", ".join(str(-(-width // MULTIPLE) * MULTIPLE) for width in odd)
     return Finding.of(
-        f"{count} of {len(widths)} widths ({', '.join(map(str, odd))}) are not multiples of {MULTIPLE}: kernels that "
+        f"{padded} of {len(widths)} widths ({', '.join(map(str, odd))}) are not multiples of {MULTIPLE}: kernels that "
         f"take {MULTIPLE} channels at once pad them to {filled}.",
-        odd_widths=count,
+        odd_widths=padded,
         all_widths=len(widths),
     )
+
+
+def _all_widths(results: Results, record: Measurement) -> list[int]:
+    pruned = results.pruned(record.variant)
+    return list(pruned[0].widths.values())[:-1] if pruned else []  # the last are the classes
 
 
 def _batch_one(record: Measurement) -> Finding:

@@ -94,12 +94,13 @@ def table(results: Results, control: Control, found: Sequence[Pair]) -> Table:
     """Return a row for each pruned variant and control: accuracies, paired difference, budgets."""
     rows: list[Values] = [_row(results, pair) for pair in found]
     columns = [
-        words("Pruned"), words("Control"), RATIO, TOP1, Column("Control's top-1 %", "%"), Column("Δ points", "points"),
-        Column("McNemar's p"), Column("Budget TMACs", "TMACs"), Column("Control's budget TMACs", "TMACs"), SEEDS,
+        words("Pruned"), words("Control"), RATIO, TOP1, Column("Control's top-1 %", "%"),
+        Column("Pruned less control, points", "points"), Column("McNemar's p"), Column("Budget TMACs", "TMACs"),
+        Column("Control's budget TMACs", "TMACs"), SEEDS,
     ]  # fmt: skip
     everything = [record for pair in found for records in pair for record in records]
     caption = (
-        f"{where(results, everything)}. Torch models in FP32. {control.explained} Δ points: pruned less control, with "
+        f"{where(results, everything)}. Torch models in FP32. {control.explained} Pruned less control: of top-1, with "
         "the half width of its 95 % interval; with several seeds the mean of their differences."
     )
     key = results.key(f"controls-{control.key}", everything[0].device.identity)
@@ -110,6 +111,23 @@ def findings(results: Results, found: Sequence[Pair]) -> list[Finding]:
     """Say of each pair which of the two is more accurate, where that can be told."""
     differences = [(pair, results.difference(*pair)) for pair in found]
     return [_finding(results, pair, difference) for pair, difference in differences if difference]
+
+
+def answer(results: Results) -> Finding | None:
+    """Count in how many pairs the pruned model is more accurate than its control; None without pairs."""
+    found = [pair for control in CONTROLS for pair in pairs(results, control)]
+    differences = [difference for pair in found if (difference := results.difference(*pair))]
+    if not differences:
+        return None
+    apart = [difference for difference in differences if difference.separable]
+    more = sum(difference.points > 0 for difference in apart)
+    return Finding.of(
+        f"Of {len(differences)} pruned models beside a control, {more} can be told to be more accurate than it, "
+        f"{len(apart) - more} less accurate, and {len(differences) - len(apart)} cannot be told apart from it.",
+        pairs=len(differences),
+        more_accurate=more,
+        less_accurate=len(apart) - more,
+    )
 
 
 def _finding(results: Results, pair: Pair, difference: Difference) -> Finding:

@@ -4,12 +4,14 @@ Colours are Okabe and Ito's, which colour-blind readers tell apart: precision in
 form of a marker is the model, a hollow one is published.
 """
 
+import itertools
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -18,10 +20,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.transforms import Bbox
 
 from trimlab import formats
 from trimlab.records import Measurement, Pruning, Training
-from trimlab.report import mixed, reference, sensitivity
+from trimlab.report import anatomy, findings, mixed, reference, sensitivity
 from trimlab.report.findings import pareto
 from trimlab.report.intervals import wilson
 from trimlab.report.results import Bench, Results, mean, of_file
@@ -31,9 +34,24 @@ from trimlab.report.text import MIB, precision_name, pretty, ratio_percent, spli
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#777777"
+Point = tuple[float, float]
+"""Across and up, in the units of the axes."""
 
-_LAYERS = 40
+_LAYERS = 20
 """Bars of layers, at most."""
+_BARS = 18
+"""Bars of files, at most."""
+_TITLE_WIDTH = 96
+"""Letters in a line of a title."""
+_OFFSETS = (
+    ((7, 3), "left", "bottom"), ((-7, 3), "right", "bottom"), ((7, -3), "left", "top"), ((-7, -3), "right", "top"),
+    ((0, 12), "center", "bottom"), ((0, -12), "center", "top"), ((14, 14), "left", "bottom"),
+    ((-14, 14), "right", "bottom"), ((14, -14), "left", "top"), ((-14, -14), "right", "top"),
+    ((9, 0), "left", "center"), ((-9, 0), "right", "center"), ((0, 24), "center", "bottom"),
+    ((0, -24), "center", "top"), ((24, -28), "left", "top"), ((-24, 28), "right", "bottom"),
+)  # fmt: skip
+"""Where a point's name may stand: its distance in points, and the corner that lies there."""
+_FRONT_STYLE: Any = {"color": "black", "linewidth": 1, "alpha": 0.6}
 _PANELS = 4
 """Panels beside each other."""
 _SHARES = np.linspace(0, 1, 201)
@@ -57,12 +75,16 @@ _STYLE: Any = {
 def draw(results: Results) -> dict[str, Figure]:
     """Return the figures that the results give, by name."""
     with style():
-        made = {f"accuracy-by-size-{key}": _accuracy_by_size(results, key) for key in results.study.datasets}
-        made |= {f"accuracy-by-speed-{key}": _accuracy_by_speed(results, key) for key in results.study.datasets}
+        made = {
+            f"accuracy-by-{cost.name}-{key}": _accuracy(results, key, cost)
+            for cost in _COSTS
+            for key in results.study.datasets
+        }
         made |= {f"pruning-{key}": _pruning(results, key) for key in results.study.workloads}
         made |= {f"sensitivity-{key}": _sensitivity(results, key) for key in results.study.workloads}
         made |= {f"speed-{number}": _speed(results, b) for number, b in enumerate(results.benches(), start=1)}
         made |= {f"latency-{number}": _latency(results, b) for number, b in enumerate(results.benches(), start=1)}
+        made |= {f"layers-{number}": _layers(results, b) for number, b in enumerate(results.benches(), start=1)}
         made |= {f"int8-layers-{key}": _int8_layers(results, key) for key in results.study.variants}
         made["training"] = _training(results)
     return {name: figure for name, figure in made.items() if figure is not None}
@@ -83,71 +105,133 @@ def style() -> Iterator[None]:
         yield
 
 
-def _accuracy_by_size(results: Results, dataset: str) -> Figure | None:
-    """Draw top-1 over size, with the front of what no other file beats and the published points."""
+class Cost(NamedTuple):
+    """What lies across a figure of accuracies."""
+
+    name: str
+    label: str
+    place: Callable[[Sequence[Measurement]], float]
+    message: Callable[[Results, Bench], str]
+    """What the figure shows, in a line; empty where candidate and baseline are not compared."""
+    more_is_better: bool = False
+    published: bool = False
+    """Whether the published study's points can stand beside ours: their times cannot."""
+
+
+def _accuracy(results: Results, dataset: str, cost: Cost) -> Figure | None:
+    """Draw top-1 over size, latency or throughput, with the front of what no other file beats."""
     bench = results.main_bench()
     measured = [r for r in results.at(bench) if r.dataset == dataset] if bench else []
     found = results.by_file(measured)
     if len(found) < 2 or bench is None:
         return None
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5.4), layout="constrained")
     axes = figure.subplots()
     forms = _forms(found)
-    published = [point for model in forms for point in _published_points(results, measured, model)]
+    published = [p for model in forms for p in _published_points(results, measured, model)] if cost.published else []
     for point in published:
         colour, form = formats.BY_NAME[point.precision].colour, forms[point.model]
-        axes.plot(point.size_mib, point.top1_percent, form, color=colour, fillstyle="none", markersize=7, zorder=2)
-    _measured_points(axes, results, bench, found, _size)
+        axes.plot(point.size_mib, point.top1_percent, form, color=colour, fillstyle="none", markersize=6, zorder=2)
+    front = _front(found, cost)
+    for index, records in enumerate(found):
+        _point(axes, records, cost, forms[records[0].model], faint=index not in front)
+    corners = [_place(found[i], cost) for i in front]
+    axes.step(*zip(*corners, strict=True), where="post", **_FRONT_STYLE)
+    candidate = results.candidate_file(bench)
+    if candidate in found:
+        axes.plot(*_place(candidate, cost), "o", color="black", fillstyle="none", markersize=15, zorder=4)
     _log_axis(axes)
     kinds = sorted({pretty(point.size_of) for point in published})
     others = f"; published: {' or '.join(f'{kind}s' for kind in kinds)}" if published else ""
-    axes.set_xlabel(f"Size of the ONNX file or engine in MiB, log scale{others}")
+    axes.set_xlabel(cost.label.format(batch=results.batch_size(bench)) + others)
     axes.set_ylabel(_top1_label(found))
-    axes.set_title(f"Accuracy against size, {pretty(dataset)}", loc="left")
-    axes.margins(x=0.12, y=0.12)
-    _accuracy_legend(figure, found, bool(published), results.candidate_file(bench) in found)
+    of_baseline = dataset == results.dataset_of(results.study.report.baseline)
+    message = cost.message(results, bench) if of_baseline else ""
+    where = f"{pretty(dataset)}, {results.where(bench)}, {len(found)} files; line: what no other file beats"
+    _title(axes, message, where)
+    axes.margins(x=0.08, y=0.1)
+    _accuracy_legend(figure, found, bool(published), candidate in found)
+    baseline = of_file(measured, results.study.report.baseline, "fp32")
+    first = [records for records in (candidate, baseline) if records in found]
+    named = [*first, *(records for i in front if (records := found[i]) not in first)]
+    points = [_place(records, cost) for records in found] + [(p.size_mib, p.top1_percent) for p in published]
+    _name_points(figure, axes, _names(results, named, found, cost), points, corners)
     return figure
 
 
-def _accuracy_by_speed(results: Results, dataset: str) -> Figure | None:
-    """Draw top-1 over latency and over throughput, each with the front of what no other file beats."""
-    bench = results.main_bench()
-    found = results.by_file(r for r in results.at(bench) if r.dataset == dataset) if bench else []
-    if len(found) < 2 or bench is None:
-        return None
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    _measured_points(left, results, bench, found, _latency_ms)
-    _measured_points(right, results, bench, found, _images_per_second, more_is_better=True)
-    left.set_xlabel("Latency at batch 1 in ms, p50, log scale (less is better)")
-    right.set_xlabel(f"Images/s at batch {results.batch_size(bench)}, p50, log scale (more is better)")
-    left.set_ylabel(_top1_label(found))
-    for axes in (left, right):
-        _log_axis(axes)
-        axes.margins(x=0.12, y=0.16)
-    title = f"Accuracy against speed, {pretty(dataset)}, {results.where(bench)}"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    _accuracy_legend(figure, found, published=False, ringed=results.candidate_file(bench) in found)
-    return figure
+def _names(
+    results: Results, named: Sequence[Sequence[Measurement]], found: Sequence[Sequence[Measurement]], cost: Cost
+) -> dict[str, Point]:
+    """Return where names stand, each once: those of the first points count."""
+    several = len({records[0].model for records in found}) > 1
+    names: dict[str, Point] = {}
+    for records in named:
+        names.setdefault(_point_name(results, records, several), _place(records, cost))
+    return names
 
 
-def _measured_points(
-    axes: Axes,
-    results: Results,
-    bench: Bench,
-    found: list[list[Measurement]],
-    place: Callable[[Sequence[Measurement]], float],
-    more_is_better: bool = False,
+def _place(records: Sequence[Measurement], cost: Cost) -> Point:
+    return cost.place(records), _top1(records)
+
+
+def _point(axes: Axes, records: Sequence[Measurement], cost: Cost, form: str, faint: bool) -> None:
+    """Draw a file, with how sure its top-1 is; what another file beats is faint."""
+    x, top1 = _place(records, cost)
+    style: dict[str, Any] = {"color": formats.BY_NAME[records[0].precision].colour, "alpha": 0.35 if faint else 1.0}
+    axes.plot(x, top1, form, markersize=7, zorder=3, **style)
+    axes.errorbar(x, top1, uncertainty(records), capsize=2, linewidth=1, zorder=2, **style)
+
+
+def _front(found: Sequence[Sequence[Measurement]], cost: Cost) -> list[int]:
+    """Return the places of the files that no other one beats, by rising cost."""
+    pairs = [_place(records, cost) for records in found]
+    return pareto([(1 / x if cost.more_is_better else x, top1) for x, top1 in pairs])
+
+
+def _title(axes: Axes, message: str, where: str) -> None:
+    """Write what the figure shows, and under it of what; titles wrap before they leave the figure."""
+    axes.set_title(_wrapped(message, where), loc="left")
+
+
+def _wrapped(*lines: str) -> str:
+    """Break lines that are too long for a figure, but not at a ±."""
+    held = (line.replace(" ± ", "\u00a0±\u00a0") for line in lines)
+    return "\n".join(part for line in held for part in textwrap.wrap(line, _TITLE_WIDTH))
+
+
+def _name_points(
+    figure: Figure, axes: Axes, names: Mapping[str, Point], points: Sequence[Point], front: Sequence[Point]
 ) -> None:
-    """Draw a point a file, with how sure its top-1 is, and the front."""
-    forms, candidate = _forms(found), results.candidate_file(bench)
-    for records in found:
-        x, top1, colour = place(records), _top1(records), formats.BY_NAME[records[0].precision].colour
-        axes.plot(x, top1, forms[records[0].model], color=colour, markersize=8, zorder=3)
-        axes.errorbar(x, top1, uncertainty(records), color=colour, capsize=3, linewidth=1, zorder=2)
-        if records == candidate:
-            axes.plot(x, top1, "o", color="black", fillstyle="none", markersize=15, zorder=4)
-    _front(axes, results, found, place, more_is_better)
+    """Write names beside their points; one that would lie on another, on a point or on the front is left out."""
+    figure.draw_without_rendering()  # settles where the axes lie
+    figure.set_layout_engine("none")
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in map(axes.transData.transform, points)]
+    corners = [tuple(axes.transData.transform(point)) for point in front]
+    for (x, y), (next_x, next_y) in itertools.pairwise(corners):
+        taken += [Bbox([[min(x, next_x), y - 1], [max(x, next_x), y + 1]])]
+        taken += [Bbox([[next_x - 1, min(y, next_y)], [next_x + 1, max(y, next_y)]])]
+    for name, at in names.items():
+        label = axes.annotate(name, at, (0, 0), textcoords="offset points", fontsize=8)
+        for offset, across, up in _OFFSETS:
+            label.set(position=offset, ha=across, va=up)
+            box = label.get_window_extent()
+            inside = axes.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and axes.bbox.y0 <= box.y0
+            if inside and box.y1 <= axes.bbox.y1 + 4 and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+        else:
+            label.remove()
+
+
+def _point_name(results: Results, records: Sequence[Measurement], several: bool) -> str:
+    first = records[0]
+    model = f"{pretty(first.model)} " if several else ""
+    if (first.variant, first.precision) == (results.study.report.baseline, "fp32"):
+        return f"{model}unpruned FP32"
+    if not first.ratio:
+        return f"{model}unpruned"
+    scratch = ", scratch" if results.study.point(first.variant).initial == "scratch" else ""
+    return f"{model}{results.ratio_name(first)}{scratch}"
 
 
 def _forms(found: list[list[Measurement]]) -> dict[str, str]:
@@ -185,14 +269,14 @@ def _pruning(results: Results, workload: str) -> Figure | None:
     for axes, (device, sweep) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
         _pruning_panel(axes, results, sweep)
         first = sweep[0][0]
-        axes.set_title(
-            f"{pretty(first.model)} on {pretty(first.dataset)}, pruned on {results.labels[device]}", loc="left"
-        )
+        of = f"{pretty(first.model)} on {pretty(first.dataset)}, pruned on {results.labels[device]}"
+        kept = findings.headroom(results.on(device), workload)
+        _title(axes, kept.plain.rstrip(".") if kept else "", of)
     return figure
 
 
 def _pruning_panel(axes: Axes, results: Results, sweep: Sequence[Sequence[Pruning]]) -> None:
-    candidate = results.study.report.candidate
+    candidate = results.study.candidate
     others = {records[0].ratio for records in sweep if records[0].variant != candidate}
     rounded = [r for r in sweep if results.study.point(r[0].variant).round_to and r[0].variant != candidate]
     allocated = [r for r in sweep if results.study.point(r[0].variant).allocation and r[0].variant != candidate]
@@ -226,7 +310,7 @@ def _sensitivity(results: Results, workload: str) -> Figure | None:
         return None
     curves = sensitivity.curves(found)
     rows = -(-len(curves) // _PANELS)
-    figure = Figure(figsize=(10, 1.2 + 1.5 * rows), layout="constrained")
+    figure = Figure(figsize=(8, 1.4 + 1.4 * rows), layout="constrained")
     panels = list(figure.subplots(rows, _PANELS, sharex=True, sharey=True, squeeze=False).flat)
     for axes, (name, lost) in zip(panels, curves.items(), strict=False):
         ratios, points = ([0.0, *values] for values in zip(*((100 * p.ratio, p.points) for p in lost), strict=True))
@@ -253,7 +337,7 @@ def _sensitivity(results: Results, workload: str) -> Figure | None:
         f"{pretty(found[0].model)} on {pretty(found[0].dataset)}, one group of coupled layers pruned at a time, not "
         "fine-tuned; (+n): layers coupled to it"
     )
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    figure.suptitle(_wrapped(*title.splitlines()), x=0.01, ha="left", fontsize=10)
     return figure
 
 
@@ -279,25 +363,50 @@ def _published_sweep(axes: Axes, results: Results, curve: Sequence[Sequence[Prun
 
 
 def _speed(results: Results, bench: Bench) -> Figure | None:
-    """Draw latency at batch 1 and throughput at the large batch, a bar a file."""
-    found = results.by_file(results.at(bench))
-    figure = Figure(figsize=(9, 1.6 + 0.24 * len(found)), layout="constrained")
+    """Draw latency at batch 1 and throughput at the large batch, a bar a file: those of the message and the fronts."""
+    found = _chosen_files(results, bench)
+    figure = Figure(figsize=(8, 1.8 + 0.24 * len(found)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     _bars(left, found, lambda r: r.latency.p50_ms, milliseconds)
     _bars(right, found, lambda r: r.batch_latency.images_per_second, "{:,.0f}".format)
     labels = [f"{records[0].variant}  {precision_name(records[0].precision)}" for records in found]
-    left.set_yticks(range(len(found)), labels)
+    left.set_yticks(range(len(found)), labels, fontsize=8)
     left.invert_yaxis()
     batches = sorted({r.batch_latency.batch_size for records in found for r in records})
-    left.set_xlabel("Latency at batch 1 in ms, p50 (less is better)")
-    right.set_xlabel(f"Images/s at batch {' or '.join(map(str, batches))}, p50 (more is better)")
-    figure.suptitle(f"{results.labels[bench.device]}, {pretty(bench.runtime)}", x=0.01, ha="left", fontsize=10)
+    left.set_xlabel("Latency at batch 1 in ms, p50 (less is better)", fontsize=8)
+    right.set_xlabel(f"Images/s at batch {' or '.join(map(str, batches))}, p50 (more is better)", fontsize=8)
+    everything = len(results.by_file(results.at(bench)))
+    shown = f"{len(found)} of {everything} files: candidate, unpruned models, and what no other file beats"
+    message = findings.sped_up(results, bench)
+    where = f"{results.where(bench)}; {shown if len(found) < everything else f'all {everything} files'}"
+    figure.suptitle(_wrapped(message, where), x=0.01, ha="left", fontsize=10)
     return figure
+
+
+def _chosen_files(results: Results, bench: Bench) -> list[list[Measurement]]:
+    """Return the files that bars are drawn of: candidate and unpruned models first, then the fronts, as far as they go.
+
+    They come in the order of the tables.
+    """
+    found = results.by_file(results.at(bench))
+    study = results.study
+    own = [i for i, r in enumerate(found) if r[0].variant in (study.candidate, study.report.baseline)]
+    datasets = [[i for i, r in enumerate(found) if r[0].dataset == key] for key in study.datasets]
+    fronts = [
+        places[i]
+        for places in datasets
+        for cost in _COSTS
+        for i in reversed(_front([found[place] for place in places], cost))
+    ]
+    unpruned = [i for i, r in enumerate(found) if r[0].variant == results.unpruned(r[0].workload)]
+    rest = range(len(found)) if len(found) <= _BARS else ()
+    chosen = list(dict.fromkeys([*own, *unpruned, *fronts, *rest]))[:_BARS]
+    return [found[i] for i in sorted(chosen)]
 
 
 def _latency(results: Results, bench: Bench) -> Figure | None:
     """Draw which share of the calls at batch 1 took at most so long, a line a process: candidate and unpruned FP32."""
-    candidate, measured = results.study.report.candidate, results.at(bench)
+    candidate, measured = results.study.candidate, results.at(bench)
     unpruned = results.unpruned(results.study.variants[candidate].workload)
     files = dict.fromkeys([(unpruned or "", "fp32"), *((candidate, precision) for precision in formats.COMPUTED)])
     found = [records for file in files if (records := of_file(measured, *file)) and records[0].processes]
@@ -317,9 +426,19 @@ def _latency(results: Results, bench: Bench) -> Figure | None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.set_xlabel("Latency of a call at batch 1 in ms, log scale")
     axes.set_ylabel("Calls that took at most as long, in %")
-    axes.set_title(f"{results.where(bench)}, one line per process", loc="left")
+    _title(axes, _tail(results, bench), f"{results.where(bench)}, one line per process")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def _tail(results: Results, bench: Bench) -> str:
+    """Say how far the candidate's calls spread."""
+    found = next((r for r in results.candidate_file(bench) if r.processes), None)
+    if found is None:
+        return ""
+    half, most = milliseconds(found.latency.p50_ms), milliseconds(found.latency.p90_ms)
+    name = f"{found.variant} {precision_name(found.precision)}"
+    return f"Half of the calls of {name} take at most {half} ms, nine of ten at most {most} ms"
 
 
 def _bars(
@@ -349,7 +468,7 @@ def _training(results: Results) -> Figure | None:
     curved = [r for r in results.trainings if r.curve and not on[r.device.identity].repeats(r.workload)]
     if not curved:
         return None
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = Figure(figsize=(8, 4), layout="constrained")
     loss, top1 = figure.subplots(1, 2)
     keys = [key for key in results.study.workloads if any(record.workload == key for record in curved)]
     styles = ("-", "--", ":", "-.")
@@ -360,7 +479,9 @@ def _training(results: Results) -> Figure | None:
         axes.set_xlabel("Epoch")
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(*top1.get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    figure.legend(*top1.get_legend_handles_labels(), loc="outside lower left", ncols=2)
+    said = findings.trained(results.on(curved[0].device.identity))
+    figure.suptitle(_wrapped(said.plain if said else ""), x=0.01, ha="left", fontsize=10)
     return figure
 
 
@@ -371,6 +492,40 @@ def _curves(loss: Axes, top1: Axes, records: Sequence[Training], colour: str, st
         loss.plot([e.epoch for e in record.curve], [e.train_loss for e in record.curve], style, color=colour)
         dot = "o" if len(scored) == 1 else ""  # one point makes no line
         top1.plot([x for x, _ in scored], [y for _, y in scored], style, marker=dot, color=colour, label=label)
+
+
+def _layers(results: Results, bench: Bench) -> Figure | None:
+    """Draw which share of the time each layer of the candidate's file takes at the large batch, the longest first."""
+    record = next((r for r in results.candidate_file(bench) if r.batch_layers), None)
+    total = sum(layer.ms for layer in record.batch_layers) if record else 0.0
+    if record is None or not total:
+        return None
+    shown = sorted(record.batch_layers, key=lambda layer: (-layer.ms, layer.name))[:_LAYERS]
+    weighted = [layer.channels is not None for layer in shown]
+    colours = {True: formats.BY_NAME[record.precision].colour, False: GREY}
+    figure = Figure(figsize=(8, 1.6 + 0.22 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    shares = [100 * layer.ms / total for layer in shown]
+    bars = axes.barh(range(len(shown)), shares, color=[colours[own] for own in weighted], height=0.72)
+    axes.bar_label(bars, [f"{share:.1f}" for share in shares], padding=3, fontsize=8)
+    _layer_names(axes, [f"{layer.name}  {layer.channels or ''}".rstrip() for layer in shown])
+    rest = f"; the {len(shown)} longest" if len(shown) < len(record.batch_layers) else ""
+    axes.set_xlabel(f"% of the time at batch {record.batch_latency.batch_size}{rest}")
+    name = f"{record.variant}, {precision_name(record.precision)}"
+    _title(axes, f"{name}: {anatomy.message(record.batch_layers)}", f"{results.where(bench)}; beside a name: channels")
+    names = {True: "convolution or linear layer", False: "other operator"}
+    handles = [Patch(color=colours[own], label=names[own]) for own in sorted(set(weighted), reverse=True)]
+    axes.legend(handles=handles, loc="lower right")
+    return figure
+
+
+def _layer_names(axes: Axes, names: Sequence[str]) -> None:
+    """Write names of layers at the bars, the end of those that are long, and tidy the axes."""
+    axes.set_yticks(range(len(names)), [name if len(name) <= 34 else f"…{name[-33:]}" for name in names], fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.1, y=0.01)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
 
 
 def _int8_layers(results: Results, variant: str) -> Figure | None:
@@ -388,11 +543,7 @@ def _int8_layers(results: Results, variant: str) -> Figure | None:
     shares = [100 * layer.divergence / total for layer in shown]
     bars = axes.barh(range(len(shown)), shares, color=[colours[kept] for kept in in_float], height=0.72)
     axes.bar_label(bars, [f"{share:.1f}" for share in shares], padding=3, fontsize=8)
-    axes.set_yticks(range(len(shown)), [layer.layer for layer in shown])
-    axes.invert_yaxis()
-    axes.margins(x=0.1, y=0.01)
-    axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0)
+    _layer_names(axes, [layer.layer for layer in shown])
     rest = f"; the {len(shown)} layers that lose most" if len(shown) < len(chosen.sensitivity) else ""
     axes.set_xlabel(f"Divergence from FP32 with this layer alone in INT8, in % of all layers' sum{rest}")
     axes.set_title(f"{variant} in INT8: {mixed.message(chosen)}", loc="left")
@@ -400,28 +551,6 @@ def _int8_layers(results: Results, variant: str) -> Figure | None:
     handles = [Patch(color=colours[kept], label=names[kept]) for kept in sorted(set(in_float), reverse=True)]
     axes.legend(handles=handles, loc="lower right")
     return figure
-
-
-def _front(
-    axes: Axes,
-    results: Results,
-    found: list[list[Measurement]],
-    place: Callable[[Sequence[Measurement]], float],
-    more_is_better: bool,
-) -> None:
-    """Draw the front, each of its files named by ratio; above it nothing of ours lies."""
-    pairs = [(place(records), _top1(records)) for records in found]
-    costs = [1 / x if more_is_better else x for x, _ in pairs]
-    front = pareto([(cost, top1) for cost, (_, top1) in zip(costs, pairs, strict=True)])
-    axes.step(*zip(*(pairs[i] for i in front), strict=True), where="post", color="black", linewidth=1, alpha=0.6)
-    for index, dearer in zip(front, [*(costs[i] for i in front[1:]), float("inf")], strict=True):
-        if dearer < 1.15 * costs[index]:
-            continue  # its label would lie under that of the more accurate neighbour
-        first = found[index][0]
-        text = results.ratio_name(first)
-        scratch = ", scratch" if results.study.point(first.variant).initial == "scratch" else ""
-        label = text + scratch if first.ratio else "unpruned"
-        axes.annotate(label, pairs[index], (0, 9), textcoords="offset points", rotation=45, fontsize=8)
 
 
 def _accuracy_legend(figure: Figure, found: list[list[Measurement]], published: bool, ringed: bool) -> None:
@@ -436,8 +565,7 @@ def _accuracy_legend(figure: Figure, found: list[list[Measurement]], published: 
         handles.append(dot("hollow: published study", GREY, fillstyle="none"))
     if ringed:
         handles.append(dot("candidate", "black", fillstyle="none", markersize=12))
-    label = "Pareto front, ours (% of channels removed)"
-    handles.append(Line2D([], [], color="black", linewidth=1, alpha=0.6, label=label))
+    handles.append(Line2D([], [], label="Pareto front, ours", **_FRONT_STYLE))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
 
 
@@ -464,3 +592,12 @@ def _latency_ms(records: Sequence[Measurement]) -> float:
 
 def _images_per_second(records: Sequence[Measurement]) -> float:
     return mean([record.batch_latency.images_per_second for record in records])
+
+
+_COSTS = (
+    Cost("size", "Size of the ONNX file or engine in MiB, log scale (less is better)", _size, findings.shrunk,
+         published=True),
+    Cost("latency", "Latency at batch 1 in ms, p50, log scale (less is better)", _latency_ms, findings.sped_up),
+    Cost("throughput", "Images/s at batch {batch}, p50, log scale (more is better)", _images_per_second,
+         findings.yielded, more_is_better=True),
+)  # fmt: skip

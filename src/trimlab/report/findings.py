@@ -16,7 +16,6 @@ from trimlab.report.intervals import Difference, Replicated, least_separable, un
 from trimlab.report.model import Finding, strong, text_of
 from trimlab.report.results import (
     Bench,
-    Identity,
     Results,
     batch_latency_ms,
     batch_speedup,
@@ -36,6 +35,7 @@ from trimlab.report.tables import (
     lost_and_saved,
     milliseconds,
     smaller_opponents,
+    top1,
 )
 from trimlab.report.text import (
     MIB,
@@ -67,14 +67,23 @@ FEW = 1000
 
 def headline(results: Results) -> Finding:
     """Compare candidate and baseline: accuracy, size, speed."""
-    bench = results.headline_bench()
+    bench, study = results.headline_bench(), results.study
     if bench is None:
-        return Finding.of(
-            f"No device measured both the baseline ({results.study.report.baseline}, FP32) and the candidate "
-            f"({results.study.report.candidate}): there is nothing to compare yet."
+        missing = (
+            f"No file of the baseline ({study.report.baseline}) was measured"
+            if study.candidate == study.report.baseline
+            else f"No device measured both the baseline ({study.report.baseline}, FP32) and the candidate "
+            f"({study.candidate})"
         )
-    base = of_file(results.at(bench), results.study.report.baseline, "fp32")
+        return Finding.of(f"{missing}: there is nothing to compare yet.")
+    base = of_file(results.at(bench), study.report.baseline, "fp32")
     candidate = results.candidate_file(bench)
+    if candidate == base:
+        return Finding.of(
+            f"{describe(results, base)}: {percent(_mean_top1(base))} % top-1 in {mib(_mean_bytes(base))} MiB. The "
+            "study proposes no other file.",
+            top1_percent=100 * _mean_top1(base),
+        )
     size, base_size = _mean_bytes(candidate), _mean_bytes(base)
     gained = results.difference(candidate, base)
     compared = Finding.of(
@@ -124,9 +133,52 @@ def few_images(results: Results) -> Finding | None:
     )
 
 
+def shrunk(results: Results, bench: Bench) -> str:
+    """Return what a figure of sizes shows, in a line: how much smaller the candidate is, and at what loss."""
+    base, found = _compared_files(results, bench)
+    if not found:
+        return ""
+    smaller = f"{_file(found)} is {_mean_bytes(base) / _mean_bytes(found):.1f}× smaller than {_file(base)}"
+    return f"{smaller}: {_moved(results.difference(found, base))}"
+
+
+def sped_up(results: Results, bench: Bench) -> str:
+    """Return what a figure of latencies shows, in a line: how much faster the candidate is, and at what loss."""
+    base, found = _compared_files(results, bench)
+    if not found:
+        return ""
+    faster = f"{_file(found)} is {times(speedup(found), '×')} as fast at batch 1 as unpruned FP32"
+    return f"{faster}: {_moved(results.difference(found, base))}"
+
+
+def yielded(results: Results, bench: Bench) -> str:
+    """Return what a figure of throughputs shows, in a line: how much faster the candidate is, and at what loss."""
+    base, found = _compared_files(results, bench)
+    if not found:
+        return ""
+    gained, batch = times(batch_speedup(found), "×"), found[0].batch_latency.batch_size
+    moved = _moved(results.difference(found, base))
+    return f"{_file(found)} is {gained} as fast at batch {batch} as unpruned FP32: {moved}"
+
+
+def _compared_files(results: Results, bench: Bench) -> tuple[list[Measurement], list[Measurement]]:
+    base, found = of_file(results.at(bench), results.study.report.baseline, "fp32"), results.candidate_file(bench)
+    return (base, found) if base and found and base != found else ([], [])
+
+
+def _moved(gained: Difference | None) -> str:
+    """Write points lost or gained in a few words, or that none can be told apart."""
+    if gained is None:
+        return "no seed in common"
+    if not gained.separable:
+        return f"a top-1 that cannot be told apart ({plus_minus(gained)} points)"
+    direction = "lost" if gained.points < 0 else "gained"
+    return f"{abs(gained.points):.2f} ± {gained.half_width:.2f} points of top-1 {direction}"
+
+
 def ratio_explained(results: Results) -> Finding:
     """Say what a ratio is, with what it removes according to the records."""
-    workload = results.study.variants[results.study.report.candidate].workload
+    workload = results.study.variants[results.study.candidate].workload
     pruned = _sweep(results.on(results.training_device()), workload)
     shares = _removed_shares(pruned)
     of = (
@@ -184,7 +236,7 @@ def intervals(results: Results) -> list[Finding]:
             "unpaired interval knows the two accuracies alone, and is too wide for files that see the same images.",
         ),
     ]
-    unknown = [record for record in results.measurements if record.digest not in results.correct]
+    unknown = [record for record in results.measurements if record.digest not in results.classified]
     if unknown:
         said.append(
             Finding.of(
@@ -238,6 +290,25 @@ def budget(results: Results) -> list[Finding]:
             "teacher's forward pass counts once an image. Of a pruned model: the whole (training + fine-tuning).",
         )
     ]
+
+
+def trained(results: Results) -> Finding | None:
+    """Say what each training reached, on one device."""
+    found = [
+        records
+        for key in results.study.workloads
+        if (records := results.trained(key)) and records[0].origin == "trained" and not results.repeats(key)
+    ]
+    if not found:
+        return None
+    said = [
+        f"{records[0].workload} reaches {top1(records).text} % top-1 after {count(records[0].epochs, 'epoch')}"
+        for records in found
+    ]
+    values = {
+        f"{records[0].workload}_top1_percent": 100 * mean([r.top1_accuracy for r in records]) for records in found
+    }
+    return Finding(text_of(f"{'; '.join(said)}."), values)
 
 
 def amp(results: Results) -> list[Finding]:
@@ -373,7 +444,7 @@ def precision_cost(
     low_end, high_end = signed(min(moves)), signed(max(moves))
     span = low_end if low_end == high_end else f"{low_end} to {high_end} (mean {signed(mean(moves))})"
     against = precision_name(other)
-    text = f"{precision_name(precision)} moves top-1 by {span} points against {against}, over {len(moves)} files"
+    text = f"{precision_name(precision)} against its {against} moves top-1 by {span} points, over {len(moves)} files"
     return Finding(text_of(f"{text}; {_apart(results, moved, against)}."), values)
 
 
@@ -420,7 +491,7 @@ def fastest(measured: Sequence[Measurement]) -> Finding | None:
 
 def beside_bf16(results: Results, bench: Bench) -> Finding | None:
     """Set the candidate's speed beside the unpruned model's in BF16, which some runtimes compute faster than FP32."""
-    unpruned = results.unpruned(results.study.variants[results.study.report.candidate].workload)
+    unpruned = results.unpruned(results.study.variants[results.study.candidate].workload)
     found, bf16 = results.candidate_file(bench), of_file(results.at(bench), unpruned or "", "bf16")
     if not found or not bf16:
         return None
@@ -434,32 +505,42 @@ def beside_bf16(results: Results, bench: Bench) -> Finding | None:
 
 def rounding(results: Results, bench: Bench, workload: str) -> list[Finding]:
     """Say what rounded widths change against the same ratio with widths as they fall, in the smallest precision."""
-    measured, said = results.at(bench), []
-    for variant in results.variants_of(workload):
-        twin = _unrounded(results, variant)
-        pairs = (
-            [(of_file(measured, variant, p), of_file(measured, twin, p)) for p in reversed(formats.MADE)]
-            if twin
-            else []
-        )
-        rounded, plain = next((pair for pair in pairs if all(pair)), ([], []))
-        if rounded:
-            said.append(_rounding(results, rounded, plain))
-    return said
+    found = (_rounded(results, bench, variant) for variant in results.variants_of(workload))
+    return [_rounding(results, *pair) for pair in found if pair]
+
+
+def rounded_candidate(results: Results, bench: Bench) -> Finding | None:
+    """Say what the candidate with rounded widths changes, where the study has it as another variant."""
+    workload, candidate = results.study.variants[results.study.candidate].workload, results.study.candidate
+    twins = (v for v in results.variants_of(workload) if _unrounded(results, v) == candidate)
+    return next((_rounding(results, *pair) for twin in twins if (pair := _rounded(results, bench, twin))), None)
+
+
+def _rounded(results: Results, bench: Bench, variant: str) -> tuple[list[Measurement], list[Measurement]] | None:
+    """Return a variant's file with rounded widths and that without, in the smallest precision of both."""
+    measured, twin = results.at(bench), _unrounded(results, variant)
+    for precision in reversed(formats.MADE) if twin else ():
+        rounded, plain = of_file(measured, variant, precision), of_file(measured, twin or "", precision)
+        if rounded and plain:
+            return rounded, plain
+    return None
 
 
 def _rounding(results: Results, rounded: Sequence[Measurement], plain: Sequence[Measurement]) -> Finding:
     first, other = rounded[0], plain[0]
+    batch = first.batch_latency.batch_size
+    single, large = ([of(found) for found in (rounded, plain)] for of in (speedup, batch_speedup))
+    widths = rounded_to(results.study.pruning_of(first.variant))
     return Finding.of(
-        f"{first.variant} ({_name(first)}, {ratio_percent(first.ratio)}, widths "
-        f"{rounded_to(results.study.pruning_of(first.variant))}), {precision_name(first.precision)}: "
-        f"{_speeds(rounded)}, "
-        f"{millions(first.num_params)} M parameters, {first.macs / 1e6:.1f} M multiply-accumulates, "
-        f"{percent(_mean_top1(rounded))} % top-1; without rounding ({other.variant}): {_speeds(plain)}, "
-        f"{millions(other.num_params)} M, {other.macs / 1e6:.1f} M, {percent(_mean_top1(plain))} % "
+        strong(f"Widths {widths}:"),
+        f" {_name(first)}, {ratio_percent(first.ratio)}, {precision_name(first.precision)} ({first.variant}) is "
+        f"{times(large[0], '×')} as fast at batch {batch} in place of {times(large[1], '×')}, "
+        f"{times(single[0], '×')} in place of {times(single[1], '×')} at batch 1, with {first.macs / 1e6:.1f} M "
+        f"multiply-accumulates in place of {other.macs / 1e6:.1f} M ({other.variant}); top-1 "
+        f"{percent(_mean_top1(rounded))} % in place of {percent(_mean_top1(plain))} % "
         f"({_told(results.difference(rounded, plain))}).",
-        batch_speedup=batch_speedup(rounded).mean,
-        unrounded_batch_speedup=batch_speedup(plain).mean,
+        batch_speedup=large[0].mean,
+        unrounded_batch_speedup=large[1].mean,
         macs=first.macs,
         unrounded_macs=other.macs,
     )
@@ -660,35 +741,6 @@ def _circumstances(record: Measurement) -> str:
     return f"{bits}; the processor's features, {listed}, hold no VNNI, without which sums of products can saturate"
 
 
-def closing(results: Results) -> list[Finding]:
-    """Return the report's conclusions: what no section says of its own table."""
-    bench = results.main_bench()
-    said: list[Finding | None] = []
-    for device in results.training_devices():
-        said += [_named(results, device, finding) for finding in _of_device(results.on(device))]
-    if bench is not None:
-        said += [found for dataset in results.study.datasets for found in fronts(results, bench, dataset)]
-    said += [_named(results, each, finding) for each in results.benches() for finding in _of_bench(results, each)]
-    said.append(runtimes(results))
-    return [finding for finding in said if finding]
-
-
-def _of_device(results: Results) -> list[Finding]:
-    said = [headroom(results, key) for key in results.study.workloads]
-    said += [large_against_small(results, group) for group in rivals(results)]
-    return [finding for finding in said if finding]
-
-
-def _of_bench(results: Results, bench: Bench) -> list[Finding]:
-    measured = results.at(bench)
-    said = [against_baseline(results, bench)]
-    if len({record.workload for record in measured}) > 1:
-        said += precision_costs(results, measured)
-    said += [fastest(measured), beside_bf16(results, bench)]
-    rounded = [found for key in results.study.workloads if (found := rounding(results, bench, key))]
-    return [finding for finding in said if finding] + [Finding.joined(found) for found in rounded]
-
-
 def against_baseline(results: Results, bench: Bench) -> Finding | None:
     """Compare the candidate's top-1 with the baseline's on a bench that the first table does not show."""
     base = of_file(results.at(bench), results.study.report.baseline, "fp32")
@@ -703,13 +755,6 @@ def against_baseline(results: Results, bench: Bench) -> Finding | None:
         baseline_top1_percent=100 * _mean_top1(base),
         points_gained=100 * (_mean_top1(found) - _mean_top1(base)),
     )
-
-
-def _named(results: Results, where: Bench | Identity, finding: Finding) -> Finding:
-    """Put the bench or training device in front, where there are several."""
-    if isinstance(where, Bench):
-        return finding.led_by(f"{results.where(where)}: ") if len(results.benches()) > 1 else finding
-    return finding.led_by(f"{results.labels[where]}: ") if len(results.training_devices()) > 1 else finding
 
 
 def runtimes(results: Results) -> Finding | None:

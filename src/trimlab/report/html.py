@@ -2,15 +2,16 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from itertools import groupby
 from typing import Any
 
 import vl_convert
 
 from trimlab.report.chart import NOTE
-from trimlab.report.model import Block, Figure, Findings, Report, Section, Span, Table, Text, Value
+from trimlab.report.model import Block, Chapter, Figure, Findings, Report, Section, Span, Table, Text, Value
 
 _TAGS = {"plain": "", "strong": "strong", "code": "code", "published": "em"}
 FILTERED = 10
@@ -23,12 +24,14 @@ def page(report: Report, figures: Mapping[str, str], chart: Mapping[str, Any] | 
     Args:
         report: what stands in it.
         figures: each figure as SVG, by name.
-        chart: a Vega-Lite specification, shown under the first section; None for no chart.
+        chart: a Vega-Lite specification, shown after the opening; None for no chart.
     """
     anchors = _Anchors()
-    sections = [_section(section, 2, figures, anchors) for section in report.sections]
-    if chart:
-        sections.insert(1, _chart(anchors))
+    sections = [_section(section, 2, figures, anchors) for section in report.opening]
+    sections += [_chart(anchors)] if chart else []
+    opened = len(anchors.top)
+    chapters = [_chapter(chapter, figures, anchors) for chapter in report.chapters]
+    details = _details(report.chapters, anchors.top[opened:], anchors) if chapters else ""
     entries = "".join(f'<li><a href="#{anchor}">{heading}</a></li>' for anchor, heading in anchors.top)
     assets = files("trimlab.report.assets")
     style, script = ((assets / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
@@ -38,7 +41,7 @@ def page(report: Report, figures: Mapping[str, str], chart: Mapping[str, Any] | 
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(report.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
         f'<nav aria-label="Sections"><ul>{entries}</ul></nav>\n<main>\n<h1>{escape(report.title)}</h1>\n'
-        f"{''.join(sections)}</main>\n{drawn}<script>\n{script}</script>\n</body>\n</html>\n"
+        f"{''.join([*sections, details, *chapters])}</main>\n{drawn}<script>\n{script}</script>\n</body>\n</html>\n"
     )
 
 
@@ -70,8 +73,35 @@ def _numbered(words: str) -> Iterator[str]:
 def _section(section: Section, level: int, figures: Mapping[str, str], anchors: _Anchors) -> str:
     anchor = anchors.of(section.heading, level)
     tag = f"h{min(level, 6)}"
-    blocks = "".join(_block(block, level, figures, anchors) for block in section.blocks)
+    blocks = _blocks(section.blocks, level, figures, anchors)
     return f'<section id="{anchor}">\n<{tag}>{inline(section.heading)}</{tag}>\n{blocks}</section>\n'
+
+
+def _chapter(chapter: Chapter, figures: Mapping[str, str], anchors: _Anchors) -> str:
+    heading = (Span(chapter.heading),)
+    anchor = anchors.of(heading, 2)
+    answer = f'<p class="answer">{inline(chapter.answer.text)}</p>\n' if chapter.answer else ""
+    blocks = _blocks(chapter.blocks, 2, figures, anchors)
+    return f'<section id="{anchor}">\n<h2>{inline(heading)}</h2>\n{answer}{blocks}</section>\n'
+
+
+def _details(chapters: Sequence[Chapter], tops: Sequence[tuple[str, str]], anchors: _Anchors) -> str:
+    """Return the list of what follows, with what each chapter tells."""
+    items = "".join(
+        f'<li><a href="#{anchor}">{heading}</a>: {escape(chapter.about)}.</li>'
+        for (anchor, heading), chapter in zip(tops, chapters, strict=True)
+    )
+    anchor = anchors.of((Span("Details"),), 3)
+    return f'<section id="{anchor}">\n<h2>Details</h2>\n<ul>{items}</ul>\n</section>\n'
+
+
+def _blocks(blocks: Iterable[Block], level: int, figures: Mapping[str, str], anchors: _Anchors) -> str:
+    """Return blocks in turn; figures that follow each other stand side by side where there is room."""
+    parts = []
+    for drawn, group in groupby(blocks, key=lambda block: isinstance(block, Figure)):
+        shown = "".join(_block(block, level, figures, anchors) for block in group)
+        parts.append(f'<div class="figures">{shown}</div>\n' if drawn else shown)
+    return "".join(parts)
 
 
 def _block(block: Block, level: int, figures: Mapping[str, str], anchors: _Anchors) -> str:
@@ -148,7 +178,6 @@ def _figure(figure: Figure, svg: str) -> str:
 def _chart(anchors: _Anchors) -> str:
     heading = (Span("All files"),)
     anchor = anchors.of(heading, 2)
-    anchors.top.insert(1, anchors.top.pop())
     return (
         f'<section id="{anchor}">\n<h2>All files</h2>\n<div id="chart" class="chart"></div>\n'
         f'<div class="caption"><p>{escape(NOTE)}</p></div>\n</section>\n'

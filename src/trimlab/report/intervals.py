@@ -34,6 +34,13 @@ class Difference(NamedTuple):
         unlikely = self.p_value is None or self.p_value < 1 - CONFIDENCE
         return abs(self.points) > self.half_width and unlikely
 
+    def separable_among(self, count: int) -> bool:
+        """Whether the two can be told apart where so many differences are looked at (Bonferroni's correction)."""
+        if self.p_value is not None:
+            return self.p_value < (1 - CONFIDENCE) / count
+        wider = float(stats.norm.ppf(1 - (1 - CONFIDENCE) / 2 / count)) / Z
+        return abs(self.points) > wider * self.half_width
+
     @property
     def reversed(self) -> "Difference":
         """The same from the other side: points lost, not gained."""

@@ -1,11 +1,11 @@
-"""A report as markdown: GitHub's tables, footnotes, lists and links to figures."""
+"""A report as markdown, in files that link each other: GitHub's tables, footnotes, lists and links to figures."""
 
 import re
 from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
-from trimlab.report.model import Block, Finding, Findings, Report, Section, Span, Table, Text, Value
+from trimlab.report.model import Block, Chapter, Finding, Findings, Report, Section, Span, Table, Text, Value
 
 _MARKUP = re.compile(r"[\\`*<>\[\]|~$&#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.")
 """What markdown reads as more than text; an underscore within a word is plain text."""
@@ -13,9 +13,26 @@ _AROUND = {"plain": "", "strong": "**", "code": "`", "published": "*"}
 _DIGITS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def document(report: Report) -> str:
-    """Return report.md."""
-    parts = [f"# {_escape(report.title)}", *_rendered(report.sections, level=2)]
+def documents(report: Report) -> dict[str, str]:
+    """Return the report's texts by their paths in its folder: report.md, and for each chapter `tables/NAME.md`."""
+    links = [f"- [{_escape(c.heading)}]({_path(c)}): {_escape(c.about)}." for c in report.chapters]
+    more = ["## Details", "\n".join(links)] if links else []
+    parts = [f"# {_escape(report.title)}", *_rendered(report.opening, level=2, figures="figures"), *more]
+    return {"report.md": _text(parts)} | {_path(chapter): _chapter(report, chapter) for chapter in report.chapters}
+
+
+def _path(chapter: Chapter) -> str:
+    return f"tables/{chapter.name}.md"
+
+
+def _chapter(report: Report, chapter: Chapter) -> str:
+    answer = [inline(chapter.answer.text)] if chapter.answer else []
+    back = f"From the report [{_escape(report.title)}](../report.md)."
+    body = _rendered(chapter.blocks, level=2, figures="../figures")
+    return _text([f"# {_escape(chapter.heading)}", back, *answer, *body])
+
+
+def _text(parts: Iterable[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
@@ -44,18 +61,18 @@ def table(table: Table) -> str:
     return f"{grid}\n\n{under}" if under else grid
 
 
-def _rendered(blocks: Iterable[Block], level: int) -> list[str]:
-    """Return blocks in turn, sections with their headings."""
+def _rendered(blocks: Iterable[Block], level: int, figures: str) -> list[str]:
+    """Return blocks in turn, sections with their headings; `figures` is the figures' folder."""
     parts = []
     for block in blocks:
         if isinstance(block, Section):
-            parts += [f"{'#' * level} {inline(block.heading)}", *_rendered(block.blocks, level + 1)]
+            parts += [f"{'#' * level} {inline(block.heading)}", *_rendered(block.blocks, level + 1, figures)]
         elif isinstance(block, Table):
             parts.append(table(block))
         elif isinstance(block, Findings):
             parts.append(_bullets(block.items) if block.listed else " ".join(inline(one.text) for one in block.items))
         else:
-            parts.append(f"![{_escape(block.alternative)}](figures/{block.name}.svg)")
+            parts.append(f"![{_escape(block.alternative)}]({figures}/{block.name}.svg)")
     return parts
 
 

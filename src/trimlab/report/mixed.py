@@ -27,12 +27,13 @@ def files(results: Results, bench: Bench) -> Table | None:
         return None
     columns = [
         words("Variant"), Column("Seed"), Column("Weight bits"), Column("Layers in float"), words("Which"),
-        Column("Allowed drop", "points"), Column("Δ on the hold-out", "points"), Column("Δ as scored", "points"),
+        Column("Allowed drop", "points"), Column("Against its FP32 on the hold-out, points", "points"),
+        Column("Against its FP32 as scored, points", "points"),
     ]  # fmt: skip
     record, decided = found[0]
     caption = (
-        f"{where(results, [record for record, _ in found])}. Δ: points of top-1 gained against the FP32 file of the "
-        f"same weights. The layers were chosen on {decided.num_images:,} {_HELD_OUT[record.split]}."
+        f"{where(results, [record for record, _ in found])}. Against its FP32: points of top-1 gained over the FP32 "
+        f"file of the same weights. The layers were chosen on {decided.num_images:,} {_HELD_OUT[record.split]}."
     )
     rows = [_row(results, record, mixed) for record, mixed in found]
     return Table.of(results.key("mixed", bench), columns, rows, caption)

@@ -152,8 +152,34 @@ Block = Table | Findings | Figure | Section
 
 
 @dataclass(frozen=True)
+class Chapter:
+    """Details on one question: a file `tables/NAME.md`, and a section of the page."""
+
+    name: str
+    heading: str
+    about: str
+    """What it tells, to stand after a link: without a capital letter and full stop."""
+    answer: Finding | None
+    """The question in a sentence or two, before everything else."""
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
 class Report:
-    """A whole report."""
+    """A whole report: an opening of two screens, and the details."""
 
     title: str
-    sections: tuple[Section, ...]
+    opening: tuple[Section, ...]
+    chapters: tuple[Chapter, ...]
+
+
+def paragraph(*said: Finding | None) -> list[Block]:
+    """Return findings as a paragraph; nothing where there are none."""
+    items = tuple(finding for finding in said if finding)
+    return [Findings(items)] if items else []
+
+
+def bullets(items: Iterable[Finding | None]) -> list[Block]:
+    """Return findings as a list; nothing where there are none."""
+    found = tuple(finding for finding in items if finding)
+    return [Findings(found, listed=True)] if found else []

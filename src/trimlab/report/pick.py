@@ -61,6 +61,17 @@ def files(results: Results, device: Identity, runtimes: Sequence[str] = ()) -> l
     ]
 
 
+def baseline(found: Iterable[File]) -> File | None:
+    """Return the file that all are compared with; None where it is not among them."""
+    return next((file for file in found if file.gained is _UNCHANGED), None)
+
+
+def most_accurate(found: Iterable[File], max_mib: float) -> File | None:
+    """Return the file within a size that surely loses least; of equally good ones the smallest."""
+    within = [file for file in found if file.size_bytes <= max_mib * MIB]
+    return min(within, key=lambda file: (file.surely_lost, file.size_bytes), default=None)
+
+
 def pick(found: Iterable[File], limits: Limits, objective: Objective) -> File | None:
     """Return the best file within the limits; None where there is none.
 

@@ -1,22 +1,33 @@
-"""What the report opens with: which file to deploy, by how much it may lose and by what counts."""
+"""What the report opens with: which file to deploy, by how much it may lose, how large it may be, and what counts."""
 
 from collections.abc import Sequence
 
 from trimlab.report import pick
-from trimlab.report.model import Column, Finding, Table, Value, words
+from trimlab.report.findings import tested
+from trimlab.report.model import Column, Finding, Table, Value, strong, words
 from trimlab.report.pick import File, Limits, Objective
 from trimlab.report.results import Identity, Results
-from trimlab.report.tables import describe, size, spread, top1, where
-from trimlab.report.text import plus_minus, pretty, split_name, times
+from trimlab.report.tables import DELTA, SIZE, TOP1, describe, size, spread, top1, where
+from trimlab.report.text import MIB, mib, percent, plus_minus, pretty, split_name, times
 
 DROPS = (0.5, 1.0, 3.0)
 """Points that a file may lose."""
+SIZES_MIB = (0.1, 1.0, 10.0)
+"""How large a file may be, where that tells files apart."""
+RECOMMENDED_DROP = 1.0
+"""Points that the file may lose which the report recommends."""
 BEST: dict[Objective, str] = {
     "size": "smallest",
     "latency": "fastest at batch 1",
     "throughput": "highest throughput",
 }
 """What the best file of each objective is."""
+_NAMED = 2
+"""Files that a footnote names, at most."""
+BASELINE = "the unpruned baseline, to compare with"
+
+Best = dict[Objective, list[float]]
+"""By what a file is the best, and within which losses."""
 
 
 def devices(results: Results) -> list[Identity]:
@@ -24,21 +35,53 @@ def devices(results: Results) -> list[Identity]:
     return list(dict.fromkeys(bench.device for bench in results.benches()))
 
 
-def table(results: Results, device: Identity) -> Table | None:
-    """Return the best files of a device, within each loss and by each objective; None where none is within any."""
+def sentence(results: Results, device: Identity) -> Finding | None:
+    """Recommend the smallest file that surely loses little; None without the baseline's file."""
     found = pick.files(results, device)
-    rows = [row for drop in DROPS for row in _rows(results, found, drop)]
-    if not rows:
+    base = pick.baseline(found)
+    if base is None:
         return None
+    best = pick.pick(found, Limits(RECOMMENDED_DROP), "size")
+    if best is None or best is base:
+        return Finding.of(
+            strong("Deploy the unpruned FP32 file:"),
+            f" no smaller one was shown to lose at most {RECOMMENDED_DROP:g} point of top-1.",
+        )
+    return Finding.of(
+        strong(f"Deploy {_name(results, best)} in {pretty(best.records[0].runtime)}."),
+        f" It is the smallest file whose loss is at most {RECOMMENDED_DROP:g} point with all of its 95 % interval: "
+        f"{_mean_top1(best)} % top-1, the unpruned FP32 baseline {_mean_top1(base)} % ({tested(best.gained)}). "
+        f"It takes {mib(best.size_bytes)} MiB in place of {mib(base.size_bytes)} MiB, "
+        f"and {times(best.latency_ms)} ms an image in place of {times(base.latency_ms)} ms.",
+        points_gained=best.gained.points,
+        size_mib=best.size_bytes / MIB,
+        baseline_size_mib=base.size_bytes / MIB,
+    )
+
+
+def table(results: Results, device: Identity) -> Table | None:
+    """Return the best files of a device, a row each; None where none is within any loss."""
+    found = pick.files(results, device)
+    base = pick.baseline(found)
+    best = _best(found)
+    if base is None or not best:
+        return None
+    under = _most_accurate(found, base)
+    order = list(dict.fromkeys([*best, *under]))
+    rows = [_row(results, found, found[at], best.get(at, {}), under.get(at, [])) for at in order]
+    if found.index(base) not in order:
+        rows.append([BASELINE, *_figures(results, found, base, {})])
     batch = found[0].records[0].batch_latency.batch_size
     columns = [
-        Column("May lose", "points"), words("Best"), words("File"), words("Runtime"), Column("Top-1 %", "%"),
-        Column("Δ points", "points"), Column("Size MiB", "MiB"), Column("Latency ms", "ms"),
+        words("Best for"), words("File"), words("Runtime"), TOP1, DELTA, SIZE, Column("Latency ms", "ms"),
         Column(f"Images/s at batch {batch}", "1/s"),
     ]  # fmt: skip
+    base_in = pretty(base.records[0].runtime)
+    several = f", as {base_in} computes it" if len({file.records[0].runtime for file in found}) > 1 else ""
     caption = (
-        f"{where(results, [record for file in found for record in file.records])}. A file is within a loss if the "
-        "whole 95 % interval of its difference from the baseline is. Latency: at batch 1, p50."
+        f"{where(results, [record for file in found for record in file.records])}. Δ points: top-1 less that of the "
+        f"unpruned FP32 baseline{several}, with the half width of the 95 % interval; a file is within a loss if all of "
+        "that interval is. Most accurate: that whose interval reaches down least. Latency: at batch 1, p50."
     )
     number = devices(results).index(device) + 1
     return Table.of("recommended" if number == 1 else f"recommended-{number}", columns, rows, caption)
@@ -54,35 +97,73 @@ def chosen_on(split: str) -> Finding:
     return Finding.of(f"{text} {meaning}" if split == "test" else text)
 
 
-def _rows(results: Results, found: Sequence[File], drop: float) -> list[list[str | Value]]:
-    """Return a row for each file that is the best by some objective."""
-    limits = Limits(drop)
-    best: dict[int, list[Objective]] = {}
-    for objective in BEST:
-        file = pick.pick(found, limits, objective)
-        if file is not None:
-            best.setdefault(found.index(file), []).append(objective)
-    return [_row(results, found, found[index], limits, objectives) for index, objectives in best.items()]
+def _best(found: Sequence[File]) -> dict[int, Best]:
+    """Return the files that are the best within some loss, by their places."""
+    best: dict[int, Best] = {}
+    for drop in DROPS:
+        for objective in BEST:
+            file = pick.pick(found, Limits(drop), objective)
+            if file is not None:
+                best.setdefault(found.index(file), {}).setdefault(objective, []).append(drop)
+    return best
 
 
-def _row(
-    results: Results, found: Sequence[File], file: File, limits: Limits, objectives: Sequence[Objective]
-) -> list[str | Value]:
+def _most_accurate(found: Sequence[File], base: File) -> dict[int, list[float]]:
+    """Return the files that surely lose least within some size below the baseline's, by their places."""
+    chosen: dict[int, list[float]] = {}
+    for limit in SIZES_MIB:
+        best = pick.most_accurate(found, limit)
+        if best and base.size_bytes > limit * MIB:
+            chosen.setdefault(found.index(best), []).append(limit)
+    return chosen
+
+
+def _row(results: Results, found: Sequence[File], file: File, best: Best, sizes: Sequence[float]) -> list[str | Value]:
+    """Return a file's row: what it is the best for, and its figures."""
+    together: dict[tuple[float, ...], list[Objective]] = {}
+    for objective, drops in best.items():
+        together.setdefault(tuple(drops), []).append(objective)
+    said = [
+        f"{', '.join(BEST[o] for o in own)} within {_either(drops)} {_points(drops)}" for drops, own in together.items()
+    ]
+    said += [f"most accurate up to {_either(sizes)} MiB"] if sizes else []
+    return ["; ".join(said), *_figures(results, found, file, best)]
+
+
+def _points(drops: Sequence[float]) -> str:
+    return "point" if tuple(drops) == (1.0,) else "points"
+
+
+def _either(values: Sequence[float]) -> str:
+    return " or ".join(f"{value:g}" for value in values)
+
+
+def _figures(results: Results, found: Sequence[File], file: File, best: Best) -> list[str | Value]:
     rates = [record.batch_latency.images_per_second for record in file.records]
     latency, rate = Value(times(file.latency_ms), file.latency_ms.mean), spread(rates, lambda value: f"{value:,.0f}")
     timed: dict[Objective, Value] = {"latency": latency, "throughput": rate}
-    for objective in objectives:
-        rivals = pick.as_fast(file, found, limits, objective)
+    for objective, drops in best.items():
+        rivals = pick.as_fast(file, found, Limits(max(drops)), objective)
         if rivals:
-            names = "; ".join(f"{describe(results, r.records)}, {pretty(r.records[0].runtime)}" for r in rivals)
-            timed[objective] = timed[objective]._replace(note=f"cannot be told apart in this from {names}")
+            named = "; ".join(f"{_name(results, r)} in {pretty(r.records[0].runtime)}" for r in rivals[:_NAMED])
+            more = f" and {len(rivals) - _NAMED} more" if len(rivals) > _NAMED else ""
+            timed[objective] = timed[objective]._replace(note=f"cannot be told apart in this from {named}{more}")
+    gained = "0" if file is pick.baseline(found) else plus_minus(file.gained)
     return [
-        Value(f"{limits.max_drop:g}", limits.max_drop),
-        ", ".join(BEST[objective] for objective in objectives),
-        describe(results, file.records),
+        _name(results, file),
         pretty(file.records[0].runtime),
         top1(file.records),
-        Value(plus_minus(file.gained), file.gained.points),
+        Value(gained, file.gained.points),
         size(file.size_bytes),
         *timed.values(),
     ]
+
+
+def _name(results: Results, file: File) -> str:
+    """Name a file by what it is and by its variant."""
+    return f"{describe(results, file.records)} ({file.records[0].variant})"
+
+
+def _mean_top1(file: File) -> str:
+    tops = [record.top1_accuracy for record in file.records]
+    return percent(sum(tops) / len(tops))

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 from trimlab import formats
 from trimlab.config import Params, PruningPoint
 from trimlab.records import Device, Epoch, Measurement, Pruning, Record, Sensitivity, Training
+from trimlab.records.labels import Classified
 from trimlab.report.intervals import (
     Answers,
     Difference,
@@ -46,8 +47,8 @@ class Results:
     measurements: list[Measurement]
     whole: "Results | None" = None
     """What these are a part of."""
-    correct: Mapping[str, Answers] = field(default_factory=dict)
-    """Which images a measured file got right, by its record's digest; without true labels nobody knows."""
+    classified: Mapping[str, Classified] = field(default_factory=dict)
+    """What a measured file took the images for, by its record's digest; without true labels nobody knows."""
     sensitivities: Sequence[Sensitivity] = ()
 
     @classmethod
@@ -55,7 +56,7 @@ class Results:
         cls,
         study: Params,
         records: Iterable[Record],
-        correct: Mapping[str, Answers] | None = None,
+        classified: Mapping[str, Classified] | None = None,
         whole: "Results | None" = None,
     ) -> "Results":
         """Arrange records; their order does not matter."""
@@ -66,7 +67,7 @@ class Results:
             [record for record in ordered if isinstance(record, Pruning)],
             [record for record in ordered if isinstance(record, Measurement)],
             whole,
-            correct or {},
+            classified or {},
             [record for record in ordered if isinstance(record, Sensitivity)],
         )
 
@@ -121,7 +122,7 @@ class Results:
     def on(self, device: Identity) -> "Results":
         """Return what one device recorded."""
         own = [record for record in self.records if record.device.identity == device]
-        return Results.of(self.study, own, self.correct, self.whole or self)
+        return Results.of(self.study, own, self.classified, self.whole or self)
 
     def at(self, bench: Bench) -> list[Measurement]:
         """Return the measurements of one bench."""
@@ -133,14 +134,18 @@ class Results:
         A torch model's answers are those of an FP32 file of the same weights, where both have the same top-1.
         """
         if isinstance(record, Measurement):
-            return self.correct.get(record.digest)
+            return self._correct(record)
         same = (
-            self.correct.get(r.digest)
+            self._correct(r)
             for r in (self.whole or self).measurements
             if (r.weights_sha256, r.precision) == (record.weights_sha256, "fp32")
             if math.isclose(r.top1_accuracy, record.top1_accuracy)
         )
         return next((answers for answers in same if answers is not None), None)
+
+    def _correct(self, record: Measurement) -> Answers | None:
+        found = self.classified.get(record.digest)
+        return None if found is None else found.correct
 
     def difference(self, found: Sequence[Scored], base: Sequence[Scored]) -> Difference | None:
         """Return how much higher the top-1 of records is than that of others, seed by seed; None without common seeds.
@@ -273,7 +278,7 @@ class Results:
         """Return the candidate in the last of its precisions there, in the order of `formats`."""
         measured = self.at(bench)
         return next(
-            (found for p in reversed(formats.MADE) if (found := of_file(measured, self.study.report.candidate, p))),
+            (found for p in reversed(formats.MADE) if (found := of_file(measured, self.study.candidate, p))),
             [],
         )
 

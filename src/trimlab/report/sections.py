@@ -1,23 +1,35 @@
 """What stands in a report, and in which order: sections of tables, findings and figures."""
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import date
 
 from trimlab import formats
 from trimlab.config import QuantizationAwareTraining
 from trimlab.records import Measurement
-from trimlab.report import anatomy, controls, findings, mixed, recommendation, scores, sensitivity, tables
+from trimlab.report import (
+    anatomy,
+    classes,
+    controls,
+    findings,
+    mixed,
+    opening,
+    recommendation,
+    scores,
+    sensitivity,
+    tables,
+)
 from trimlab.report.model import (
     Block,
+    Chapter,
     Figure,
     Finding,
-    Findings,
     Report,
     Section,
     Span,
     Table,
     Text,
+    bullets,
     code,
+    paragraph,
     strong,
     text_of,
 )
@@ -37,72 +49,232 @@ Blocks = list[Block]
 
 def report(results: Results, drawn: Sequence[str]) -> Report:
     """Return the whole report; `drawn` names the figures that there are."""
-    sections = [
-        ("Which file to deploy", _recommended(results)),
-        ("Candidate against baseline", _headline(results, drawn)),
-        ("Devices and versions", _setup(results)),
-        ("Baseline: full and mixed precision", _baseline(results, drawn)),
-        ("Pruning", _pruning(results, drawn)),
-        ("Which layers can lose channels", _sensitivity(results, drawn)),
-        *((control.heading, _controls(results, control)) for control in controls.CONTROLS),
-        ("Pruning × precision", [*_precisions(results), *_speed(drawn)]),
-        ("Accuracy beyond top-1", _scores(results)),
+    chapters = [made for chapter in _CHAPTERS if (made := chapter(results, drawn))]
+    published = _shows_published(block for chapter in chapters for block in chapter.blocks)
+    chapters.append(_how_to_read(results, published))
+    return Report(results.study.report.title, opening.sections(results, drawn), tuple(chapters))
+
+
+def _chapter(name: str, heading: str, about: str, answer: Finding | None, blocks: Sequence[Block]) -> Chapter | None:
+    """Return a chapter; None where there is nothing to show."""
+    return Chapter(name, heading, about, answer, tuple(blocks)) if blocks else None
+
+
+def _candidate(results: Results, drawn: Sequence[str]) -> Chapter | None:
+    bench = results.headline_bench()
+    if bench is None:
+        return None
+    table = tables.candidate(results, bench)
+    about = "the candidate in every precision, the unpruned models of its dataset, and what training took"
+    answer = findings.against_reference(results, bench)
+    return _chapter("candidate", "Candidate against baseline", about, answer, [table])
+
+
+def _training(results: Results, drawn: Sequence[str]) -> Chapter | None:
+    def section(on: Results) -> Blocks:
+        shown = any(on.trained(key) and not on.repeats(key) for key in on.study.workloads)
+        said = (*findings.given_weights(on), *findings.amp(on))
+        return [*([tables.baselines(on)] if shown else []), *paragraph(*said)]
+
+    answer = findings.trained(results.on(results.training_device()))
+    blocks = _per_device(results, lambda on: bool(on.trainings), section)
+    blocks += _figure(drawn, "training", "Training loss and top-1 over the epochs")
+    about = "training curves, recipes, full and mixed precision, and what it took"
+    return _chapter("training", "Training", about, answer, blocks)
+
+
+def _pruning(results: Results, drawn: Sequence[str]) -> Chapter | None:
+    parts: Blocks = []
+    on = results.on(results.training_device())
+    said = {key: findings.headroom(on, key) for key in results.study.workloads}
+    own = results.study.variants[results.study.candidate].workload
+    for workload in results.study.workloads:
+        pruned = [v for v in results.variants_of(workload) if results.study.point(v).prunes]
+        if not any(results.pruned(variant) for variant in pruned):
+            continue
+
+        def section(on: Results, workload: str = workload) -> Blocks:
+            read = (findings.fine_tuning, findings.eager_latency)
+            return [tables.pruning(on, workload), *paragraph(*(say(on, workload) for say in read))]
+
+        def has(on: Results, keys: Sequence[str] = pruned) -> bool:
+            return any(on.pruned(key) for key in keys)
+
+        blocks = paragraph(said[workload]) if workload != own else []
+        blocks += _figure(drawn, f"pruning-{workload}", "Top-1 before and after fine-tuning over the ratio")
+        blocks += _per_device(results, has, section)
+        parts.append(Section(_workload_heading(results, workload), tuple(blocks)))
+    about = "what each ratio left of accuracy, parameters and size, before and after fine-tuning"
+    return _chapter("pruning", "Pruning", about, said[own], parts)
+
+
+def _sensitivity(results: Results, drawn: Sequence[str]) -> Chapter | None:
+    parts: Blocks = []
+    on = results.on(results.training_device())
+    answers = [found for key in results.study.workloads if (found := sensitivity.finding(on, key))]
+    for workload in results.study.workloads:
+
+        def section(on: Results, workload: str = workload) -> Blocks:
+            table, said = sensitivity.widths(on, workload), sensitivity.finding(on, workload)
+            return [*paragraph(said if said not in answers[:1] else None), *([table] if table else [])]
+
+        def has(on: Results, workload: str = workload) -> bool:
+            return bool(sensitivity.measured(on, workload))
+
+        blocks = _figure(drawn, f"sensitivity-{workload}", "Top-1 lost over the share of a group's channels removed")
+        blocks += _per_device(results, has, section)
+        if blocks:
+            parts.append(Section(_workload_heading(results, workload), tuple(blocks)))
+    about = "which layers can lose channels: a curve for each, and the widths that were chosen"
+    return _chapter("sensitivity", "Which layers can lose channels", about, next(iter(answers), None), parts)
+
+
+def _controls(results: Results, drawn: Sequence[str]) -> Chapter | None:
+    parts: Blocks = []
+    for control in controls.CONTROLS:
+
+        def section(on: Results, control: controls.Control = control) -> Blocks:
+            found = controls.pairs(on, control)
+            return [controls.table(on, control, found), *paragraph(*controls.findings(on, found))]
+
+        def has(on: Results, control: controls.Control = control) -> bool:
+            return bool(controls.pairs(on, control))
+
+        if blocks := _per_device(results, has, section):
+            parts.append(Section(text_of(control.heading), tuple(blocks)))
+    about = "pruned models against the same shape from scratch, random channels, and no distillation"
+    answer = controls.answer(results.on(results.training_device()))
+    return _chapter("controls", "Was it pruning that helped?", about, answer, parts)
+
+
+def _files(results: Results, drawn: Sequence[str]) -> Chapter | None:
+    """Return one table a workload and bench: all of its variants in all precisions."""
+    parts: Blocks = []
+    for workload in results.study.workloads:
+        for bench in results.benches():
+            measured = [record for record in results.at(bench) if record.workload == workload]
+            if measured:
+                heading = (*_workload_heading(results, workload), Span(_bench_suffix(results, bench)))
+                read = paragraph(findings.baseline_times(measured))
+                parts.append(Section(heading, (tables.precisions(results, workload, bench), *read)))
+    answer = next((said for bench in results.benches() if (said := findings.fastest(results.at(bench)))), None)
+    about = "every variant in every precision: size, accuracy, latency, throughput, speed-up"
+    return _chapter("files", "Pruning × precision", about, answer, [*parts, *_speed(drawn)])
+
+
+def _fronts(results: Results, drawn: Sequence[str]) -> Chapter | None:
+    bench = results.main_bench()
+    if bench is None:
+        return None
+    blocks: Blocks = []
+    for dataset in results.study.datasets:
+        blocks += bullets(findings.fronts(results, bench, dataset))
+        alternative = f"Top-1 over throughput on {pretty(dataset)}"
+        blocks += _figure(drawn, f"accuracy-by-throughput-{dataset}", alternative)
+        if dataset != results.dataset_of(results.study.report.baseline):
+            for name in ("latency", "size"):
+                blocks += _figure(drawn, f"accuracy-by-{name}-{dataset}", f"Top-1 over {name} on {pretty(dataset)}")
+    about = "the files that no other one beats in accuracy and in size, latency or throughput"
+    return _chapter("fronts", "Which files no other file beats", about, None, blocks)
+
+
+def _int8(results: Results, drawn: Sequence[str]) -> Chapter | None:
+    headline = results.headline_bench()
+    answer = opening.int8(results, headline) if headline else None
+    parts: Blocks = []
+    for bench in results.benches():
+        said = findings.precision_costs(results, results.at(bench))
+        others = bullets(one for one in said if one != answer or bench != headline)
+        parts += _measured_on(results, bench, others) if others else []
+    for heading, blocks in (
         ("INT8, mixed: which layers stay in float", _mixed(results, drawn)),
         ("INT8 against its exact arithmetic", _exactness(results)),
-        ("Why is it not faster?", _anatomy(results)),
-        ("Runtimes beside each other", _runtimes(results)),
-        (_rivals_heading(results), _rivals(results)),
-        ("Conclusions", _list(findings.closing(results))),
-        ("Every measurement", _measurements(results)),
-    ]
-    shown = [block for _, blocks in sections for block in blocks]
-    sections.insert(3, ("How to read the tables", _how_to_read(results, _shows_published(shown))))
-    # A section without content has no heading either.
-    made = tuple(Section(text_of(heading), tuple(blocks)) for heading, blocks in sections if blocks)
-    return Report(results.study.report.title, made)
+    ):
+        parts += [Section(text_of(heading), tuple(blocks))] if blocks else []
+    about = "what INT8 and FP16 cost against the same variant's FP32 file, and in which layers"
+    return _chapter("int8", "What did INT8 cost, and where?", about, answer, parts)
 
 
-def _recommended(results: Results) -> Blocks:
+def _classes(results: Results, drawn: Sequence[str]) -> Chapter | None:
+    bench = results.headline_bench()
+    if bench is None:
+        return None
+    found = [classes.losses(results, bench), classes.confusions(results, bench)]
+    blocks: Blocks = [table for table in found if table]
+    if scored := _scores(results):
+        blocks.append(Section(text_of("Accuracy beyond top-1"), tuple(scored)))
+    about = "the accuracy that each class lost, and which classes are confused more often"
+    return _chapter("classes", "Which classes lose?", about, classes.finding(results, bench), blocks)
+
+
+def _scores(results: Results) -> Blocks:
+    """Show the figures that the study asks for, where they are not top-1 alone and there are records of them."""
+    if results.study.report.evaluate == ["top1"]:
+        return []
     blocks: Blocks = []
-    devices = recommendation.devices(results)
-    for device in devices:
-        table = recommendation.table(results, device)
-        if table:
-            said = _paragraph(recommendation.chosen_on(results.study.data.split))
-            named = _paragraph(Finding.of(strong(results.labels[device]))) if len(devices) > 1 else []
-            blocks += [*named, table, *said]
+    for bench in results.benches():
+        measured = results.at(bench)
+        if any(record.macro_f1 is not None for record in measured):
+            blocks += _measured_on(results, bench, [scores.overall(results, measured)])
     return blocks
 
 
-def _headline(results: Results, drawn: Sequence[str]) -> Blocks:
-    bench = results.headline_bench()
-    blocks = _paragraph(findings.headline(results))
-    if bench is None:
-        return blocks
-    blocks += _paragraph(findings.opponents(results))
-    blocks += _paragraph(findings.few_images(results))
-    blocks += _paragraph(findings.against_reference(results, bench))
-    for warning in findings.inexact(results, results.candidate_file(bench)):
-        blocks += _paragraph(warning)
-    dataset = results.dataset_of(results.study.report.candidate)
-    return [
-        *blocks,
-        tables.candidate(results, bench),
-        *_figure(drawn, f"accuracy-by-size-{dataset}", f"Top-1 over file size on {pretty(dataset)}"),
-        *_figure(drawn, f"accuracy-by-speed-{dataset}", f"Top-1 over latency and throughput on {pretty(dataset)}"),
+def _why(results: Results, drawn: Sequence[str]) -> Chapter | None:
+    """Say for each bench what bounds the candidate's workload, and show the candidate's layers."""
+    parts: Blocks = []
+    headline = results.main_bench()
+    for number, bench in enumerate(results.benches(), start=1):
+        candidate = [record for record in results.candidate_file(bench) if record.batch_layers]
+        table = anatomy.explained(results, bench)
+        answer = anatomy.answer(results, bench) if bench != headline else None
+        blocks = [*paragraph(answer), *([table] if table else []), *bullets(anatomy.reduced(results, bench))]
+        blocks += _figure(drawn, f"layers-{number}", "Share of the time of each layer of the candidate")
+        blocks += [anatomy.layers(results, record) for record in candidate[:1]]
+        if blocks:
+            parts.append(Section(text_of(f"Layers{_bench_suffix(results, bench)}"), tuple(blocks)))
+    rounded = [found for key in results.study.workloads for found in _rounding(results, key)]
+    parts += [Section(text_of("Rounded widths"), tuple(bullets(rounded)))] if rounded else []
+    about = "layers by time, work saved against time saved, widths that the hardware pads"
+    answer = anatomy.answer(results, headline) if headline else None
+    return _chapter("speed", "Why is it not faster?", about, answer, parts)
+
+
+def _rounding(results: Results, workload: str) -> list[Finding]:
+    """Say what rounded widths change, on each bench."""
+    found = [(bench, one) for bench in results.benches() for one in findings.rounding(results, bench, workload)]
+    several = len(results.benches()) > 1
+    return [one.led_by(f"{results.where(bench)}: ") if several else one for bench, one in found]
+
+
+def _devices(results: Results, drawn: Sequence[str]) -> Chapter | None:
+    blocks: Blocks = []
+    for number, device in enumerate(recommendation.devices(results)[1:], start=1):
+        if found := opening.recommended(results, number):
+            heading = f"Which file to deploy on {results.labels[device]}"
+            blocks.append(Section(text_of(heading), tuple(found)))
+    said = [findings.beside_bf16(results, bench) for bench in results.benches()]
+    named = [
+        found.led_by(f"{results.where(bench)}: ") if len(results.benches()) > 1 else found
+        for bench, found in zip(results.benches(), said, strict=True)
+        if found
     ]
+    side_by_side = tables.benches(results)
+    compared = [*([side_by_side] if side_by_side else []), *bullets(named)]
+    versions = [tables.devices(results), *bullets([_origin(results)])]
+    if not compared and not blocks:
+        about = "what computed, in which versions, and where the records come from"
+        return _chapter("devices", "Devices and versions", about, None, versions)
+    blocks = [*compared, *blocks, Section(text_of("Devices and versions"), tuple(versions))]
+    about = "the candidate on each device and runtime side by side, versions, and where the records come from"
+    return _chapter("devices", "Devices side by side", about, findings.runtimes(results), blocks)
 
 
-def _setup(results: Results) -> Blocks:
-    records = results.records
-    days: list[date] = sorted({record.moment.date() for record in records})
-    span = str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    seeds = ", ".join(map(str, results.study.seeds))
+def _origin(results: Results) -> Finding:
     commits: list[str | Span] = []
-    for commit in sorted({record.commit for record in records}):
+    for commit in sorted({record.commit for record in results.records}):
         commits += [", ", code(commit)]
-    origin = Finding.of(
-        f"Seeds: {seeds}. Measured {span} at commit ",
+    return Finding.of(
+        "Measured at commit ",
         *commits[1:],
         ". Study ",
         code(results.study.study),
@@ -110,14 +282,52 @@ def _setup(results: Results) -> Blocks:
         code(results.study.digest()[:12]),
         ".",
     )
-    notes = [Finding.of(note) for note in results.study.report.notes]
-    return [tables.devices(results), *_list([origin, *_missing(results), *notes])]
 
 
-def _missing(results: Results) -> list[Finding]:
-    """Say what of the study has no record yet."""
-    absent = results.missing()
-    return [Finding.of(strong("Not measured yet"), f": {'; '.join(absent)}.")] if absent else []
+def _runtimes(results: Results, drawn: Sequence[str]) -> Chapter | None:
+    parts: Blocks = []
+    for bench in results.benches():
+        measured = _in_order(results, results.at(bench))
+        found = [table(results, measured) for table in (anatomy.clocks, anatomy.builds, anatomy.agreement)]
+        if any(found):
+            heading = text_of(f"Measured{_bench_suffix(results, bench)}")
+            parts.append(Section(heading, tuple(table for table in found if table)))
+    about = "the same files in torch, ONNX Runtime and others: accuracy, labels, a GPU's clocks, builds of an engine"
+    return _chapter("runtimes", "Runtimes beside each other", about, None, parts)
+
+
+def _models(results: Results, drawn: Sequence[str]) -> Chapter | None:
+    def section(on: Results) -> Blocks:
+        return [tables.losses(on, group) for group in findings.rivals(on)]
+
+    blocks = _per_device(results, lambda on: bool(findings.rivals(on)), section)
+    on = results.on(results.training_device())
+    said = [found for group in findings.rivals(on) if (found := findings.large_against_small(on, group))]
+    about = "what pruning costs each model, and what each saves by it"
+    answer = said[0] if said else None
+    return _chapter("models", _rivals_heading(results), about, answer, [*blocks, *bullets(said[1:])])
+
+
+def _rivals_heading(results: Results) -> str:
+    """Name the models that are compared."""
+    groups = [group for device in results.devices() for group in findings.rivals(results.on(device))]
+    compared = [results.study.workloads[key].model for group in groups for key in group]
+    return " against ".join(pretty(model) for model in dict.fromkeys(compared))
+
+
+def _measurements(results: Results, drawn: Sequence[str]) -> Chapter | None:
+    blocks: Blocks = []
+    for bench in results.benches():
+        measured = _in_order(results, results.at(bench))
+        blocks += _measured_on(results, bench, [tables.measurements(results, measured)])
+    about = "a row for each: percentiles of times, memory, and the weights' digest"
+    return _chapter("measurements", "Every measurement", about, None, blocks)
+
+
+_CHAPTERS: tuple[Callable[[Results, Sequence[str]], Chapter | None], ...] = (
+    _candidate, _training, _pruning, _sensitivity, _controls, _files, _fronts, _int8, _classes, _why, _devices,
+    _runtimes, _models, _measurements,
+)  # fmt: skip
 
 
 def _shows_published(blocks: Iterable[Block]) -> bool:
@@ -130,7 +340,7 @@ def _shows_published(blocks: Iterable[Block]) -> bool:
     )
 
 
-def _how_to_read(results: Results, published: bool) -> Blocks:
+def _how_to_read(results: Results, published: bool) -> Chapter:
     batches = sorted({results.batch_size(bench) for bench in results.benches()})
     batch = " or ".join(map(str, batches or [results.study.benchmark.batch_size]))
     split = {record.split for record in (*results.trainings, *results.prunings, *results.measurements)}
@@ -146,7 +356,10 @@ def _how_to_read(results: Results, published: bool) -> Blocks:
         ),
         Finding.of(
             strong("Δ points"),
-            " is against the FP32 file of the same weights; in the first table, against the baseline. ",
+            " is top-1 less that of the study's unpruned FP32 baseline, in every table. ",
+            strong("Against its FP32"),
+            " is top-1 less that of the FP32 file of the same weights: what a precision costs; of quantization-aware "
+            "training, less that of the FP32 file from which it started. ",
             strong("× batch 1"),
             " and ",
             strong(f"× batch {batch}"),
@@ -182,7 +395,8 @@ def _how_to_read(results: Results, published: bool) -> Blocks:
         facts.append(
             Finding.of("Scored on the hold-out: no published figure, all of the test set, stands beside such rows.")
         )
-    return _list(facts)
+    about = "what each column means, and how intervals are made"
+    return Chapter("reading", "How to read the tables", about, None, tuple(bullets(facts)))
 
 
 def _trained(precision: str, settings: QuantizationAwareTraining) -> Finding:
@@ -193,80 +407,8 @@ def _trained(precision: str, settings: QuantizationAwareTraining) -> Finding:
         strong(precision_name(precision)),
         " is quantization-aware training: INT8 in the same ranges, with weights trained further from the variant's own "
         f"while rounding to {settings.weight_bits}-bit weights is simulated ({count(settings.epochs, 'epoch')}, "
-        f"learning rate {settings.learning_rate:g}{labels}). ",
-        strong("Δ points"),
-        " are then against the FP32 file from which that started.",
+        f"learning rate {settings.learning_rate:g}{labels}).",
     )
-
-
-def _baseline(results: Results, drawn: Sequence[str]) -> Blocks:
-    def section(on: Results) -> Blocks:
-        shown = any(on.trained(key) and not on.repeats(key) for key in on.study.workloads)
-        said = (*findings.given_weights(on), *findings.amp(on))
-        return [*([tables.baselines(on)] if shown else []), *_paragraph(*said)]
-
-    blocks = _per_device(results, lambda on: bool(on.trainings), section)
-    return [*blocks, *_figure(drawn, "training", "Training loss and top-1 over the epochs")]
-
-
-def _pruning(results: Results, drawn: Sequence[str]) -> Blocks:
-    sections: Blocks = []
-    for workload in results.study.workloads:
-        pruned = [v for v in results.variants_of(workload) if results.study.point(v).prunes]
-        if not any(results.pruned(variant) for variant in pruned):
-            continue
-
-        def section(on: Results, workload: str = workload) -> Blocks:
-            read = (findings.fine_tuning, findings.eager_latency)
-            return [tables.pruning(on, workload), *_paragraph(*(say(on, workload) for say in read))]
-
-        def has(on: Results, keys: Sequence[str] = pruned) -> bool:
-            return any(on.pruned(key) for key in keys)
-
-        blocks = _per_device(results, has, section)
-        blocks += _figure(drawn, f"pruning-{workload}", "Top-1 before and after fine-tuning over the ratio")
-        sections.append(Section(_workload_heading(results, workload), tuple(blocks)))
-    return sections
-
-
-def _sensitivity(results: Results, drawn: Sequence[str]) -> Blocks:
-    sections: Blocks = []
-    for workload in results.study.workloads:
-
-        def section(on: Results, workload: str = workload) -> Blocks:
-            table = sensitivity.widths(on, workload)
-            return [*_paragraph(sensitivity.finding(on, workload)), *([table] if table else [])]
-
-        def has(on: Results, workload: str = workload) -> bool:
-            return bool(sensitivity.measured(on, workload))
-
-        blocks = _figure(drawn, f"sensitivity-{workload}", "Top-1 lost over the share of a group's channels removed")
-        blocks += _per_device(results, has, section)
-        if blocks:
-            sections.append(Section(_workload_heading(results, workload), tuple(blocks)))
-    return sections
-
-
-def _controls(results: Results, control: controls.Control) -> Blocks:
-    def section(on: Results) -> Blocks:
-        found = controls.pairs(on, control)
-        return [controls.table(on, control, found), *_paragraph(*controls.findings(on, found))]
-
-    return _per_device(results, lambda on: bool(controls.pairs(on, control)), section)
-
-
-def _precisions(results: Results) -> Blocks:
-    """Return one table a workload and bench: all of its variants in all precisions."""
-    sections: Blocks = []
-    for workload in results.study.workloads:
-        for bench in results.benches():
-            measured = [record for record in results.at(bench) if record.workload == workload]
-            if measured:
-                heading = (*_workload_heading(results, workload), Span(_bench_suffix(results, bench)))
-                read = findings.precision_costs(results, measured)
-                read.append(findings.baseline_times(measured))
-                sections.append(Section(heading, (tables.precisions(results, workload, bench), *_paragraph(*read))))
-    return sections
 
 
 def _workload_heading(results: Results, workload: str) -> Text:
@@ -282,24 +424,11 @@ def _speed(drawn: Sequence[str]) -> Blocks:
     return [Figure(name, text) for start, text in shown.items() for name in drawn if name.startswith(start)]
 
 
-def _scores(results: Results) -> Blocks:
-    """Show the figures that the study asks for, where they are not top-1 alone and there are records of them."""
-    if results.study.report.evaluate == ["top1"]:
-        return []
-    blocks: Blocks = []
-    for bench in results.benches():
-        measured = results.at(bench)
-        if any(record.macro_f1 is not None for record in measured):
-            worst = scores.worst_classes(results, bench)
-            blocks += _measured_on(results, bench, [scores.overall(results, measured), *([worst] if worst else [])])
-    return blocks
-
-
 def _mixed(results: Results, drawn: Sequence[str]) -> Blocks:
     blocks: Blocks = []
     for bench in results.benches():
         if table := mixed.files(results, bench):
-            blocks += _measured_on(results, bench, [table, *_list(mixed.predictions(results, bench))])
+            blocks += _measured_on(results, bench, [table, *bullets(mixed.predictions(results, bench))])
     if not blocks:
         return []
     for variant in results.study.variants:
@@ -315,59 +444,14 @@ def _exactness(results: Results) -> Blocks:
     quantized = {bench: found for bench, found in measured.items() if any(r.precision in known for r in found)}
     compared = {bench: anatomy.exactness(results, found) for bench, found in quantized.items()}
     if not any(compared.values()):
-        return _paragraph(anatomy.NOT_EXACT) if compared else []
+        return paragraph(anatomy.NOT_EXACT) if compared else []
     headline = results.headline_bench()
     warned = results.candidate_file(headline) if headline else []
     blocks: Blocks = []
     for bench, table in compared.items():
         others = [record for record in measured[bench] if record not in warned]
-        own = [table, *_list(findings.inexact(results, others))] if table else _paragraph(anatomy.NOT_EXACT)
+        own = [table, *bullets(findings.inexact(results, others))] if table else paragraph(anatomy.NOT_EXACT)
         blocks += _measured_on(results, bench, own)
-    return blocks
-
-
-def _anatomy(results: Results) -> Blocks:
-    """Say for each bench what bounds the candidate's workload, and show the candidate's layers."""
-    sections: Blocks = []
-    for bench in results.benches():
-        candidate = [record for record in results.candidate_file(bench) if record.batch_layers]
-        blocks = _list(anatomy.explained(results, bench))
-        blocks += [anatomy.layers(results, record) for record in candidate[:1]]
-        if blocks:
-            sections.append(Section(text_of(f"Layers{_bench_suffix(results, bench)}"), tuple(blocks)))
-    return sections
-
-
-def _runtimes(results: Results) -> Blocks:
-    sections: Blocks = []
-    for bench in results.benches():
-        measured = _in_order(results, results.at(bench))
-        found = [table(results, measured) for table in (anatomy.clocks, anatomy.builds, anatomy.agreement)]
-        if any(found):
-            heading = text_of(f"Measured{_bench_suffix(results, bench)}")
-            sections.append(Section(heading, tuple(table for table in found if table)))
-    return sections
-
-
-def _rivals(results: Results) -> Blocks:
-    def section(on: Results) -> Blocks:
-        return [tables.losses(on, group) for group in findings.rivals(on)]
-
-    return _per_device(results, lambda on: bool(findings.rivals(on)), section)
-
-
-def _rivals_heading(results: Results) -> str:
-    """Name the models that are compared."""
-    groups = [group for device in results.devices() for group in findings.rivals(results.on(device))]
-    compared = [results.study.workloads[key].model for group in groups for key in group]
-    return " against ".join(pretty(model) for model in dict.fromkeys(compared))
-
-
-def _measurements(results: Results) -> Blocks:
-    blocks: Blocks = []
-    for bench in results.benches():
-        measured = _in_order(results, results.at(bench))
-        blocks += _measured_on(results, bench, [tables.measurements(results, measured)])
     return blocks
 
 
@@ -388,7 +472,7 @@ def _per_device(results: Results, has: Callable[[Results], bool], section: Calla
     for device in results.devices():
         if has(on := results.on(device)):
             if len(results.devices()) > 1:
-                blocks += _paragraph(Finding.of(strong(results.labels[device])))
+                blocks += paragraph(Finding.of(strong(results.labels[device])))
             blocks += section(on)
     return blocks
 
@@ -399,13 +483,3 @@ def _bench_suffix(results: Results, bench: Bench) -> str:
 
 def _figure(drawn: Sequence[str], name: str, alternative: str) -> Blocks:
     return [Figure(name, alternative)] if name in drawn else []
-
-
-def _paragraph(*said: Finding | None) -> Blocks:
-    items = tuple(finding for finding in said if finding)
-    return [Findings(items)] if items else []
-
-
-def _list(items: Iterable[Finding]) -> Blocks:
-    found = tuple(items)
-    return [Findings(found, listed=True)] if found else []

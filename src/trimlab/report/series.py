@@ -39,7 +39,7 @@ def metrics(results: Results) -> dict[str, dict[str, float]]:
 
 def plot_data(results: Results) -> dict[str, str]:
     """Return CSV texts for `dvc plots`: one device, and the candidate's workload where a line is drawn."""
-    workload = results.study.variants[results.study.report.candidate].workload
+    workload = results.study.variants[results.study.candidate].workload
     first = results.on(results.training_device())
     return {
         "accuracy_by_size": _accuracy_by_size(results),
@@ -51,7 +51,7 @@ def plot_data(results: Results) -> dict[str, str]:
 def _accuracy_by_size(results: Results) -> str:
     bench = results.main_bench()
     measured = results.at(bench) if bench else []
-    dataset = results.dataset_of(results.study.report.candidate)
+    dataset = results.dataset_of(results.study.candidate)
     rows = [
         [
             found[0].variant,

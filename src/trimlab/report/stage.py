@@ -8,30 +8,32 @@ from tempfile import TemporaryDirectory
 from trimlab.config import Params
 from trimlab.errors import UserError
 from trimlab.records import Record
+from trimlab.records.labels import Classified
 from trimlab.report import figures
 from trimlab.report.chart import specification
 from trimlab.report.html import page
-from trimlab.report.intervals import Answers
-from trimlab.report.markdown import document
+from trimlab.report.markdown import documents
 from trimlab.report.results import Results
 from trimlab.report.sections import report
 from trimlab.report.series import metrics, plot_data
 
 
-def render(study: Params, records: list[Record], folder: Path, correct: Mapping[str, Answers] | None = None) -> None:
+def render(
+    study: Params, records: list[Record], folder: Path, classified: Mapping[str, Classified] | None = None
+) -> None:
     """Write a report into a folder, all of it or nothing.
 
-    That is report.md, report.html, metrics.json, figures/*.svg and plots/*.csv.
+    That is report.md, tables/*.md, report.html, metrics.json, figures/*.svg and plots/*.csv.
 
-    The same params, records and answers give the same bytes, in whatever order the records come. Figures and plot
-    data that the study no longer has are removed.
+    The same params, records and labels give the same bytes, in whatever order the records come. Tables, figures and
+    plot data that the study no longer has are removed.
 
     Args:
         study: the params.
         records: those that the study's params select.
         folder: the report's.
-        correct: which images each measured file got right (`records.labels`). Without it, files are compared by their
-            accuracies alone, and the report says so.
+        classified: what each measured file took the images for (`records.labels`). Without it, files are compared by
+            their accuracies alone, and the report says so.
 
     Raises:
         UserError: the folder cannot be written; a report that was there stays as it was.
@@ -40,7 +42,7 @@ def render(study: Params, records: list[Record], folder: Path, correct: Mapping[
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             made = Path(scratch) / "made"
-            _write(Results.of(study, records, correct), made)
+            _write(Results.of(study, records, classified), made)
             _take_the_place(made, folder, Path(scratch))
     except OSError as error:
         why = error.strerror or error
@@ -48,7 +50,7 @@ def render(study: Params, records: list[Record], folder: Path, correct: Mapping[
 
 
 def _write(results: Results, folder: Path) -> None:
-    for part in ("figures", "plots"):
+    for part in ("figures", "plots", "tables"):
         (folder / part).mkdir(parents=True)
     drawn = figures.draw(results)
     for name, figure in drawn.items():
@@ -58,7 +60,8 @@ def _write(results: Results, folder: Path) -> None:
     values = json.dumps(metrics(results), indent=2, allow_nan=False)
     (folder / "metrics.json").write_text(values + "\n", encoding="utf-8")
     made = report(results, list(drawn))
-    (folder / "report.md").write_text(document(made), encoding="utf-8")
+    for path, text in documents(made).items():
+        (folder / path).write_text(text, encoding="utf-8")
     drawings = {name: (folder / "figures" / f"{name}.svg").read_text(encoding="utf-8") for name in drawn}
     (folder / "report.html").write_text(page(made, drawings, specification(results)), encoding="utf-8")
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 from trimlab import formats
 from trimlab.records import BATCHNORM_IMAGES, Epoch, Latency, Measurement, Pruning, Record, Training
 from trimlab.report import budgets, reference
-from trimlab.report.intervals import Replicated, wilson
+from trimlab.report.intervals import Difference, Replicated, wilson
 from trimlab.report.model import Column, Table, Value, words
 from trimlab.report.results import (
     Bench,
@@ -33,6 +33,7 @@ from trimlab.report.text import (
     MIB,
     allocation_name,
     amount,
+    decimals,
     importance_name,
     mib,
     millions,
@@ -69,9 +70,13 @@ SIZE = Column("Size MiB", "MiB")
 TOP1 = Column("Top-1 %", "%")
 BUDGET = Column("Budget TMACs", "TMACs")
 SEEDS = Column("n")
+DELTA = Column("Δ points", "points")
+"""Against the study's unpruned FP32 baseline, wherever it stands."""
+OWN = Column("Against its FP32, points", "points")
+"""What a precision moves: against the FP32 file of the same weights."""
 DEPLOYED = (
-    words("Variant"), RATIO, PARAMS, words("Precision"), words("File, runtime"), SIZE, TOP1,
-    Column("Δ points", "points"), Column("Latency ms", "ms"), Column("Images/s", "1/s"), Column("× batch 1"),
+    words("Variant"), RATIO, PARAMS, words("Precision"), words("File, runtime"), SIZE, TOP1, DELTA, OWN,
+    Column("Latency ms", "ms"), Column("Images/s", "1/s"), Column("× batch 1"),
 )  # fmt: skip
 
 
@@ -152,21 +157,21 @@ def candidate(results: Results, bench: Bench) -> Table:
     """Return baseline, candidate in every precision, and the opponents.
 
     These are every unpruned model of that dataset, and the candidate's shape trained from scratch. Each stands there in
-    FP32 and at its best precision. Points are gained against the baseline.
+    FP32 and at its best precision.
     """
     report = results.study.report
-    precisions = [p for p in formats.MADE if p in results.study.variants[report.candidate].precisions]
-    own = [(report.candidate, precision) for precision in precisions]
+    precisions = [p for p in formats.MADE if p in results.study.variants[results.study.candidate].precisions]
+    own = [(results.study.candidate, precision) for precision in precisions]
     opponents = [*_from_scratch(results), *_other_models(results)]
     others = [file for variant in opponents for file in at_best(results, bench, variant)]
     files = [(report.baseline, "fp32"), *at_best(results, bench, report.baseline), *own, *others]
-    table = deployed(results, "candidate", files, bench, against=report.baseline)
+    table = deployed(results, "candidate", files, bench)
     return replace(table, caption=f"{table.caption}{_budgets(results, [variant for variant, _ in files])}")
 
 
 def _from_scratch(results: Results) -> list[str]:
     """Return the variants that train the candidate's shape from scratch."""
-    study, candidate = results.study, results.study.report.candidate
+    study, candidate = results.study, results.study.candidate
     return [
         variant
         for variant in results.variants_of(study.variants[candidate].workload)
@@ -199,9 +204,9 @@ def overview(studies: Iterable[Results]) -> Table:
         words("Study"),
         words("Measured on"),
         words("Candidate"),
-        Column("Top-1 %", "%"),
-        Column("Δ points", "points"),
-        Column("Size MiB", "MiB"),
+        TOP1,
+        DELTA,
+        SIZE,
         Column("× batch 1"),
         Column("× large batch"),
         Column("Large batch"),
@@ -217,6 +222,46 @@ def overview(studies: Iterable[Results]) -> Table:
     return Table.of("overview", columns, [row for results in studies for row in _overview_rows(results)], caption)
 
 
+def benches(results: Results) -> Table | None:
+    """Return the baseline and the candidate on each device and runtime; None with fewer than two of them."""
+    rows = [row for bench in results.benches() if (row := _bench_row(results, bench))]
+    if len(rows) < 2:
+        return None
+    columns = [
+        words("Measured on"), words("Candidate"), TOP1, DELTA, SIZE, Column("Baseline's latency ms", "ms"),
+        Column("Latency ms", "ms"), Column("× batch 1"), Column("Baseline's images/s", "1/s"),
+        Column("Images/s", "1/s"), Column("× large batch"), Column("Large batch"), SEEDS,
+    ]  # fmt: skip
+    caption = (
+        f"Candidate: {results.study.candidate}. Baseline: {results.study.report.baseline} in FP32. "
+        "Latency: p50 at batch 1. Images/s: p50 at the large batch. Copies are included. ×: as fast as the unpruned "
+        "FP32 file on the same device in the same runtime; no ratio crosses devices or runtimes."
+    )
+    return Table.of("benches", columns, rows, caption)
+
+
+def _bench_row(results: Results, bench: Bench) -> Values:
+    base = of_file(results.at(bench), results.study.report.baseline, "fp32")
+    found = results.candidate_file(bench)
+    if not base or not found:
+        return []
+    (base_ms, ms), (base_rate, rate) = zip(_times_of(base), _times_of(found), strict=True)
+    single, batch = _speedups(results, found)
+    return [
+        results.where(bench), precision_name(found[0].precision), top1(found), delta(results, found),
+        size(mean([record.deployed_bytes for record in found])), base_ms, ms, single, base_rate, rate, batch,
+        whole(results.batch_size(bench)), whole(len(found)),
+    ]  # fmt: skip
+
+
+def _times_of(found: Sequence[Measurement]) -> list[Value]:
+    """Write a file's latency at batch 1 and its throughput at the large batch."""
+    return [
+        _timed(spread([record.latency.p50_ms for record in found], milliseconds), found),
+        _timed(spread([record.batch_latency.images_per_second for record in found], _thousands), found),
+    ]
+
+
 def _overview_rows(results: Results) -> Iterator[Values]:
     report, study = results.study.report, results.study.study
     for bench in results.benches():
@@ -228,7 +273,7 @@ def _overview_rows(results: Results) -> Iterator[Values]:
                 where(results, found),
                 describe(results, found),
                 " → ".join(spread([100 * r.top1_accuracy for r in distinct(file)], hundredths).text for file in files),
-                _delta(results, found, base, report.baseline),
+                delta(results, found),
                 " → ".join(size(mean([record.deployed_bytes for record in file])).text for file in files),
                 *_beside_bf16(results, bench, _speedups(results, found)),
                 whole(results.batch_size(bench)),
@@ -238,7 +283,7 @@ def _overview_rows(results: Results) -> Iterator[Values]:
 
 def _beside_bf16(results: Results, bench: Bench, candidates: list[Value]) -> list[Value]:
     """Note at the candidate's speed-ups those of the unpruned model in BF16, where a runtime computes that."""
-    unpruned = results.unpruned(results.study.variants[results.study.report.candidate].workload)
+    unpruned = results.unpruned(results.study.variants[results.study.candidate].workload)
     bf16 = of_file(results.at(bench), unpruned or "", "bf16")
     own = [speedup(bf16), batch_speedup(bf16)] if bf16 else []
     noted = [
@@ -281,19 +326,15 @@ def at_best(results: Results, bench: Bench, variant: str) -> list[tuple[str, str
     return [(variant, "fp32"), (variant, best[0].precision)]
 
 
-def deployed(results: Results, name: str, files: Sequence[tuple[str, str]], bench: Bench, against: str = "") -> Table:
-    """Return deployed files, each (variant, precision) of `files`, with the published row under it.
-
-    Points are gained against the FP32 file of the same weights, or against that of the variant `against`.
-    """
+def deployed(results: Results, name: str, files: Sequence[tuple[str, str]], bench: Bench) -> Table:
+    """Return deployed files, each (variant, precision) of `files`, with the published row under it."""
     measured = results.at(bench)
     files = list(dict.fromkeys(files))
     present = [(variant, precision) for variant, precision in files if of_file(measured, variant, precision)]
     rows: list[Values] = []
     for variant, precision in present:
         found = of_file(measured, variant, precision)
-        delta = _delta(results, found, of_file(measured, against or variant, "fp32"), against)
-        rows.append(_deployed_row(results, found, delta))
+        rows.append(_deployed_row(results, found))
         published = results.published(found[0], reference.deployed, found[0].ratio, precision)
         last = not any(
             other_precision == precision and results.alike(variant, other)
@@ -314,7 +355,7 @@ def measurements(results: Results, measured: Sequence[Measurement]) -> Table:
     several = len({record.seed for record in measured}) > 1
     compared = all(record.onnx_agreement is not None for record in measured)
     clocked = all(record.clocks for record in measured)
-    known = any(record.digest in results.correct for record in measured)
+    known = any(record.digest in results.classified for record in measured)
     shown: list[tuple[Column, Callable[[Measurement], str | Value], bool]] = [
         (words("Variant"), lambda r: r.variant, True),
         (words("Precision"), lambda r: precision_name(r.precision), True),
@@ -362,13 +403,12 @@ def losses(results: Results, workloads: Sequence[str]) -> Table:
     if {(w.model, results.study.datasets[w.dataset].source) for w in chosen} >= reference.compared():
         rows += [_cited_row(row) for row in reference.cited()]
     columns = [
-        words("Model"), words("Dataset"), words("Variant"), RATIO, TOP1, Column("Points lost", "points"),
-        Column("MiB saved", "MiB"), Column("Points per MiB", "points/MiB"),
+        words("Model"), words("Dataset"), words("Variant"), RATIO, TOP1, Column("Against unpruned, points", "points"),
+        Column("MiB saved", "MiB"), Column("Points lost per MiB saved", "points/MiB"),
     ]  # fmt: skip
     caption = (
         f"{where(results, results.prunings)}. Torch models after fine-tuning, FP32, each against the same workload "
-        "unpruned, which has no fine-tuning behind it. MiB: parameters and buffers. Points per MiB: points lost / MiB "
-        "saved."
+        "unpruned, which has no fine-tuning behind it. MiB: parameters and buffers."
     )
     key = results.key(f"losses-{chosen[0].dataset}", results.prunings[0].device.identity)
     return Table.of(key, columns, rows, caption)
@@ -660,7 +700,7 @@ def _pruning_reference_note(results: Results, rows: list[Values], records: Seque
     return f"Reference latency: eager PyTorch on an unnamed GPU, batch size and warm-up not given.{other}"
 
 
-def _deployed_row(results: Results, found: Sequence[Measurement], delta: Value) -> Values:
+def _deployed_row(results: Results, found: Sequence[Measurement]) -> Values:
     first = found[0]
     params = mean([record.num_params for record in found])
     return [
@@ -671,9 +711,9 @@ def _deployed_row(results: Results, found: Sequence[Measurement], delta: Value) 
         f"{'engine' if first.engine else 'ONNX file'}, {pretty(first.runtime)}",
         size(mean([record.deployed_bytes for record in found])),
         top1(found),
-        delta,
-        _timed(spread([record.latency.p50_ms for record in found], milliseconds), found),
-        _timed(spread([record.batch_latency.images_per_second for record in found], _thousands), found),
+        delta(results, found),
+        _against_own(results, found),
+        *_times_of(found),
         *_speedups(results, found),
         whole(len(found)),
     ]
@@ -708,17 +748,28 @@ def _precision(record: Measurement) -> Value:
     return Value(precision_name(record.precision), note=note)
 
 
-def _delta(results: Results, found: Sequence[Measurement], fp32: Sequence[Measurement], against: str) -> Value:
-    """Write the points gained against an FP32 file, seed by seed: of the same weights, or of the variant `against`.
+def delta(results: Results, found: Sequence[Measurement]) -> Value:
+    """Write the points gained against the study's unpruned FP32 baseline on the same bench, seed by seed.
 
     Of one seed with the paired 95 % interval, where the answers to each image are known.
     """
+    name = results.study.report.baseline
+    base = of_file(results.at(bench_of(found[0])), name, "fp32")
+    if found == base:
+        return Value("0", 0, f"the baseline, {name} in FP32: Δ is measured against it")
+    if base and base[0].dataset_sha256 != found[0].dataset_sha256:
+        return Value("—", note=f"scored on other images than the baseline, {name}")
+    return _points(results, found, base) or Value("—", note=f"no FP32 file of the baseline, {name}, was measured")
+
+
+def _against_own(results: Results, found: Sequence[Measurement]) -> Value:
+    """Write the points gained against the FP32 file of the same weights, as `delta` does."""
+    fp32 = of_file(results.at(bench_of(found[0])), found[0].variant, "fp32")
     if found == fp32:
-        return Value("0", 0, f"Δ is measured against {f'{against} in FP32' if against else 'FP32'}")
+        return Value("—", note="is the FP32 file")
     own = {record.weights_sha256 for record in found}
-    base = [record for record in fp32 if against or record.weights_sha256 in own]
-    gained = _points(results, found, base)
-    return gained or Value("—", note=f"no FP32 file of {against or 'the same weights'} was measured")
+    gained = _points(results, found, [record for record in fp32 if record.weights_sha256 in own])
+    return gained or Value("—", note="no FP32 file of the same weights was measured")
 
 
 def _points(results: Results, found: Sequence[Scored], base: Sequence[Scored]) -> Value | None:
@@ -747,7 +798,7 @@ def _published_deployed(row: reference.Line) -> Values:
         REFERENCE, _printed_ratio(row),
         _printed_number(f"{float(params):.3f}" if float(params) < 1 else params),
         _printed(row["precision"].upper()), _printed(f"{pretty(row['size_of'])}, {pretty(row['runtime'])}"),
-        _printed_number(row["size_mb"]), _printed_number(row["top1_percent"]), NOT_PUBLISHED,
+        _printed_number(row["size_mb"]), _printed_number(row["top1_percent"]), *[NOT_PUBLISHED] * 2,
         _printed_number(row["latency_ms_per_image"]), *[NOT_PUBLISHED] * 4,
     ]  # fmt: skip
 
@@ -792,13 +843,10 @@ def _loss_row(results: Results, records: Sequence[Pruning], base: Sequence[Pruni
     lost, saved = lost_and_saved(records, base)
     unpruned = Value("—", note="unpruned: what the others are against")
     nothing = Value("—", note="nothing saved at ratio 0")
-    difference = results.difference(base, records)
-    known = bool(difference and difference.separable)
-    per_mib = Value(signed(lost / saved), lost / saved) if known and saved > 0 else NOT_TOLD_APART
     compared = [
-        _points(results, base, records) or Value(signed(lost), lost),
+        _points(results, records, base) or Value(signed(-lost), -lost),
         Value(mib(saved * MIB), saved) if saved > 0 else nothing,
-        per_mib if saved > 0 else nothing,
+        _per_mib(results.difference(base, records), lost, saved) if saved > 0 else nothing,
     ]
     return [
         pretty(first.model),
@@ -808,6 +856,13 @@ def _loss_row(results: Results, records: Sequence[Pruning], base: Sequence[Pruni
         top1(records),
         *([unpruned] * 3 if first.variant == base[0].variant else compared),
     ]
+
+
+def _per_mib(difference: Difference | None, lost: float, saved: float) -> Value:
+    """Write the points lost a MiB; a gain, or a loss that cannot be told from none, has no price."""
+    if difference is None or not difference.separable:
+        return NOT_TOLD_APART
+    return Value(decimals(lost / saved), lost / saved) if lost > 0 else Value("—", note="nothing lost")
 
 
 def lost_and_saved(records: Sequence[Pruning], base: Sequence[Pruning]) -> tuple[float, float]:

@@ -307,7 +307,7 @@ def _new_parent(client: "MlflowClient", experiment_id: str, study: Params, tags:
 
 def _parent_name(study: Params) -> str:
     """Return a name by which people can tell studies apart; the digest of the params is a tag."""
-    candidate, experiment = study.report.candidate, os.environ.get("DVC_EXP_NAME")
+    candidate, experiment = study.candidate, os.environ.get("DVC_EXP_NAME")
     point = study.point(candidate)
     asked = f"{point.ratio:.0%} pruned" if point.target is None else f"pruned to {point.target}"
     name = f"{candidate}, {asked}"
@@ -605,7 +605,7 @@ def _summary(study: Params, records: Sequence[Record]) -> dict[str, float]:
 
 def _roles(study: Params, record: Measurement) -> list[str]:
     baseline = record.variant == study.report.baseline and record.precision == "fp32"
-    return ["baseline"] * baseline + ["candidate"] * (record.variant == study.report.candidate)
+    return ["baseline"] * baseline + ["candidate"] * (record.variant == study.candidate)
 
 
 def _on_newest_device(measured: list[Measurement]) -> list[Measurement]:

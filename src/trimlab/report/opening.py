@@ -1,0 +1,91 @@
+"""What a report opens with, in two screens: which file to deploy, what was found, and how it was measured."""
+
+from collections.abc import Sequence
+
+from trimlab import formats
+from trimlab.report import anatomy, findings, recommendation
+from trimlab.report.model import Block, Figure, Finding, Section, bullets, paragraph, strong, text_of
+from trimlab.report.results import Bench, Results
+from trimlab.report.tables import replicates, timing, where
+from trimlab.report.text import pretty
+
+Blocks = list[Block]
+
+
+def sections(results: Results, drawn: Sequence[str]) -> tuple[Section, ...]:
+    """Return the opening; `drawn` names the figures that there are. What has no content has no heading."""
+    parts = [
+        ("Which file to deploy", _recommended(results)),
+        ("What was found", [*_found(results), *_figures(results, drawn)]),
+        ("How it was measured", _measured(results)),
+    ]
+    return tuple(Section(text_of(heading), tuple(blocks)) for heading, blocks in parts if blocks)
+
+
+def recommended(results: Results, number: int) -> Blocks:
+    """Return the recommendation of one device, by its place among those that measured files."""
+    device = recommendation.devices(results)[number]
+    table = recommendation.table(results, device)
+    said = recommendation.sentence(results, device)
+    return [*paragraph(said), *([table] if table else [])] if said else []
+
+
+def _recommended(results: Results) -> Blocks:
+    if not recommendation.devices(results):
+        return []
+    blocks = recommended(results, 0)
+    return [*blocks, *paragraph(recommendation.chosen_on(results.study.data.split))] if blocks else []
+
+
+def _found(results: Results) -> Blocks:
+    """Say what matters: candidate against baseline, a smaller model without pruning, INT8, speed, and warnings."""
+    bench = results.headline_bench()
+    said: list[Finding | None] = [findings.headline(results)]
+    if bench is None:
+        return bullets([*map(findings.trained, _trainers(results)), *said])
+    said += [findings.opponents(results), int8(results, bench), anatomy.in_short(results, bench)]
+    said += [findings.few_images(results), *findings.inexact(results, results.candidate_file(bench))]
+    return bullets([*said, findings.rounded_candidate(results, bench)])
+
+
+def _trainers(results: Results) -> list[Results]:
+    return [results.on(device) for device in results.training_devices()]
+
+
+def int8(results: Results, bench: Bench) -> Finding | None:
+    """Say what INT8 costs on a bench, of the first kind of INT8 that has several files there."""
+    costs = (findings.precision_cost(results, results.at(bench), precision) for precision in formats.QUANTIZED)
+    return next((cost for cost in costs if cost), None)
+
+
+def _figures(results: Results, drawn: Sequence[str]) -> Blocks:
+    dataset = results.dataset_of(results.study.report.baseline)
+    shown = {
+        f"accuracy-by-latency-{dataset}": f"Top-1 over latency at batch 1 on {pretty(dataset)}",
+        f"accuracy-by-size-{dataset}": f"Top-1 over file size on {pretty(dataset)}",
+    }
+    return [Figure(name, alternative) for name, alternative in shown.items() if name in drawn]
+
+
+def _measured(results: Results) -> Blocks:
+    """Say on what, in which runtimes and how often it was measured, and what is missing."""
+    said = [_bench(results, bench) for bench in results.benches()]
+    if not said:
+        said = [Finding.of(f"{where(results, on.records)}.") for on in _trainers(results)]
+    seeds = results.study.seeds
+    listed = ", ".join(map(str, seeds))
+    seeded = "One seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
+    days = sorted({record.moment.date() for record in results.records})
+    span = str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    said.append(Finding.of(f"{seeded} ({listed}), {span}. Intervals are of 95 %."))
+    absent = results.missing()
+    missing = [Finding.of(strong("Not measured yet"), f": {'; '.join(absent)}.")] if absent else []
+    return bullets([*said, *missing, *(Finding.of(note) for note in results.study.report.notes)])
+
+
+def _bench(results: Results, bench: Bench) -> Finding:
+    measured = results.at(bench)
+    return Finding.of(
+        f"{where(results, measured)}. {timing(r.latency for r in measured)} and "
+        f"{timing(r.batch_latency for r in measured)}, copies included. {replicates(measured)}"
+    )
