@@ -162,7 +162,8 @@ def test_a_version_says_what_was_measured_and_belongs_to_its_run(store: MlflowCl
     assert "95 % interval" in found.description and record.device.name in found.description
     run = store.get_run(found.run_id)
     assert run.data.tags[mlflow_runs.RECORD_TAG] == record.digest
-    assert [output.model_id for output in run.outputs.model_outputs] == [found.model_id]
+    [output] = run.outputs.model_outputs
+    assert found.source == f"models:/{output.model_id}"
 
 
 def test_a_model_needs_neither_trimlab_nor_torch(store: MlflowClient, photographs: list[bytes]) -> None:
