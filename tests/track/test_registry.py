@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 import factories
-from trimlab import config, deploy, paths, predict, records
+from trimlab import config, deploy, paths, predict
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
 from trimlab.report.pick import Limits

@@ -12,7 +12,7 @@ seconds, and is then left alone. What it lacks is added by the report stage, or 
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -114,7 +114,7 @@ def live(study: Params, stage: str, name: str, seed: int) -> Iterator[Callable[[
         raise
     finally:
         if monitor:
-            monitor.finish()
+            monitor.finish()  # type: ignore[no-untyped-call]
 
 
 def _log(study: Params, record: Record) -> None:
@@ -136,10 +136,10 @@ def _monitor(run_id: str) -> "SystemMetricsMonitor":
     # A store that fails is said once, by the stream.
     for name in (system_metrics_monitor.__name__, "mlflow.system_metrics"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    monitor = system_metrics_monitor.SystemMetricsMonitor(
+    monitor = system_metrics_monitor.SystemMetricsMonitor(  # type: ignore[no-untyped-call]
         run_id, _SAMPLING_SECONDS, resume_logging=True, tracking_uri=connection.uri()
     )
-    monitor.start()
+    monitor.start()  # type: ignore[no-untyped-call]
     return monitor
 
 
@@ -324,11 +324,9 @@ def _params_before(client: "MlflowClient", parents: "list[Run]") -> Params | Non
     if not plain:
         return None
     run_id = max(plain, key=lambda run: run.info.start_time).info.run_id
-    with TemporaryDirectory() as folder:
-        try:
-            return Params.model_validate_json(Path(client.download_artifacts(run_id, _PARAMS_FILE, folder)).read_text())
-        except (*connection.failures(), ValidationError):  # it is lost, or of an earlier version
-            return None
+    with TemporaryDirectory() as folder, suppress(*connection.failures(), ValidationError):
+        return Params.model_validate_json(Path(client.download_artifacts(run_id, _PARAMS_FILE, folder)).read_text())
+    return None  # they are lost, or of an earlier version
 
 
 def _describe(client: "MlflowClient", run_id: str, study: Params) -> None:
@@ -348,9 +346,8 @@ def _streamed(client: "MlflowClient", run: "Run") -> dict[tuple[str, int], float
 
 
 def _summary(study: Params, records: Sequence[Record]) -> dict[str, float]:
-    """Return a parent's figures, those of `dvc metrics`: the candidate's by their names, and the baseline's."""
+    """Return a parent's figures: the candidate's of `dvc metrics`, which also compare it with the baseline."""
     from trimlab.report.results import Results
     from trimlab.report.series import metrics
 
-    found = metrics(Results.of(study, records))
-    return found["candidate"] | {f"baseline/{key}": value for key, value in found["baseline"].items()}
+    return metrics(Results.of(study, records))["candidate"]

@@ -141,7 +141,7 @@ def _signature() -> "ModelSignature":
 
     listed = Array(Object([Property("class", "string"), Property("probability", "double")]))
     answer = [ColSpec("string", "class"), ColSpec("double", "probability"), ColSpec(listed, "top")]
-    return ModelSignature(Schema([ColSpec("string", "image")]), Schema(answer))
+    return ModelSignature(Schema([ColSpec("string", "image")]), Schema(list(answer)))
 
 
 def _grey() -> str:

@@ -14,7 +14,7 @@ import onnxruntime
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MOST = 5
@@ -25,7 +25,7 @@ _EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 """Pillow's modes that it converts to RGB without a guess."""
 
 
-class Classifier(PythonModel):  # type: ignore[misc]
+class Classifier(PythonModel):
     """An ONNX file that holds its class names, mean and standard deviation."""
 
     def load_context(self, context: PythonModelContext) -> None:

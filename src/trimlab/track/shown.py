@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trimlab import formats, paths
 from trimlab.config import Params
-from trimlab.records import METRIC, Epoch, Measurement, Pruning, Record, Training, fields_with
+from trimlab.records import Epoch, Measurement, Pruning, Record, Training
 from trimlab.track.connection import NAME_LENGTH, cut
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ RECORD_TAG = "trimlab.record"
 
 NO_EXPERIMENT = "none"
 CURVE = "epoch/"
-_FIELD = "record/"
-"""Before the names of a record's own fields, so that the few figures that runs are compared by stand apart."""
-
 _KINDS = {"train": "training", "prune": "pruning", "benchmark": "measurement"}
 """What the stages record."""
 _SHARED = ("model", "dataset", "split", "seed")
@@ -42,13 +39,6 @@ _NAMES = {"scope": "allocation"}
 """Fields that the params call otherwise."""
 _MOST_CHANGES = 3
 
-_UNSEEN = {"epoch", "image_size", "seconds"}
-"""Fields of an epoch without a curve: the step, what rarely changes, and what images per second say."""
-_NOT_SCALAR = {
-    *("kind", "created", "commit", "curve", "widths", "layer_ratios", "clocks", "layers", "batch_layers", "builds"),
-    *("class_names", "per_class", "initial_training", "processes", "mixed"),
-}
-"""Fields that are tags, times, curves, or only in `record.json`."""
 _MIB = 2**20
 
 
@@ -86,7 +76,7 @@ def _variant_name(study: Params, variant: str) -> str:
     if variant not in study.variants or study.variants[variant].pruning != "prune":
         return variant
     point = study.point(variant)
-    return f"{variant} {round(100 * point.ratio, 2):g} %" if point.target is None else f"{variant} to {point.target}"
+    return f"{variant} {round(100 * point.ratio, 2):g} %" if point.ratio is not None else f"{variant} to {point.target}"
 
 
 def _of_seed(study: Params, said: str, seed: int) -> str:
@@ -129,34 +119,33 @@ def deciding_params(study: Params, record: Record) -> dict[str, Any]:
 
 
 def measured(record: Record) -> dict[str, float]:
-    """Return a record's figures: the few by which runs are compared, and its own fields below `record/`."""
-    metrics = fields_with(type(record), METRIC)
-    fields = {key: float(value) for key, value in _scalars(record).items() if key in metrics}
-    if isinstance(record, Measurement):
-        for clock in record.clocks:
-            fields[f"{clock.name}.p50_ms"] = clock.latency.p50_ms
-            fields[f"{clock.name}.batch_p50_ms"] = clock.batch_latency.p50_ms
-    return _compared(record) | {_FIELD + key.replace(".", "_"): value for key, value in fields.items()}
-
-
-def _compared(record: Record) -> dict[str, float]:
-    """Return figures under the names and in the units of `dvc metrics`."""
+    """Return the figures by which runs are compared, under the names and in the units of `dvc metrics`."""
     assert isinstance(record, Training | Pruning | Measurement)
-    found = {"top1_percent": 100 * record.top1_accuracy, "params_millions": record.num_params / 1e6}
+    found = {
+        "top1_percent": _percent(record.top1_accuracy),
+        "top5_percent": _percent(record.top5_accuracy),
+        "macro_f1_percent": _percent(record.macro_f1),
+        "params_millions": record.num_params / 1e6,
+        "peak_memory_mib": record.peak_memory_bytes / _MIB,
+    }
     if isinstance(record, Measurement):
-        return found | {
+        found |= {
+            "agreement_percent": _percent(record.torch_agreement),
             "size_mib": record.deployed_bytes / _MIB,
             "latency_ms": record.latency.p50_ms,
             "images_per_second": record.batch_latency.images_per_second,
             "speedup": record.speedup,
             "batch_speedup": record.batch_speedup,
         }
-    found |= {"size_mib": record.size_bytes / _MIB, "macs_millions": record.macs / 1e6}
-    return found | ({"top1_before_percent": 100 * record.top1_before} if isinstance(record, Pruning) else {})
+    else:
+        found |= {"size_mib": record.size_bytes / _MIB, "macs_millions": record.macs / 1e6}
+    if isinstance(record, Pruning):
+        found |= {"top1_before_percent": _percent(record.top1_before)}
+    return {key: value for key, value in found.items() if value is not None}
 
 
-def _scalars(record: Record) -> dict[str, Any]:
-    return flat(record.model_dump(exclude=_NOT_SCALAR))
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -180,11 +169,22 @@ def text(value: Any) -> str:
 
 
 def curve(epochs: Sequence[Epoch]) -> dict[tuple[str, int], float]:
-    """Return the points of a training's curves, by name and epoch."""
+    """Return the points of a training's curves, by name and epoch; what was not evaluated has none."""
     return {
-        (CURVE + key, epoch.epoch): float(value)
+        (CURVE + key, epoch.epoch): value
         for epoch in epochs
-        for key, value in epoch.model_dump(exclude=_UNSEEN, exclude_none=True).items()
+        for key, value in _of_epoch(epoch).items()
+        if value is not None
+    }
+
+
+def _of_epoch(epoch: Epoch) -> dict[str, float | None]:
+    return {
+        "train_loss": epoch.train_loss,
+        "train_accuracy_percent": _percent(epoch.train_accuracy),
+        "top1_percent": _percent(epoch.top1_accuracy),
+        "learning_rate": epoch.learning_rate,
+        "images_per_second": epoch.images_per_second,
     }
 
 
