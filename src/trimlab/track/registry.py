@@ -104,7 +104,8 @@ def _new_version(
         client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    made = client.create_model_version(name, f"models:/{logged.model_id}", run_id, model_id=logged.model_id)
+    source = f"models:/{logged.model_id}"
+    made = client.create_model_version(name, source, run_id, model_id=logged.model_id, await_creation_for=0)
     return str(made.version)
 
 
