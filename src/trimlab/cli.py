@@ -158,7 +158,7 @@ def pick(
     choice = deploy.choose(results, limits, objective, device, runtime or [])
     if out:
         deploy.write(results, choice.file, out)
-    if register:
+    if register is not None:
         progress.say(deploy.register(results, choice.file, register).sentence())
     print(deploy.as_json(results, choice) if as_json else deploy.sentence(results, choice))
 

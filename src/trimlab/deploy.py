@@ -1,6 +1,7 @@
 """The file to deploy: picked among those that were measured, written with a model card, or registered in MLflow."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from shutil import copyfile
@@ -11,7 +12,7 @@ import onnx
 from trimlab import config, paths, records
 from trimlab.config.choices import unresolved
 from trimlab.digests import sha256_of
-from trimlab.errors import UserError
+from trimlab.errors import UserError, short
 from trimlab.records import Measurement, archive, labels
 from trimlab.records.select import select
 from trimlab.report import pick, recommendation
@@ -211,8 +212,11 @@ def register(results: Results, file: File, name: str) -> Registered:
     Of several seeds it is the first one's file.
 
     Raises:
-        UserError: the file is not here, it was measured in another runtime than ONNX Runtime, or the store fails.
+        UserError: the name is none, the file is not here, it was measured in another runtime than ONNX Runtime, or
+            the store fails.
     """
+    if not re.fullmatch(r"\w[\w.-]{0,199}", name):
+        raise UserError(f"--register {short(name)} is not a name: use letters, digits, dots and dashes")
     record = min(file.records, key=lambda one: one.seed)
     if record.runtime != SERVED_IN:
         raise UserError(

@@ -199,11 +199,14 @@ def test_a_file_picked_by_another_runtimes_figures_is_not_registered(store: Mlfl
     assert store.search_registered_models() == []
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "x:y"])
+@pytest.mark.parametrize("name", ["", "a/b", "x:y", "it's", "two\nlines", "n" * 500])
 def test_a_name_that_the_registry_refuses_is_one_line(name: str, store: MlflowClient) -> None:
-    with pytest.raises(UserError) as error:
+    with pytest.raises(
+        UserError, match=r"^--register .* is not a name: use letters, digits, dots and dashes$"
+    ) as error:
         _register(_results(factories.study(), _exported("int8", 3.0)), name)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 200
+    assert store.search_registered_models() == []
 
 
 @pytest.mark.timeout(120)

@@ -456,7 +456,7 @@ def test_a_run_says_how_its_training_ended_and_goes_on_later(
     assert run.info.status == "FINISHED"
 
 
-def test_an_experiment_opens_as_one_of_models(study: config.Params, store: MlflowClient, tmp_path: Path) -> None:
+def test_an_experiment_is_one_of_models(study: config.Params, store: MlflowClient, tmp_path: Path) -> None:
     store.create_experiment(study.study, tmp_path.as_uri())  # by an earlier version
     mlflow_runs.log(study, _training(study))
     assert store.get_experiment_by_name(study.study).tags["mlflow.experimentKind"] == "custom_model_development"

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Without it MLflow shows an experiment as one of generative AI: traces, without a table of metrics."""
+"""Tells MLflow 3 that an experiment is not one of generative AI. Pages of 3.17 follow the browser's choice alone."""
 _STUDY = {"trimlab.kind": "study"}
 """The tag of parents."""
 _PARAMS_FILE = "params.json"

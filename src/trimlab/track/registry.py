@@ -64,7 +64,7 @@ def register(
         description: of the version, markdown.
 
     Raises:
-        UserError: the store fails, or takes no such name.
+        UserError: the store fails.
     """
     run_id = mlflow_runs.run_of(study, record)
     shown = connection.tag_texts({**tags, FILE_TAG: record.file_sha256})
@@ -80,11 +80,10 @@ def register(
 
 def _version_of(client: "MlflowClient", name: str, sha256: str) -> str | None:
     """Return the version that holds a file; None where there is none."""
-    quoted = name.replace("'", "''")
-    if not client.search_registered_models(f"name = '{quoted}'"):
+    if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     # Compared here: a server may hold versions that others made.
-    for found in client.search_model_versions(f"name = '{quoted}'"):
+    for found in client.search_model_versions(f"name = '{name}'"):
         if found.tags.get(FILE_TAG) == sha256:
             return str(found.version)
     return None
