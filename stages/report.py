@@ -15,7 +15,7 @@ def main(study: config.Params) -> None:
     records = select(study, archive.stage_records(study))
     report_stage.render(study, records, paths.REPORT, labels.of_stages(records))
     # The report is written before MLflow is imported, which takes seconds.
-    mlflow_runs.complete(study, records)
+    mlflow_runs.complete(study, records, paths.REPORT)
     paths.forget_finished()
     progress.wrote(paths.REPORT / "report.md")
 

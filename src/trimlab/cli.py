@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from trimlab import __version__, config, errors, paths, rehearsal
+from trimlab import __version__, config, errors, paths, progress, rehearsal
 from trimlab.config import checks
 
 app = typer.Typer(
@@ -140,6 +140,10 @@ def pick(
     out: Annotated[
         Path | None, typer.Option(help="A new folder for the file, its record, a model card and the class names.")
     ] = None,
+    register: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Register the file in MLflow under this name, as its champion."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a sentence.")] = False,
 ) -> None:
     """Name the best measured file that loses little enough: the whole 95 % interval of its loss is within --max-drop.
@@ -154,6 +158,8 @@ def pick(
     choice = deploy.choose(results, limits, objective, device, runtime or [])
     if out:
         deploy.write(results, choice.file, out)
+    if register is not None:
+        progress.say(deploy.register(results, choice.file, register).sentence())
     print(deploy.as_json(results, choice) if as_json else deploy.sentence(results, choice))
 
 
@@ -205,7 +211,8 @@ def track(study: CommittedStudy) -> None:
     from trimlab.track import mlflow_runs
 
     described = archive.load_study(study)
-    added = mlflow_runs.rebuild(described, select(described, archive.committed_records(study)))
+    chosen = select(described, archive.committed_records(study))
+    added = mlflow_runs.rebuild(described, chosen, paths.REPORTS / study)
     print(f"{added} runs logged to MLflow")
 
 

@@ -1,6 +1,7 @@
-"""The file to deploy: picked among those that were measured, and written with its record and a model card."""
+"""The file to deploy: picked among those that were measured, written with a model card, or registered in MLflow."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from shutil import copyfile
@@ -11,7 +12,7 @@ import onnx
 from trimlab import config, paths, records
 from trimlab.config.choices import unresolved
 from trimlab.digests import sha256_of
-from trimlab.errors import UserError
+from trimlab.errors import UserError, short
 from trimlab.records import Measurement, archive, labels
 from trimlab.records.select import select
 from trimlab.report import pick, recommendation
@@ -31,11 +32,15 @@ from trimlab.report.text import (
     split_name,
     times,
 )
+from trimlab.track import registry
+from trimlab.track.registry import Registered
 
 MODEL = "model.onnx"
 RECORD = "record.json"
 CARD = "README.md"
 CLASSES = "classes.txt"
+SERVED_IN = "onnxruntime"
+"""The runtime in which MLflow serves a registered file."""
 
 _EXAMPLE = """\
 import json, sys
@@ -195,10 +200,53 @@ def write(results: Results, file: File, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     copyfile(source, folder / MODEL)
     records.write(record, folder / RECORD)
-    about = {entry.key: entry.value for entry in onnx.load(source, load_external_data=False).metadata_props}
+    about = _about(source)
     (folder / CLASSES).write_text("".join(f"{name}\n" for name in json.loads(about["classes"])), encoding="utf-8")
     (folder / CARD).write_text(card(results, file, record, about), encoding="utf-8")
     return [folder / name for name in (MODEL, RECORD, CARD, CLASSES)]
+
+
+def register(results: Results, file: File, name: str) -> Registered:
+    """Register a picked file in MLflow's model registry, with its model card as the version's description.
+
+    Of several seeds it is the first one's file.
+
+    Raises:
+        UserError: the name is none, the file is not here, it was measured in another runtime than ONNX Runtime, or
+            the store fails.
+    """
+    if not re.fullmatch(r"\w[\w.-]{0,199}", name):
+        raise UserError(f"--register {short(name)} is not a name: use letters, digits, dots and dashes")
+    record = min(file.records, key=lambda one: one.seed)
+    if record.runtime != SERVED_IN:
+        raise UserError(
+            f"--register {name}: MLflow serves the file in {pretty(SERVED_IN)}, and it was picked by its figures in "
+            f"{pretty(record.runtime)}: add --runtime {SERVED_IN}"
+        )
+    source = _file_of(record)
+    about = _about(source)
+    tags = {
+        "model": describe(results, file.records),
+        "top1_percent": percent(record.top1_accuracy),
+        "top1_interval_percent": _interval(record),
+        "points_gained": plus_minus(file.gained),
+        "split": f"{split_name(record.split)}, {record.num_images:,} images",
+        "size_mib": decimals(record.file_bytes / MIB),
+        "latency_ms": times(file.latency_ms),
+        "device": " · ".join(record.device.identity[1:]),
+        "record_sha256": record.digest,
+    }
+    return registry.register(results.study, record, source, name, tags, _facts(results, file, record, about))
+
+
+def _about(source: Path) -> dict[str, str]:
+    """Return what an exported file says of itself: class names, mean, standard deviation, input and output."""
+    return {entry.key: entry.value for entry in onnx.load(source, load_external_data=False).metadata_props}
+
+
+def _interval(record: Measurement) -> str:
+    low, high = (100 * share for share in wilson(round(record.top1_accuracy * record.num_images), record.num_images))
+    return f"{low:.1f} to {high:.1f}"
 
 
 def _file_of(record: Measurement) -> Path:
@@ -215,11 +263,21 @@ def _file_of(record: Measurement) -> Path:
 
 def card(results: Results, file: File, record: Measurement, about: dict[str, str]) -> str:
     """Return the model card of a file."""
-    low, high = (100 * share for share in wilson(round(record.top1_accuracy * record.num_images), record.num_images))
+    framed = _FRAMED[results.study.datasets[record.dataset].resize]
+    example = _EXAMPLE.format(model=MODEL, input=about["input"].partition(":")[0], framed=framed)
+    return (
+        f"# {describe(results, file.records)}\n\n{_facts(results, file, record, about)}\n\n"
+        f"The classes, in the order of the outputs, are in `{CLASSES}`; the whole record is `{RECORD}`. To classify an "
+        f"image, with onnxruntime and Pillow:\n\n```python\n{example}```\n"
+    )
+
+
+def _facts(results: Results, file: File, record: Measurement, about: dict[str, str]) -> str:
+    """List what a file is and what was measured of it, in markdown."""
     baseline = results.study.report.baseline
     shown = [
         ("Model", describe(results, file.records)),
-        ("Top-1", f"{percent(record.top1_accuracy)} % (95 % interval {low:.1f} to {high:.1f} %), on "
+        ("Top-1", f"{percent(record.top1_accuracy)} % (95 % interval {_interval(record)} %), on "
                   f"{record.num_images:,} images of the {split_name(record.split)} of {pretty(record.dataset)}"),
         (f"Against {baseline} in FP32", f"{plus_minus(file.gained)} points ({file.gained.kind})"),
         ("Size", f"{decimals(record.file_bytes / MIB)} MiB"),
@@ -234,11 +292,4 @@ def card(results: Results, file: File, record: Measurement, about: dict[str, str
         ("Input", about["input"]),
         ("Output", about["output"]),
     ]  # fmt: skip
-    listed = "\n".join(f"- **{name}**: {value}" for name, value in shown)
-    framed = _FRAMED[results.study.datasets[record.dataset].resize]
-    example = _EXAMPLE.format(model=MODEL, input=about["input"].partition(":")[0], framed=framed)
-    return (
-        f"# {describe(results, file.records)}\n\n{listed}\n\n"
-        f"The classes, in the order of the outputs, are in `{CLASSES}`; the whole record is `{RECORD}`. To classify an "
-        f"image, with onnxruntime and Pillow:\n\n```python\n{example}```\n"
-    )
+    return "\n".join(f"- **{name}**: {value}" for name, value in shown)

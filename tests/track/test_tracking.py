@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from mlflow.entities import Run
 import factories
 from trimlab import config, records
 from trimlab.errors import UserError
-from trimlab.track import mlflow_runs
+from trimlab.track import connection, mlflow_runs, shown
 
 ROOT = Path(__file__).parents[2]
 SQLITE = "sqlite:///"
@@ -190,7 +191,7 @@ def test_long_curve_is_logged_whole(study: config.Params, store: MlflowClient) -
     record = _training(study, curve=_curve(300))
     mlflow_runs.log(study, record)
     [run] = _children(store, study)
-    assert [step for step, _ in _points(store, run, "epoch/seconds")] == list(range(1, 301))
+    assert [step for step, _ in _points(store, run, "epoch/images_per_second")] == list(range(1, 301))
     assert [step for step, _ in _points(store, run, "epoch/train_loss")] == list(range(1, 301))
 
 
@@ -211,18 +212,18 @@ def test_params_without_effect_are_not_logged(study: config.Params) -> None:
     values = {"epochs": 2, "optimizer": "adamw", "learning_rate": 1e-3, "random_resized_crop": {}}
     recipe = config.Recipe.model_validate(values)
     adamw = study.model_copy(update={"training": {**study.training, name: recipe}})
-    gone = {f"training.{key}" for key in ("momentum", "nesterov", "crop_padding")}
-    assert gone <= mlflow_runs._deciding_params(study, record).keys()
-    assert not gone & mlflow_runs._deciding_params(adamw, record).keys()
+    gone = {"momentum", "nesterov", "crop_padding"}
+    assert gone <= shown.deciding_params(study, record)["training"].keys()
+    assert not gone & shown.deciding_params(adamw, record)["training"].keys()
 
 
 def test_processes_are_in_the_record_alone(study: config.Params) -> None:
     benchmark = study.benchmark.model_copy(update={"processes": 3})
     replicated = study.model_copy(update={"benchmark": benchmark})
     record = factories.measurement(replicated, study.report.candidate, "int8")
-    assert "processes" not in mlflow_runs._params(record)
-    assert mlflow_runs._measured(record)["speedup"] == pytest.approx(record.speedup)
-    assert mlflow_runs._deciding_params(replicated, record)["benchmark.processes"] == "3"
+    assert "processes" not in shown.params(record)
+    assert shown.measured(record)["speedup"] == pytest.approx(record.speedup)
+    assert shown.deciding_params(replicated, record)["benchmark"]["processes"] == 3
 
 
 def test_parent_sums_up_seeds_of_one_device(study: config.Params, store: MlflowClient) -> None:
@@ -244,11 +245,11 @@ def test_parent_sums_up_seeds_of_one_device(study: config.Params, store: MlflowC
         ],
     )
     [parent] = _parents(store, study)
-    assert parent.data.metrics["candidate/int8/onnxruntime/top1_accuracy"] == pytest.approx(0.85)
-    assert parent.data.metrics["candidate/int8/onnxruntime/batch_speedup"] == pytest.approx(4.0)
-    assert parent.data.metrics["candidate/int8/onnxruntime/latency_p50_ms"] == pytest.approx(0.5)
-    assert parent.data.metrics["baseline/fp32/onnxruntime/top1_accuracy"] == 0.95
-    assert len(parent.data.metrics) == 8
+    assert parent.data.metrics["top1_percent"] == pytest.approx(85)
+    assert parent.data.metrics["points_lost"] == pytest.approx(10)
+    assert parent.data.metrics["batch_speedup"] == pytest.approx(4.0)
+    assert parent.data.metrics["latency_ms"] == pytest.approx(0.5)
+    assert len(parent.data.metrics) == 9
     assert len(_children(store, study)) == 5
 
 
@@ -268,28 +269,25 @@ def test_runs_are_found_by_tags_and_by_params(
         " and tags.dvc.experiment = 'half' and tags.dvc.baseline = 'f00d'"
         " and tags.device = 'Test CPU · avx512_vnni · 2 threads' and tags.mlflow.source.git.commit = '0123456789ab'"
         f" and tags.git.commit = '0123456789ab-dirty' and params.ratio = '{study.prune.ratio}'"
-        " and params.precision = 'int8' and metrics.latency_p50_ms < 0.6",
+        " and params.precision = 'int8' and metrics.latency_ms < 0.6",
     )
-    assert [run.info.run_name for run in found] == [f"{candidate} int8 onnxruntime seed0"]
-    assert parent.info.run_name == f"half: {candidate}, {study.prune.ratio:.0%} pruned"
+    assert [run.info.run_name for run in found] == ["candidate 60 % INT8 · onnxruntime"]
 
 
 def test_run_names_its_dataset_and_holds_its_whole_record(
     study: config.Params, store: MlflowClient, tmp_path: Path
 ) -> None:
     batch = factories.latency(16.0, batch_size=64)
-    exact = {"exact_top1_accuracy": 0.875, "exact_agreement": 0.75}
-    record = factories.measurement(study, study.report.candidate, "int8", batch_latency=batch, **exact)
+    record = factories.measurement(study, study.report.candidate, "int8", batch_latency=batch)
     mlflow_runs.log(study, record)
     [run] = _children(store, study)
     [entry] = run.inputs.dataset_inputs
     assert (entry.dataset.name, entry.dataset.digest) == (record.dataset, record.dataset_sha256[:32])
     file = Path(store.download_artifacts(run.info.run_id, "record.json", str(tmp_path)))
     assert records.read(file) == record
-    assert run.data.metrics["batch_images_per_second"] == pytest.approx(4000)
-    assert run.data.metrics["file_bytes"] == record.file_bytes
-    assert {key: run.data.metrics[key] for key in exact} == exact
-    assert run.data.params["device.features"] == "avx512_vnni"
+    assert run.data.metrics["images_per_second"] == pytest.approx(4000)
+    assert run.data.metrics["size_mib"] == pytest.approx(record.file_bytes / 2**20)
+    assert run.data.params["threads"] == "2"
 
 
 def test_experiments_of_dvc_have_parents_of_their_own(
@@ -330,35 +328,114 @@ def test_a_note_in_the_report_makes_no_new_parent(study: config.Params, store: M
     assert len(_parents(store, study)) == 1
 
 
-def test_a_run_has_the_params_that_decided_it_and_no_other_variants(study: config.Params, store: MlflowClient) -> None:
+def test_a_run_shows_few_params_and_holds_all_that_decided_it(
+    study: config.Params, store: MlflowClient, tmp_path: Path
+) -> None:
     everything = _all_records(study)
     mlflow_runs.complete(study, everything)
-    [parent] = _parents(store, study)
-    assert parent.data.params["prune.ratio"] == str(study.prune.ratio)
     sections = {
-        "training": {"data", "training"},
-        "pruning": {"data", "training", "pruning"},
-        "measurement": {"data", "training", "pruning", "quantization", "benchmark"},
+        "training": {"data", "workload", "training"},
+        "pruning": {"data", "workload", "training", "point", "pruning"},
+        "measurement": {"data", "workload", "training", "point", "pruning", "quantization", "benchmark"},
     }
     for run in _children(store, study):
-        found = {key.split(".")[0] for key in run.data.params}
-        assert found & config.Params.model_fields.keys() - {"study"} == sections[run.data.tags["trimlab.kind"]]
+        assert 8 <= len(run.data.params) <= 16, run.info.run_name
+        assert {"model", "dataset", "seed"} <= run.data.params.keys()
+        found = json.loads(_artifacts(store, run, tmp_path)["params.json"])
+        assert found.keys() == sections[run.data.tags["trimlab.kind"]]
+    [parent] = _parents(store, study)
+    assert len(parent.data.params) <= 16
+    assert config.Params.model_validate_json(_artifacts(store, parent, tmp_path)["params.json"]) == study
 
 
-def test_a_parent_of_a_study_without_the_section_prune_shows_none() -> None:
-    shown = {key.split(".")[0] for key in mlflow_runs._study_params(factories.study())}
-    base = factories.study().model_dump()
-    del base["prune"], base["variants"]["candidate"]
-    base["report"]["candidate"] = "large-r50"
-    assert {key.split(".")[0] for key in mlflow_runs._study_params(config.Params.model_validate(base))} == (
-        shown - {"prune"}
-    )
+def test_runs_of_one_parent_have_names_of_their_own(study: config.Params, store: MlflowClient) -> None:
+    both = study.model_copy(update={"seeds": [0, 1]})
+    everything = factories.everything(both)
+    names = [shown.name(both, record) for record in everything]
+    assert len(set(names)) == len(everything)
+    assert {
+        "large · training · seed 0",
+        "large-r50 · pruning · seed 1",
+        "large-r50 FP16 · onnxruntime · seed 0",
+    } <= set(names)
+    assert shown.name(study, _training(study)) == "large · training"
+
+
+def test_a_parent_is_named_by_what_changed_since_the_last_one(
+    study: config.Params, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def complete(**prune: object) -> None:
+        point = study.prune.model_copy(update=prune)
+        mlflow_runs.complete(study.model_copy(update={"prune": point}), [])
+
+    complete()
+    complete(ratio=0.7)
+    monkeypatch.setenv("DVC_EXP_NAME", "often-tried")
+    complete(ratio=0.8)
+    complete(ratio=0.7, epochs=9, learning_rate=0.5, distillation=0.25, importance="random")
+    many = "prune.epochs=9 prune.learning_rate=0.5 prune.distillation=0.25 and 1 more"
+    names = [run.info.run_name for run in _parents(store, study)]
+    changes = ["", " prune.ratio=0.7", " prune.ratio=0.8", f" {many}"]
+    assert sorted(names) == sorted(f"{study.study}{change}" for change in changes)
+
+
+def test_a_parent_holds_the_report(study: config.Params, store: MlflowClient, tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "report.md").write_text("# A report")
+    (folder / "figures/one.svg").write_text("<svg/>")
+    mlflow_runs.complete(study, _all_records(study), folder)
+    [parent] = _parents(store, study)
+    got = Path(store.download_artifacts(parent.info.run_id, "report", str(tmp_path / "got")))
+    assert sorted(file.relative_to(got).as_posix() for file in got.rglob("*.*")) == ["figures/one.svg", "report.md"]
+
+
+def test_a_long_training_has_metrics_of_the_machine(
+    study: config.Params, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_runs, "_SAMPLING_SECONDS", 0.2)
+    record = _training(study)
+    with mlflow_runs.live(study, "train", record.workload, 0) as stream:
+        for epoch in record.curve:
+            stream(epoch)
+        deadline = time.monotonic() + 30
+        while not _system_metrics(store, study) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    mlflow_runs.log(study, record)
+    [run] = _children(store, study)
+    assert run.info.status == "FINISHED"
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_percentage"} <= run.data.metrics.keys()
+    assert not [thread.name for thread in threading.enumerate() if "SystemMetrics" in thread.name]
+
+
+def _system_metrics(client: MlflowClient, study: config.Params) -> list[str]:
+    return [key for run in _children(client, study) for key in run.data.metrics if key.startswith("system/")]
 
 
 def test_a_parent_of_a_killed_training_does_not_run_for_ever(study: config.Params, store: MlflowClient) -> None:
     mlflow_runs._begin(study, "train", "any", 0)  # killed here
     assert [run.info.status for run in _parents(store, study)] == ["FINISHED"]
     assert [run.info.status for run in _children(store, study)] == ["RUNNING"]
+    mlflow_runs.complete(study, [_training(study)])
+    assert sorted(run.info.status for run in _children(store, study)) == ["FINISHED", "KILLED"]
+
+
+def test_abandoned_parents_of_an_earlier_version_are_closed(study: config.Params, store: MlflowClient) -> None:
+    mlflow_runs.complete(study, [])
+    [parent] = _parents(store, study)
+    store.update_run(parent.info.run_id, status="RUNNING")
+    changed = study.model_copy(update={"seeds": [1]})
+    mlflow_runs.complete(changed, [])
+    assert [run.info.status for run in _parents(store, study)] == ["FINISHED"] * 2
+
+
+def test_a_measurement_takes_as_long_as_its_timed_calls(study: config.Params, store: MlflowClient) -> None:
+    record = factories.measurement(study, study.report.candidate, "int8")
+    mlflow_runs.log(study, record)
+    [run] = _children(store, study)
+    series = record.latency, record.batch_latency, record.baseline_latency, record.baseline_batch_latency
+    expected = sum(each.n * each.p50_ms for each in series)
+    assert run.info.end_time - run.info.start_time == pytest.approx(expected, abs=1)
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
@@ -379,7 +456,7 @@ def test_a_run_says_how_its_training_ended_and_goes_on_later(
     assert run.info.status == "FINISHED"
 
 
-def test_an_experiment_opens_as_one_of_models(study: config.Params, store: MlflowClient, tmp_path: Path) -> None:
+def test_an_experiment_is_one_of_models(study: config.Params, store: MlflowClient, tmp_path: Path) -> None:
     store.create_experiment(study.study, tmp_path.as_uri())  # by an earlier version
     mlflow_runs.log(study, _training(study))
     assert store.get_experiment_by_name(study.study).tags["mlflow.experimentKind"] == "custom_model_development"
@@ -419,7 +496,7 @@ def test_no_stage_fails_because_of_tracking(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(mlflow_runs, "_client", fail)
+    monkeypatch.setattr(connection, "_client", fail)
     _run_stages(study)
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("not tracked: ") and line.endswith("`trimlab track` adds their runs")
@@ -443,7 +520,7 @@ def test_store_that_fails_later_loses_no_training(
 def test_a_server_that_does_not_answer_is_asked_twice_by_a_stage(
     study: config.Params, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(mlflow_runs._ENVIRONMENT, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setitem(connection._ENVIRONMENT, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(0.1)

@@ -4,7 +4,6 @@ from trimlab.records.files import AnyRecord, parse, read, read_outcome, stable, 
 from trimlab.records.origin import commit, now
 from trimlab.records.types import (
     BATCHNORM_IMAGES,
-    METRIC,
     OF_WEIGHTS,
     TRAINING_PASSES,
     Build,
@@ -33,7 +32,6 @@ from trimlab.records.types import (
 
 __all__ = [
     "BATCHNORM_IMAGES",
-    "METRIC",
     "OF_WEIGHTS",
     "TRAINING_PASSES",
     "AnyRecord",

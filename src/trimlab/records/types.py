@@ -34,8 +34,6 @@ VOLATILE = Role("volatile")
 """Differs between two runs of one seed on one machine: times, memory, dates."""
 OF_WEIGHTS = Role("of weights")
 """Follows from the weights: equal for equal weights, whenever and wherever they were made."""
-METRIC = Role("metric")
-"""A figure that is compared between records, not one of the params that decided them."""
 
 
 def _one_line(text: str) -> str:
@@ -120,9 +118,9 @@ class Device(Part):
 class Latency(Part):
     """Wall-clock time of one call, warm-up left out."""
 
-    p50_ms: Annotated[Milliseconds, METRIC]
-    p90_ms: Annotated[Milliseconds, METRIC]
-    p99_ms: Annotated[Milliseconds | None, METRIC] = None
+    p50_ms: Milliseconds
+    p90_ms: Milliseconds
+    p99_ms: Milliseconds | None = None
     """None for fewer than 1,000 calls; older records have it for any number."""
     n: Count
     """Timed calls."""
@@ -240,10 +238,10 @@ class Record(Part):
     """Whether other processes took more than a tenth of the machine while this was timed."""
     normalisation: Annotated[Normalisation | None, OF_WEIGHTS] = None
     """Of the images; None in older records, where it was the dataset's own mean and deviation."""
-    top5_accuracy: Annotated[Share | None, OF_WEIGHTS, METRIC] = None
+    top5_accuracy: Annotated[Share | None, OF_WEIGHTS] = None
     """Share of images whose class is among the first five, in [0, 1]; None up to five classes, where it says nothing,
     and in older records. This figure and the next two are of the same labels as the kind's `top1_accuracy`."""
-    macro_f1: Annotated[Share | None, OF_WEIGHTS, METRIC] = None
+    macro_f1: Annotated[Share | None, OF_WEIGHTS] = None
     """Mean F1 score of the classes that an image has or was given, in [0, 1]; None in older records."""
     per_class: Annotated[list[ClassCounts], OF_WEIGHTS] = []
     """In the order of labels; empty in older records."""
@@ -290,20 +288,20 @@ class Training(Record):
     batch_size: Count
     learning_rate: LearningRate
     schedule: Text
-    top1_accuracy: Annotated[Share, OF_WEIGHTS, METRIC]
+    top1_accuracy: Annotated[Share, OF_WEIGHTS]
     """Of the last epoch's weights, in [0, 1]."""
-    num_params: Annotated[Count, OF_WEIGHTS, METRIC]
-    size_bytes: Annotated[Count, OF_WEIGHTS, METRIC]
+    num_params: Annotated[Count, OF_WEIGHTS]
+    size_bytes: Annotated[Count, OF_WEIGHTS]
     """Parameters and buffers of the eager model."""
-    macs: Annotated[Count, OF_WEIGHTS, METRIC]
+    macs: Annotated[Count, OF_WEIGHTS]
     """Multiply-accumulates of one image."""
-    training_macs: Annotated[Work | None, METRIC] = None
+    training_macs: Work | None = None
     """Multiply-accumulates of the training, backward passes included, each epoch at its image size; None where the
     weights were given, and in older records."""
-    train_seconds: Annotated[Seconds, VOLATILE, METRIC]
-    resumptions: Annotated[WholeNumber, VOLATILE, METRIC]
+    train_seconds: Annotated[Seconds, VOLATILE]
+    resumptions: Annotated[WholeNumber, VOLATILE]
     """How often it was interrupted and went on; if ever, its epoch times come from several processes."""
-    peak_memory_bytes: Annotated[WholeNumber, VOLATILE, METRIC]
+    peak_memory_bytes: Annotated[WholeNumber, VOLATILE]
     """Resident memory of the process on a CPU, allocated device memory on a GPU."""
     curve: list[Epoch]
 
@@ -342,7 +340,7 @@ class Pruning(Record):
     rounding: Text = "down"
     keep: list[LongText] = []
     """Patterns of the names of layers that keep all output channels."""
-    reached_ratio: Annotated[Ratio | None, OF_WEIGHTS, METRIC] = None
+    reached_ratio: Annotated[Ratio | None, OF_WEIGHTS] = None
     """Share of the output channels that was removed, of all layers that can lose some; None in older records."""
     initial: Literal["pruned", "scratch"] = "pruned"
     """Weights from which the epochs started: the pruned ones, or fresh ones in the same shape."""
@@ -358,32 +356,32 @@ class Pruning(Record):
     """Whether they were computed for every batch, or once an image; None without distillation, and in older records."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"]
     """Of fine-tuning."""
-    top1_unpruned: Annotated[Share, OF_WEIGHTS, METRIC]
+    top1_unpruned: Annotated[Share, OF_WEIGHTS]
     """Of the unpruned weights, in [0, 1]."""
-    top1_before: Annotated[Share, OF_WEIGHTS, METRIC]
+    top1_before: Annotated[Share, OF_WEIGHTS]
     """After pruning, before fine-tuning, in [0, 1]; from scratch, of the random weights."""
-    top1_reestimated: Annotated[Share | None, OF_WEIGHTS, METRIC] = None
+    top1_reestimated: Annotated[Share | None, OF_WEIGHTS] = None
     """As `top1_before`, with BatchNorm's statistics estimated anew on `BATCHNORM_IMAGES`; None at ratio 0, from
     scratch, without BatchNorm, and in older records."""
-    top1_accuracy: Annotated[Share, OF_WEIGHTS, METRIC]
+    top1_accuracy: Annotated[Share, OF_WEIGHTS]
     """After fine-tuning, in [0, 1]."""
     widths: Annotated[dict[LongText, Count], OF_WEIGHTS]
     """Output channels left in every convolution and linear layer."""
     layer_ratios: Annotated[dict[LongText, Ratio], OF_WEIGHTS] = {}
     """Share of each layer's output channels asked for, where an allocation chose it layer by layer; else empty."""
-    num_params: Annotated[Count, OF_WEIGHTS, METRIC]
-    size_bytes: Annotated[Count, OF_WEIGHTS, METRIC]
+    num_params: Annotated[Count, OF_WEIGHTS]
+    size_bytes: Annotated[Count, OF_WEIGHTS]
     """Parameters and buffers of the eager model."""
-    macs: Annotated[Count, OF_WEIGHTS, METRIC]
-    training_macs: Annotated[Work | None, METRIC] = None
+    macs: Annotated[Count, OF_WEIGHTS]
+    training_macs: Work | None = None
     """Multiply-accumulates of fine-tuning, or of training from scratch: backward passes and a teacher's forward passes
     included; None in older records."""
     eager_latency: Annotated[Latency, VOLATILE]
     """The eager torch model at batch 1, in FP32: the study's column."""
-    train_seconds: Annotated[Seconds, VOLATILE, METRIC]
-    resumptions: Annotated[WholeNumber, VOLATILE, METRIC]
+    train_seconds: Annotated[Seconds, VOLATILE]
+    resumptions: Annotated[WholeNumber, VOLATILE]
     """How often fine-tuning was interrupted and went on."""
-    peak_memory_bytes: Annotated[WholeNumber, VOLATILE, METRIC]
+    peak_memory_bytes: Annotated[WholeNumber, VOLATILE]
     curve: list[Epoch]
 
 
@@ -392,11 +390,11 @@ class PrunedAlone(Part):
 
     ratio: Ratio
     """Share of the group's output channels that was removed, in [0, 1)."""
-    loss: Annotated[float, Field(ge=0, le=1e12), METRIC]
+    loss: Annotated[float, Field(ge=0, le=1e12)]
     """Mean cross-entropy."""
-    top1_accuracy: Annotated[Share, METRIC]
-    num_params: Annotated[Count, METRIC]
-    macs: Annotated[Count, METRIC]
+    top1_accuracy: Share
+    num_params: Count
+    macs: Count
     """Multiply-accumulates of one image."""
 
 
@@ -430,7 +428,7 @@ class Sensitivity(Record):
     unpruned: PrunedAlone
     groups: list[GroupCurve]
     """In the model's order."""
-    seconds: Annotated[Seconds, VOLATILE, METRIC]
+    seconds: Annotated[Seconds, VOLATILE]
     """Of measuring."""
 
 
@@ -474,8 +472,8 @@ class Engine(Part):
     """A TensorRT engine and all it is bound to."""
 
     sha256: Sha256
-    size_bytes: Annotated[Count, METRIC]
-    build_seconds: Annotated[Seconds, METRIC]
+    size_bytes: Count
+    build_seconds: Seconds
     onnx_sha256: Sha256
     precision: Text
     batch_size: Count
@@ -512,12 +510,12 @@ class QuantizationAwareTraining(Part):
     """Weight of the FP32 model's soft labels in the loss."""
     weight_bits: Literal[7, 8]
     """Of the weights that were simulated."""
-    top1_accuracy: Annotated[Share, METRIC]
+    top1_accuracy: Share
     """Of the simulation after the last epoch, in [0, 1]."""
-    training_macs: Annotated[Work, METRIC]
+    training_macs: Work
     """Multiply-accumulates, backward passes and the teacher's forward passes included."""
-    train_seconds: Annotated[Seconds, VOLATILE, METRIC]
-    resumptions: Annotated[WholeNumber, VOLATILE, METRIC]
+    train_seconds: Annotated[Seconds, VOLATILE]
+    resumptions: Annotated[WholeNumber, VOLATILE]
     """How often it was interrupted and went on."""
     contended: Annotated[bool, VOLATILE]
     """Whether other processes took more than a tenth of the machine meanwhile."""
@@ -573,21 +571,21 @@ class Measurement(Record):
     runtime_version: Text
     file_sha256: Sha256
     """Of the deployed file."""
-    file_bytes: Annotated[Count, METRIC]
+    file_bytes: Count
     """Size of the ONNX file."""
-    weight_bytes: Annotated[Count, METRIC]
+    weight_bytes: Count
     """Weights alone, inside that file."""
-    num_params: Annotated[Count, METRIC]
-    macs: Annotated[Count, METRIC]
-    top1_accuracy: Annotated[Share, METRIC]
+    num_params: Count
+    macs: Count
+    top1_accuracy: Share
     """Of the deployed file on the whole scored split, in [0, 1]."""
-    torch_top1_accuracy: Annotated[Share, METRIC]
+    torch_top1_accuracy: Share
     """Of the eager torch model with the same weights."""
-    torch_agreement: Annotated[Share, METRIC]
+    torch_agreement: Share
     """Share of images to which the file and the torch model give the same label."""
-    onnx_top1_accuracy: Annotated[Share | None, METRIC] = None
+    onnx_top1_accuracy: Share | None = None
     """Of the same file in ONNX Runtime; None where that is the runtime."""
-    onnx_agreement: Annotated[Share | None, METRIC] = None
+    onnx_agreement: Share | None = None
     """Share of images to which both runtimes give the same label."""
     predictions_sha256: Sha256
     """Of the `.npy` beside the record: the predicted label of every image, uint16."""
@@ -598,9 +596,9 @@ class Measurement(Record):
     precisions, and in older records, where it was 8."""
     qat: QuantizationAwareTraining | None = None
     """How the file's weights were learned, where it holds others than the torch model of `weights_sha256`."""
-    exact_top1_accuracy: Annotated[Share | None, METRIC] = None
+    exact_top1_accuracy: Share | None = None
     """Of an INT8 file's own arithmetic, computed without fused kernels, in [0, 1]; None where it was not computed."""
-    exact_agreement: Annotated[Share | None, METRIC] = None
+    exact_agreement: Share | None = None
     """Share of images to which the runtime and the exact arithmetic give the same label."""
     mixed: Mixed | None = None
     """Of a file in `int8-mixed`; None for other precisions."""
@@ -612,7 +610,7 @@ class Measurement(Record):
     """Of the workload's unpruned FP32 file, timed in turn with this one in the same process."""
     baseline_latency: Annotated[Latency, VOLATILE]
     baseline_batch_latency: Annotated[Latency, VOLATILE]
-    peak_memory_bytes: Annotated[WholeNumber, VOLATILE, METRIC]
+    peak_memory_bytes: Annotated[WholeNumber, VOLATILE]
     """Of running this file alone at the large batch: the process's resident memory, or on a GPU the device memory
     that engine, contexts and buffers took."""
     clocks: Annotated[list[Clock], VOLATILE] = []
