@@ -50,7 +50,7 @@ def test_a_file_that_was_not_pulled_names_the_command_that_pulls_it(tracked, stu
     paths.Path(tracked).touch()
     assert checks.missing_files(study) == [
         "datasets.mine.path 'data/mine' does not exist, though DVC tracks it: "
-        f"run `dvc checkout {tracked}`, or `dvc pull {tracked}`"
+        f"run `dvc pull {tracked}`"
     ]
 
 
