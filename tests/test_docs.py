@@ -136,6 +136,25 @@ def test_every_command_of_trimlab_in_a_sentence_has_such_arguments_and_options()
             assert "Missing" in error.format_message(), text
 
 
+def test_the_help_of_every_command_ends_with_an_example_that_it_takes():
+    group = typer.main.get_command(cli.app)
+    for name, command in group.commands.items():
+        (example,) = re.findall(r"^Example: trimlab (.*)$", command.help, re.M)
+        assert shlex.split(example)[0] == name
+        parse(shlex.split(example))
+
+
+def committed(words):
+    """Say whether a command reads records that are committed, and nothing else."""
+    return words[:2] == ["trimlab", "pick"] and words[2] in studies()
+
+
+@pytest.mark.parametrize("words", [param for param in called("trimlab") if committed(*param.values)])
+def test_every_pick_among_committed_records_finds_a_file(words, project, monkeypatch):
+    monkeypatch.chdir(project)
+    cli.app(words[1:], standalone_mode=False)
+
+
 def parse(arguments):
     """Parse a command line of trimlab without running it.
 

@@ -322,19 +322,20 @@ def main() -> None:
     """Run the command. An error that the user can fix is one line."""
     with errors.one_line_errors():
         try:
-            code = app(standalone_mode=False)
+            code = app(prog_name="trimlab", standalone_mode=False)
         except _UsageError as error:
+            if not error.format_message():  # a bare `trimlab`, whose help is printed
+                sys.exit(errors.UsageError.exit_code)
             raise _usage_error(error) from None
         if code == errors.INTERRUPTED:  # typer catches the exception
             raise KeyboardInterrupt
         sys.exit(code)
 
 
-def _usage_error(error: Any) -> errors.UserError:
-    """Return what is wrong with a command line as one line; an empty message after a bare `trimlab`, which is helped."""
-    said = errors.one_line(error.format_message()).rstrip(".")
+def _usage_error(error: Any) -> errors.UsageError:
+    """Return what is wrong with a command line as one line."""
     path = error.ctx.command_path if error.ctx else "trimlab"
-    return errors.UsageError(f"{said}: see `{path} --help`" if said else "")
+    return errors.UsageError(f"{errors.one_line(error.format_message()).rstrip('.')}: see `{path} --help`")
 
 
 if __name__ == "__main__":
