@@ -7,13 +7,12 @@ from trimlab import config, errors, paths, progress
 
 def main(study: config.Params) -> None:
     """Write the report, then log the records of cached cells, which did not run."""
-    from trimlab.records import archive, labels
-    from trimlab.records.select import select
+    from trimlab.records import loaded
     from trimlab.report import stage as report_stage
     from trimlab.track import mlflow_runs
 
-    records = select(study, archive.stage_records(study))
-    report_stage.render(study, records, paths.REPORT, labels.of_stages(records))
+    _, records, classified = loaded.of_stages(study)
+    report_stage.render(study, records, paths.REPORT, classified)
     # The report is written before MLflow is imported, which takes seconds.
     mlflow_runs.complete(study, records, paths.REPORT)
     paths.forget_finished()

@@ -1,6 +1,8 @@
-"""The command line itself: its version, its help, and what a shell completes."""
+"""The command line itself: its version, its help, its exit codes, its JSON, and what a shell completes."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,9 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 import trimlab
-from trimlab import cli
+from trimlab import cli, config, errors, rehearsal
+from trimlab.execution import slices
 
-COMMANDS = ["check", "schema", "import", "report", "track", "slice", "bundle", "release"]
+COMMANDS = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
 COMPLETE = """\
 eval "$(trimlab --show-completion bash)"
 COMP_WORDS=({words})
@@ -42,6 +45,102 @@ def test_h_is_help(command):
     short, long = (CliRunner().invoke(cli.app, [*command, option]) for option in ("-h", "--help"))
     assert short.exit_code == 0
     assert short.stdout == long.stdout != ""
+
+
+def ended(monkeypatch, capsys, *arguments):
+    """The exit code of a command line, and what it printed on standard output and on standard error."""
+    monkeypatch.setattr(sys, "argv", ["trimlab", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return caught.value.code or 0, *capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--nope"], "No such option: --nope: see `trimlab --help`"),
+        (["nope"], "No such command 'nope': see `trimlab --help`"),
+        (["report"], "Missing argument 'study': see `trimlab report --help`"),
+        (["report", "--json"], "Missing argument 'study': see `trimlab report --help`"),
+        (["pick", "--max-drop", "101"], "Invalid value for '--max-drop': "),
+        (["pick", "--objective", "spee"], "'spee' is not one of 'size', 'latency', 'throughput': see `trimlab pick"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments, said, monkeypatch, capsys):
+    code, printed, complained = ended(monkeypatch, capsys, *arguments)
+    assert (code, printed) == (2, "")
+    (line,) = complained.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+
+
+def test_a_bare_trimlab_is_helped(monkeypatch, capsys):
+    code, printed, complained = ended(monkeypatch, capsys)
+    assert (code, complained) == (2, "")
+    assert "Usage: trimlab" in printed
+
+
+def test_an_interruption_has_a_message_and_exit_code_130(in_tmp, monkeypatch, capsys):
+    def interrupted(file):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rehearsal, "check", interrupted)
+    assert ended(monkeypatch, capsys, "check") == (130, "", "interrupted: run the same command again to go on\n")
+
+
+def test_the_page_lists_the_exit_codes(project):
+    rows = re.findall(r"^\| (\d+) \|", (project / "docs/command-line.md").read_text(), re.M)
+    known = [0, errors.UserError.exit_code, errors.UsageError.exit_code, slices.UNFINISHED, errors.INTERRUPTED]
+    assert [int(code) for code in rows] == known
+
+
+def test_check_prints_json_with_and_without_problems(quick, project, monkeypatch, capsys):
+    text = (project / "studies/quick.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("training:\n", "training:\n  spare: {epochs: 1}\n", 1))
+    code, printed, complained = ended(monkeypatch, capsys, "check", "--json")
+    found = json.loads(printed)
+    assert (code, complained, found["ok"], found["study"], found["problems"]) == (0, "", True, "quick", [])
+    assert found["variants"] == list(quick.variants)
+    (warning,) = found["warnings"]
+    assert warning.startswith("training.spare is not used")
+
+    Path("params.yaml").write_text(text.replace("ratio: 0.5", "ratio: 1.5"))
+    code, printed, complained = ended(monkeypatch, capsys, "check", "--json")
+    found = json.loads(printed)
+    assert (code, found["ok"], found["study"]) == (1, False, None)
+    assert [f"error: {line}" for line in found["problems"]] == complained.splitlines()
+    assert len(found["problems"]) == 1
+
+    Path("params.yaml").write_text(text.replace("source: digits, path: data/none", "source: folder, path: data/gone"))
+    code, printed, complained = ended(monkeypatch, capsys, "check", "--json")
+    assert code == 1
+    assert "data/gone' does not exist" in json.loads(printed)["problems"][0]
+
+
+def test_check_lists_downloads_in_json(in_tmp, project, monkeypatch, capsys):
+    for name in ("none", "pretrained"):
+        Path("data").mkdir(exist_ok=True)
+        (Path("data") / name).touch()
+    monkeypatch.delenv("DATA_ROOT", raising=False)
+    shutil.copy(project / "studies/cifar10-resnet20.yaml", "params.yaml")
+    code, printed, _ = ended(monkeypatch, capsys, "check", "--json")
+    assert code == 0
+    assert [line.partition(":")[0] for line in json.loads(printed)["downloads"]] == [
+        "data/raw holds no cifar-10-batches-py"
+    ]
+
+
+def test_report_prints_its_files_and_metrics_as_json(project, in_tmp, monkeypatch, capsys):
+    for name in ("studies", "records/quick"):
+        shutil.copytree(project / name, name)
+    shutil.copy(project / "params.yaml", "params.yaml")
+    code, printed, complained = ended(monkeypatch, capsys, "report", "quick", "--json")
+    assert (code, complained) == (0, "")
+    found = json.loads(printed)
+    assert {"reports/quick/report.md", "reports/quick/report.html", "reports/quick/metrics.json"} <= set(found["files"])
+    assert all(Path(file).exists() for file in found["files"])
+    assert found["metrics"] == json.loads(Path("reports/quick/metrics.json").read_text())
+    assert found["study"] == config.load().study == "quick"
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")

@@ -3,6 +3,7 @@
 `TRIMLAB_GOLDEN=write python -m pytest tests/test_docs.py` writes the README's results anew.
 """
 
+import json
 import os
 import re
 import shlex
@@ -136,6 +137,39 @@ def test_every_command_of_trimlab_in_a_sentence_has_such_arguments_and_options()
             parse(shlex.split(text))
         except UsageError as error:  # a sentence may name the subcommand alone
             assert "Missing" in error.format_message(), text
+
+
+def test_the_columns_that_pages_show_are_params_and_flat_metrics(project):
+    metrics = json.loads((project / "reports/quick/metrics.json").read_text())
+    known = {"Experiment", "prune.ratio"}
+    for group, values in metrics.items():
+        assert all(isinstance(value, int | float) for value in values.values())
+        known |= {f"{group}.{name}" for name in values}
+    kept = [words[words.index("--keep") + 1] for _, words in commands() if "--keep" in words]
+    assert len(kept) == 2
+    for pattern in kept:
+        shown = {name for name in known if re.match(pattern, name)}
+        assert {"Experiment", "prune.ratio", "candidate.top1_percent", "candidate.contended"} <= shown
+        assert len(shown) == 6
+
+
+def test_the_help_of_every_command_ends_with_an_example_that_it_takes():
+    group = typer.main.get_command(cli.app)
+    for name, command in group.commands.items():
+        (example,) = re.findall(r"^Example: trimlab (.*)$", command.help, re.M)
+        assert shlex.split(example)[0] == name
+        parse(shlex.split(example))
+
+
+def committed(words):
+    """Say whether a command reads records that are committed, and nothing else."""
+    return words[:2] == ["trimlab", "pick"] and words[2] in studies()
+
+
+@pytest.mark.parametrize("words", [param for param in called("trimlab") if committed(*param.values)])
+def test_every_pick_among_committed_records_finds_a_file(words, project, monkeypatch):
+    monkeypatch.chdir(project)
+    cli.app(words[1:], standalone_mode=False)
 
 
 def parse(arguments):

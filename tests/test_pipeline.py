@@ -238,15 +238,72 @@ def test_a_bad_experiment_is_one_line_and_leaves_params_alone(tiny):
     assert tiny.params.read_bytes() == before
 
 
-def test_what_was_pushed_is_pulled_and_nothing_runs(tiny, tmp_path):
+@pytest.fixture
+def shared(tiny, tmp_path):
+    """The copy with a DVC remote, and a bare repository as its git remote: only these can give data away."""
     tiny.run("dvc", "remote", "add", "-d", "storage", str(tmp_path / "remote"))
     tiny.commit("remote")
     tiny.run("dvc", "push")
-    tiny.run("git", "clone", "-q", str(tiny.root), str(tmp_path / "clone"))
-    clone = Project(tmp_path / "clone")
+    tiny.run("git", "clone", "-q", "--bare", ".", str(tmp_path / "bare.git"))
+    tiny.run("git", "remote", "add", "origin", str(tmp_path / "bare.git"))
+    return tiny
+
+
+def cloned(folder):
+    subprocess.run(["git", "clone", "-q", folder / "bare.git", folder / "clone"], check=True)
+    return Project(folder / "clone")
+
+
+def test_what_was_pushed_is_pulled_and_nothing_runs(shared, tmp_path):
+    clone = cloned(tmp_path)
     clone.run("dvc", "pull")
     assert clone.repro() == ["runtimes"]  # what the machine has is never restored
     assert "Data and pipelines are up to date." in clone.run("dvc", "repro")
+
+
+def test_another_project_gets_the_candidates_files_by_their_version(shared, tmp_path):
+    shared.run("gto", "register", "candidate", "--version", "v1.0.0")
+    shared.run("git", "push", "-q", "origin", "candidate@v1.0.0")
+    other = Project(tmp_path / "other")
+    other.root.mkdir()
+    url = f"file://{tmp_path}/bare.git"
+    other.run("dvc", "artifacts", "get", url, "candidate", "--rev", "v1.0.0", "-o", "deployed")
+    assert contents(other.root / "deployed") == contents(shared.root / "quantize/candidate")
+    file = "quantize/candidate/seed0-int8.onnx"
+    other.run("dvc", "get", url, file, "--rev", "candidate@v1.0.0")
+    assert sha256_of(other.root / "seed0-int8.onnx") == sha256_of(shared.root / file)
+
+
+def test_a_pushed_experiment_is_not_computed_again_elsewhere(shared, tmp_path):
+    shared.run("dvc", "exp", "run", "--temp", "-n", "less", "-S", "prune.ratio=0.4")
+    shared.run("dvc", "exp", "push", "origin", "less")
+    clone = cloned(tmp_path)
+    clone.edit("prune: {ratio: 0.3", "prune: {ratio: 0.4")
+    clone.run("dvc", "fetch", "--run-cache")
+    assert clone.repro("--pull") == ["runtimes", "report"]
+
+
+def test_a_dataset_comes_from_another_project_by_its_tag(tiny, tmp_path):
+    registry = Project(tmp_path / "registry")
+    write_images(registry.root / "shades", shade=0)
+    for command in (
+        ["git", "init", "-q", "-b", "main"], ["git", "config", "user.name", "Test"],
+        ["git", "config", "user.email", "test@example.org"], ["dvc", "init", "-q"], ["dvc", "add", "shades"],
+        ["dvc", "remote", "add", "-d", "storage", str(tmp_path / "images")], ["dvc", "push"],
+    ):  # fmt: skip
+        registry.run(*command)
+    registry.commit("shades")
+    registry.run("git", "tag", "v1")
+    tiny.run("dvc", "import", str(registry.root), "shades", "-o", "data/shades", "--rev", "v1")
+    tiny.edit("datasets:\n", "datasets:\n  shades: {source: folder, path: data/shades}\n")
+    assert tiny.repro("prepare@shades") == ["prepare@shades"]
+    tiny.commit("shades")
+    tiny.run("git", "clone", "-q", ".", str(tmp_path / "clone"))
+    clone = Project(tmp_path / "clone")
+    assert "run `dvc pull data/shades.dvc`" in clone.run("trimlab", "check", code=1)
+    clone.run("dvc", "pull", "data/shades.dvc")
+    clone.run("trimlab", "check")
+    assert contents(clone.root / "data/shades") == contents(registry.root / "shades")
 
 
 def without(folder, runtime):

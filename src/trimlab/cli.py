@@ -1,14 +1,20 @@
-"""The `trimlab` command: everything that is not a stage."""
+"""The `trimlab` command: everything that is not a stage. docs/command-line.md lists its exit codes."""
 
+import json
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from trimlab import __version__, config, errors, paths, progress, rehearsal
-from trimlab.config import checks
+
+_STUDY, _RECORDS, _DEPLOY, _ELSEWHERE = "Before dvc repro", "Records and reports", "Choose and deploy", "Other machines"
+"""What `trimlab --help` groups commands by."""
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""Of the click that typer uses, which may be a copy of its own."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -55,6 +61,7 @@ Runtimes = Annotated[
     list[str] | None,
     typer.Option(help="Only files in this runtime (repeatable). Default: all.", autocompletion=lambda: config.RUNTIMES),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of sentences.")]
 CommittedStudy = Annotated[str, typer.Argument(help="A study with committed records.", autocompletion=_studies)]
 
 
@@ -64,64 +71,90 @@ def _app(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Compress image classifiers, declaratively. The pipeline itself is `dvc repro`."""
+    """Compress image classifiers, declaratively. The pipeline itself is `dvc repro`.
+
+    Example: trimlab check && dvc repro && trimlab pick --max-drop 1
+    """
 
 
-@app.command()
-def check(file: Annotated[Path, typer.Argument(help="A params file.")] = paths.PARAMS) -> None:
+@app.command(rich_help_panel=_STUDY)
+def check(
+    file: Annotated[Path, typer.Argument(help="A params file.")] = paths.PARAMS,
+    as_json: AsJson = False,
+) -> None:
     """Check a params file and the files that it names. Each problem is one line: value, bounds and remedy.
 
     Models are built, and tried with an image where the dataset is prepared: your own model's code runs.
+
+    Example: trimlab check studies/quick.yaml
     """
-    study = config.load(file)
-    for line in checks.warnings(study):
-        print(f"warning: {file}: {line}")
-    for line in checks.notes(study):
-        print(f"note: {line}")
-    if found := checks.missing_files(study) or list(rehearsal.problems(study)):
-        raise errors.UserError("\n".join(f"{file}: {line}" for line in found))
-    counts = f"{len(study.workloads)} workloads, {len(study.variants)} variants"
-    print(f"{file}: study {study.study}, {counts}: all values are valid")
+    checked = rehearsal.check(file)
+    if as_json:
+        print(json.dumps({"file": str(file), "ok": not checked.problems, **checked._asdict()}, indent=2))
+    else:
+        for line in checked.warnings:
+            print(f"warning: {file}: {line}")
+        for line in checked.downloads:
+            print(f"note: {line}")
+    if checked.problems:
+        raise errors.UserError("\n".join(checked.problems))
+    if not as_json:
+        counts = f"{len(checked.workloads)} workloads, {len(checked.variants)} variants"
+        print(f"{file}: study {checked.study}, {counts}: all values are valid")
 
 
-@app.command()
+@app.command(rich_help_panel=_STUDY)
 def schema() -> None:
-    """Write params.schema.json, which describes params.yaml to editors."""
+    """Write params.schema.json, which describes params.yaml to editors.
+
+    Example: trimlab schema
+    """
     if not Path("dvc.yaml").is_file():
         raise errors.UserError(f"{Path.cwd()} has no dvc.yaml: run `trimlab schema` in the project's root")
     paths.SCHEMA.write_text(config.schema())
     print(f"wrote {paths.SCHEMA}")
 
 
-@app.command("import")
+@app.command("import", rich_help_panel=_RECORDS)
 def import_(
     sources: Annotated[
         list[Path] | None,
         typer.Argument(metavar="RECORDS", help="Files, folders, or a slice's .tar.gz. Default: the stages' records."),
     ] = None,
 ) -> None:
-    """Copy records into records/STUDY/, except those that are already there."""
+    """Copy records into records/STUDY/, except those that are already there.
+
+    Example: trimlab import from-device
+    """
     from trimlab.records import imports
 
     added, there = imports.import_records(sources or [])
     print(f"{added} records added to {paths.RECORDS}/, {there} already there")
 
 
-@app.command()
-def report(study: CommittedStudy) -> None:
-    """Render reports/STUDY/ from the records in records/STUDY/."""
-    from trimlab.records import archive, labels
-    from trimlab.records.select import select
+@app.command(rich_help_panel=_RECORDS)
+def report(study: CommittedStudy, as_json: AsJson = False) -> None:
+    """Render reports/STUDY/ from the records in records/STUDY/.
+
+    With --json it prints where the report's files are, and the values of metrics.json.
+
+    Example: trimlab report quick
+    """
+    from trimlab.records import loaded
     from trimlab.report import stage as report_stage
 
-    described = archive.load_study(study)
     folder = paths.REPORTS / study
-    chosen = select(described, archive.committed_records(study))
-    report_stage.render(described, chosen, folder, labels.of_committed(study, chosen))
-    print(f"wrote {folder / 'report.md'}")
+    described, chosen, classified = loaded.of_committed(study)
+    report_stage.render(described, chosen, folder, classified)
+    if as_json:
+        files = sorted(str(path) for path in folder.iterdir())
+        metrics = json.loads((folder / "metrics.json").read_text())
+        print(json.dumps({"study": study, "files": files, "metrics": metrics}, indent=2))
+    else:
+        print(f"wrote {folder / 'report.md'}")
 
 
-@app.command()
+@app.command(rich_help_panel=_DEPLOY)
 def pick(
     study: Annotated[
         str | None,
@@ -144,7 +177,7 @@ def pick(
         str | None,
         typer.Option(metavar="NAME", help="Register the file in MLflow under this name, as its champion."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a sentence.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Name the best measured file that loses little enough: the whole 95 % interval of its loss is within --max-drop.
 
@@ -163,7 +196,7 @@ def pick(
     print(deploy.as_json(results, choice) if as_json else deploy.sentence(results, choice))
 
 
-@app.command()
+@app.command(rich_help_panel=_DEPLOY)
 def search(
     objective: Objective = "size",
     max_drop: MaxDrop = 1.0,
@@ -185,7 +218,7 @@ def search(
     print(result.finish(started))
 
 
-@app.command()
+@app.command(rich_help_panel=_DEPLOY)
 def predict(
     file: Annotated[Path, typer.Argument(help="An exported ONNX file.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files of any size.")],
@@ -203,9 +236,12 @@ def predict(
         print(f"{found.image}: {found.name} ({100 * found.probability:.1f} %)")
 
 
-@app.command()
+@app.command(rich_help_panel=_RECORDS)
 def track(study: CommittedStudy) -> None:
-    """Log the records in records/STUDY/ to MLflow, for example to rebuild a lost store."""
+    """Log the records in records/STUDY/ to MLflow, for example to rebuild a lost store.
+
+    Example: trimlab track quick
+    """
     from trimlab.records import archive
     from trimlab.records.select import select
     from trimlab.track import mlflow_runs
@@ -216,7 +252,7 @@ def track(study: CommittedStudy) -> None:
     print(f"{added} runs logged to MLflow")
 
 
-@app.command("slice")
+@app.command("slice", rich_help_panel=_ELSEWHERE)
 def slice_(
     study: Annotated[str, typer.Argument(help="A study of the current source tree.", autocompletion=_studies)],
     run_dir: Annotated[Path, typer.Option(help="The folder that keeps everything between slices.")],
@@ -226,13 +262,16 @@ def slice_(
         bool, typer.Option("--fresh-source", help="Replace the source in RUN_DIR by the current source tree.")
     ] = False,
 ) -> None:
-    """Run a study for a limited time, on a host that ends long commands. Exit code 75 means: call it again."""
+    """Run a study for a limited time, on a host that ends long commands. Exit code 75 means: call it again.
+
+    Example: trimlab slice quick --run-dir /tmp/quick --out out --seconds 540
+    """
     from trimlab.execution import slices
 
     raise typer.Exit(slices.run(study, run_dir, out, seconds, fresh_source))
 
 
-@app.command()
+@app.command(rich_help_panel=_ELSEWHERE)
 def bundle(
     variants: Annotated[
         list[str],
@@ -249,7 +288,10 @@ def bundle(
         ),
     ] = None,
 ) -> None:
-    """Pack exported files, test set and measuring code: `python FILE.zip` measures on another device."""
+    """Pack exported files, test set and measuring code: `python FILE.zip` measures on another device.
+
+    Example: trimlab bundle resnet20-digits candidate --out bundle.zip
+    """
     from trimlab.benchmark import bundles
 
     study = config.load()
@@ -258,7 +300,7 @@ def bundle(
     print(f"wrote {out}: {asked} measurements, {out.stat().st_size / 2**20:.1f} MiB; run it with `python {out.name}`")
 
 
-@app.command()
+@app.command(rich_help_panel=_RECORDS)
 def release(
     workloads: Annotated[
         list[str],
@@ -269,7 +311,10 @@ def release(
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = paths.RELEASED,
 ) -> None:
-    """Write trained weights in FP16, with the records of their trainings, for git: a study names them as `weights`."""
+    """Write trained weights in FP16, with the records of their trainings, for git: a study names them as `weights`.
+
+    Example: trimlab release resnet20-digits
+    """
     from trimlab import release as released
 
     study = config.load()
@@ -283,7 +328,21 @@ def release(
 def main() -> None:
     """Run the command. An error that the user can fix is one line."""
     with errors.one_line_errors():
-        app()
+        try:
+            code = app(prog_name="trimlab", standalone_mode=False)
+        except _UsageError as error:
+            if not error.format_message():  # a bare `trimlab`, whose help is printed
+                sys.exit(errors.UsageError.exit_code)
+            raise _usage_error(error) from None
+        if code == errors.INTERRUPTED:  # typer catches the exception
+            raise KeyboardInterrupt
+        sys.exit(code)
+
+
+def _usage_error(error: Any) -> errors.UsageError:
+    """Return what is wrong with a command line as one line."""
+    path = error.ctx.command_path if error.ctx else "trimlab"
+    return errors.UsageError(f"{errors.one_line(error.format_message()).rstrip('.')}: see `{path} --help`")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,7 @@ from trimlab import config, paths, records
 from trimlab.config.choices import unresolved
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError, short
-from trimlab.records import Measurement, archive, labels
-from trimlab.records.select import select
+from trimlab.records import Measurement, loaded
 from trimlab.report import pick, recommendation
 from trimlab.report.intervals import wilson
 from trimlab.report.pick import File, Limits, Objective
@@ -84,13 +83,7 @@ def results_of(study: str | None) -> Results:
     Raises:
         UserError: there are none.
     """
-    if study is None:
-        of = config.load()
-        found = select(of, archive.stage_records(of))
-        return Results.of(of, found, labels.of_stages(found))
-    of = archive.load_study(study)
-    found = select(of, archive.committed_records(study))
-    return Results.of(of, found, labels.of_committed(study, found))
+    return Results.of(*(loaded.of_stages(config.load()) if study is None else loaded.of_committed(study)))
 
 
 def choose(

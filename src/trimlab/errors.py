@@ -3,14 +3,27 @@
 import errno
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it: 128 and the signal's number."""
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class UserError(ValueError):
     """An error that the user can fix. The message has one line per problem: value, bound, remedy."""
+
+    exit_code = 1
+
+
+class UsageError(UserError):
+    """A command line that is wrong: an unknown command or option, a missing argument, a value out of its range."""
+
+    exit_code = 2
 
 
 def one_line(text: object, limit: int = 200) -> str:
@@ -57,15 +70,23 @@ def _refused(error: Exception) -> str:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the process with exit code 1 and a message for errors that the user can fix; others keep their traceback."""
+    """End the process with a message on standard error for what the user can fix; other errors keep their traceback.
+
+    The exit code is the error's, 1 for a file that the system refuses, or 130 after an interruption.
+    """
     try:
         yield
     except UserError as error:
-        raise SystemExit("\n".join(f"error: {line}" for line in str(error).splitlines())) from None
+        _end("\n".join(f"error: {line}" for line in str(error).splitlines()), error.exit_code)
     except Exception as error:
         refused = _refused(error)
         if not refused:
             raise
-        raise SystemExit(f"error: {refused}") from None
+        _end(f"error: {refused}", UserError.exit_code)
     except KeyboardInterrupt:
-        raise SystemExit("interrupted: run the same command again to go on") from None
+        _end("interrupted: run the same command again to go on", INTERRUPTED)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(code) from None

@@ -5,11 +5,12 @@ It refuses and changes no result, so the fingerprints of stages leave it out.
 
 import copy
 import json
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from trimlab import formats, paths
-from trimlab.config import OWN_MODELS, Params, matching
+from trimlab import config, formats, paths
+from trimlab.config import OWN_MODELS, Params, checks, matching
 from trimlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,6 +21,33 @@ _STANDIN_CLASSES = 10
 
 Shape = tuple[int, int, int]
 """Of an image: channels, height, width."""
+
+
+class Checked(NamedTuple):
+    """What is to say of a params file before anything runs."""
+
+    study: str | None = None
+    """Its name; None where values are invalid."""
+    workloads: Sequence[str] = ()
+    variants: Sequence[str] = ()
+    problems: Sequence[str] = ()
+    """What stops `dvc repro`: a line each, with the file, the value, its bound and the fix."""
+    warnings: Sequence[str] = ()
+    """What is allowed but is probably a mistake."""
+    downloads: Sequence[str] = ()
+    """What `dvc repro` will fetch."""
+
+
+def check(file: Path) -> Checked:
+    """Check a params file and the files that it names, and try the models."""
+    try:
+        study = config.load(file)
+    except UserError as error:
+        return Checked(problems=str(error).splitlines())
+    found = checks.missing_files(study) or list(problems(study))
+    lines = [f"{file}: {line}" for line in found]
+    names = list(study.workloads), list(study.variants)
+    return Checked(study.study, *names, lines, checks.warnings(study), checks.notes(study))
 
 
 def problems(study: Params) -> Iterator[str]:

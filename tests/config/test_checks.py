@@ -49,8 +49,7 @@ def test_a_file_that_was_not_pulled_names_the_command_that_pulls_it(tracked, stu
     (paths.Path("data") / "mine").rmdir()
     paths.Path(tracked).touch()
     assert checks.missing_files(study) == [
-        "datasets.mine.path 'data/mine' does not exist, though DVC tracks it: "
-        f"run `dvc checkout {tracked}`, or `dvc pull {tracked}`"
+        f"datasets.mine.path 'data/mine' does not exist, though DVC tracks it: run `dvc pull {tracked}`"
     ]
 
 

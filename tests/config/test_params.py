@@ -541,7 +541,8 @@ def test_every_stage_answers_bad_params_in_one_line_without_heavy_imports(stage,
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     said = "error: params.yaml: prune.ratio 1.4 is not in [0, 0.95]: set it in that range"
-    assert done.stdout.splitlines() == [said, "[]"]
+    assert done.stderr.splitlines() == [said]
+    assert done.stdout.splitlines() == ["1", "[]"]
 
 
 CELLS = {
@@ -559,7 +560,7 @@ CELLS = {
 
 
 def answers(stage, project, folder, *arguments):
-    """What a stage says to each list of arguments, in a folder with the quick study's params alone."""
+    """A stage's exit code and message for each list of arguments, in a folder with the quick study's params alone."""
     (folder / "params.yaml").write_text((project / "studies/quick.yaml").read_text())
     script = str(project / "stages" / f"{stage}.py")
     code = (
@@ -574,25 +575,26 @@ def answers(stage, project, folder, *arguments):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     assert [path.name for path in folder.iterdir()] == ["params.yaml"]
-    lines = done.stdout.replace(f"{project}/", "").splitlines()
-    assert lines.pop() == "[]"
-    return lines
+    *codes, heavy = done.stdout.splitlines()
+    assert heavy == "[]"
+    said = done.stderr.replace(f"{project}/", "").splitlines()
+    return [f"{code} {line}" for code, line in zip(codes, said, strict=True)]
 
 
 @pytest.mark.parametrize("stage", CELLS)
 def test_a_stage_without_its_one_cell_says_so_in_a_line_and_touches_nothing(stage, project, tmp_path):
     role, cells = CELLS[stage]
     assert answers(stage, project, tmp_path, [], ["a", "b"], ["nope"], ["n" * 10**5], ["a\nb"]) == [
-        f"error: stages/{stage}.py takes one {role}, not 0 arguments: use one of {cells}",
-        f"error: stages/{stage}.py takes one {role}, not 2 arguments: use one of {cells}",
-        f"error: {role} 'nope' is unknown: use one of {cells}",
-        f"error: {role} '{'n' * 56}... is unknown: use one of {cells}",
-        f"error: {role} 'a\\nb' is unknown: use one of {cells}",
+        f"2 error: stages/{stage}.py takes one {role}, not 0 arguments: use one of {cells}",
+        f"2 error: stages/{stage}.py takes one {role}, not 2 arguments: use one of {cells}",
+        f"1 error: {role} 'nope' is unknown: use one of {cells}",
+        f"1 error: {role} '{'n' * 56}... is unknown: use one of {cells}",
+        f"1 error: {role} 'a\\nb' is unknown: use one of {cells}",
     ]
 
 
 def test_the_report_takes_no_argument(project, tmp_path):
-    said = "error: stages/report.py takes no arguments, not 1: leave them out"
+    said = "2 error: stages/report.py takes no arguments, not 1: leave them out"
     assert answers("report", project, tmp_path, ["candidate"]) == [said]
 
 

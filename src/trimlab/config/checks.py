@@ -72,7 +72,7 @@ def _complaint(path: Path, kind: str) -> str:
         return f"is not a {kind}: name a {kind}"
     tracked = next((f"{each}.dvc" for each in (path, *path.parents) if Path(f"{each}.dvc").is_file()), None)
     if tracked:
-        return f"does not exist, though DVC tracks it: run `dvc checkout {tracked}`, or `dvc pull {tracked}`"
+        return f"does not exist, though DVC tracks it: run `dvc pull {tracked}`"
     if kind == _CODE:
         return f"does not exist: put the {kind} there"
     if path.is_relative_to(paths.RELEASED):

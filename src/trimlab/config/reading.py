@@ -13,7 +13,7 @@ from trimlab import paths
 from trimlab.config import messages
 from trimlab.config.choices import choice, unresolved
 from trimlab.config.study import Params
-from trimlab.errors import UserError, one_line
+from trimlab.errors import UsageError, UserError, one_line
 
 MOST_PROBLEMS = 30
 """How many problems are reported at once."""
@@ -45,12 +45,13 @@ def cell(arguments: Sequence[str], section: Literal["datasets", "workloads", "va
         section: the section of params.yaml that has a cell for each of its keys.
 
     Raises:
-        UserError: the params are invalid, or the arguments are not exactly one known key.
+        UserError: the params are invalid, or the key is unknown.
+        UsageError: there is not exactly one argument.
     """
     study, role = load(), section.removesuffix("s")
     keys: Collection[str] = getattr(study, section)
     if len(arguments) != 2:
-        raise UserError(f"{arguments[0]} takes one {role}, not {len(arguments) - 1} arguments: {choice(keys)}")
+        raise UsageError(f"{arguments[0]} takes one {role}, not {len(arguments) - 1} arguments: {choice(keys)}")
     problem = unresolved(role, arguments[1], keys)
     if problem:
         raise UserError(problem)
@@ -61,11 +62,12 @@ def whole(arguments: Sequence[str]) -> Params:
     """Return the study, for a stage without arguments.
 
     Raises:
-        UserError: the params are invalid, or there are arguments in `sys.argv`.
+        UserError: the params are invalid.
+        UsageError: there are arguments in `sys.argv`.
     """
     study = load()
     if len(arguments) != 1:
-        raise UserError(f"{arguments[0]} takes no arguments, not {len(arguments) - 1}: leave them out")
+        raise UsageError(f"{arguments[0]} takes no arguments, not {len(arguments) - 1}: leave them out")
     return study
 
 
