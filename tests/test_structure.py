@@ -19,7 +19,7 @@ FLOORS = [
     {"cli"},
     {"search"},
     {"deploy", "execution", "predict", "rehearsal", "release"},
-    {"benchmark", "report", "track"},
+    {"benchmark", "latency", "report", "track"},
     {"quantize"},
     {"prune"},
     {"train"},
