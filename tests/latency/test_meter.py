@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import onnx
 import pytest
@@ -11,17 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from machines import Machine
 from trimlab import config, records
 from trimlab.errors import UserError
 from trimlab.latency import files, meter
 from trimlab.latency.layers import Layer, layers_of
 from trimlab.measure import runtimes
 from trimlab.measure.session import Settings
-from trimlab.models.facts import count_macs
+from trimlab.prune import stage as prune_stage
 from trimlab.prune.point import prune_at
 from trimlab.prune.target import LATENCY_FILES, LATENCY_TOLERANCE
 from trimlab.quantize import onnx_files
 from trimlab.quantize.onnx_graph import graph_of
+from trimlab.train import loop
+from trimlab.train import stage as train_stage
 
 SHAPE = (3, 8, 8)
 KEYS = config.PruningKeys(target="prune.target")
@@ -33,33 +35,6 @@ def chain(first, second):
         nn.Conv2d(3, first, 3, padding=1), nn.ReLU(), nn.Conv2d(first, second, 3, padding="same"), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(second, 10),
     )  # fmt: skip
-
-
-class Machine:
-    """A meter whose layers take as long as their multiply-accumulates, and whose files take more by a rule."""
-
-    kept = Path("kept.json")
-
-    def __init__(self, rule):
-        self.rule, self.files = rule, 0
-
-    def predicted(self, model):
-        return count_macs(model, SHAPE) / 1e6
-
-    def measured(self, model):
-        self.files += 1
-        return latency_of(self.rule(self.predicted(model)))
-
-    def record(self, latency, predicted_ms):
-        device = {"kind": "cpu", "name": "a", "features": [], "threads": 1, "system": "b"}
-        return records.TargetLatency(
-            runtime="onnxruntime", runtime_version="1", precision="fp32", device=records.Device(**device),
-            latency=latency, predicted_ms=predicted_ms,
-        )  # fmt: skip
-
-
-def latency_of(ms):
-    return records.Latency(p50_ms=ms, p90_ms=ms, n=1, batch_size=1)
 
 
 def asked(ms):
@@ -176,3 +151,33 @@ def test_a_runtime_that_is_not_installed_is_one_line(monkeypatch):
     with pytest.raises(UserError, match="openvino cannot be imported") as error:
         meter.Meter(TARGET.model_copy(update={"runtime": "openvino"}), SHAPE)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_stage_records_what_was_asked_reached_and_trained(quick, monkeypatch):
+    monkeypatch.setattr(loop._Loop, "_step", lambda self, *batch: self.sums.add_(1.0))
+    values = quick.model_dump(exclude_unset=True)
+    values["training"]["digits"] |= {"epochs": 1}
+    sparsity = {"regularizer": "growing", "epochs": 2, "learning_rate": 0.03}
+    values["sweep"]["r30"] = {"target": {"latency_ms": 6.0}, "epochs": 1, "sparsity": sparsity, "distillation": 0.5}
+    study = config.Params.model_validate(values)
+    trained = train_stage.train_workload(study, "resnet20-digits", 0, on_epoch=lambda _: None)
+    asked_of = []
+
+    def meter_of(target, image_shape):
+        asked_of.append((target.latency_ms, image_shape))
+        return machine
+
+    machine = Machine(lambda ms: 1 + ms)
+    monkeypatch.setattr(machine, "predicted", lambda model: sum(p.numel() for p in model.parameters()) / 3e4)
+    record = prune_stage.prune_variant(study, "resnet20-digits-r30", 0, lambda _: None, meter_of)
+    assert asked_of == [(6.0, (3, 32, 32))]
+    assert record.target == records.Target(latency_ms=6.0)
+    assert record.target_latency.latency.p50_ms == pytest.approx(6.0, rel=LATENCY_TOLERANCE)
+    assert record.target_latency.latency.p50_ms == pytest.approx(1 + record.num_params / 3e4)
+    assert record.target_latency.predicted_ms == pytest.approx(record.target_latency.latency.p50_ms, rel=0.1)
+    how = record.sparsity
+    assert (how.regularizer, how.strength, how.epochs, how.learning_rate) == ("growing", 1e-4, 2, 0.03)
+    # Two epochs of the unpruned model, and one of the pruned one, for which the unpruned one labels each image.
+    assert how.training_macs == pytest.approx(2 * trained.training_macs)
+    images = trained.training_macs / (3 * trained.macs)
+    assert record.training_macs == pytest.approx(how.training_macs + images * (3 * record.macs + trained.macs))
