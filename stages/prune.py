@@ -8,13 +8,14 @@ from trimlab import config, errors, paths, progress
 def main(study: config.Params, variant: str) -> None:
     """Prune one variant."""
     from trimlab import machine
+    from trimlab.latency.meter import Meter
     from trimlab.prune import stage as prune_stage
     from trimlab.track import mlflow_runs
 
     with machine.one_at_a_time(f"prune/{variant}"):
         for seed in study.seeds:
             with mlflow_runs.live(study, "prune", variant, seed) as stream:
-                record = prune_stage.prune_variant(study, variant, seed, on_epoch=stream)
+                record = prune_stage.prune_variant(study, variant, seed, stream, Meter)
             mlflow_runs.log(study, record)
     progress.wrote(paths.pruned(variant))
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from trimlab import formats, paths, records
-from trimlab.config import Params
+from trimlab.config import Params, PruningPoint, Sparsity
 from trimlab.measure import timing
 from trimlab.measure.contract import BOUNDS, Request
 from trimlab.records import (
@@ -29,6 +29,8 @@ from trimlab.records import (
     QuantizationAwareTraining,
     Record,
     Sensitivity,
+    SparseTraining,
+    TargetLatency,
     Training,
 )
 from trimlab.records.labels import Classified
@@ -159,6 +161,24 @@ def training(of: Params, workload: str, seed: int = 0, device: Device = CPU, **c
     return Training.model_validate(fields | changes)
 
 
+def _target_latency(point: PruningPoint, device: Device) -> TargetLatency | None:
+    if point.target is None or point.target.latency_ms is None:
+        return None
+    return TargetLatency(
+        runtime=point.target.runtime,
+        runtime_version="1.30.0",
+        precision=point.target.precision,
+        device=device,
+        latency=latency(1.02 * point.target.value, n=200),
+        predicted_ms=0.99 * point.target.value,
+    )
+
+
+def _sparsity(section: Sparsity) -> SparseTraining:
+    measured = {"top1_accuracy": 0.9, "training_macs": 1e12, "train_seconds": 5.0, "resumptions": 0}
+    return SparseTraining(**section.model_dump(exclude={"warmup"}), **measured)
+
+
 def pruning(of: Params, variant: str, seed: int = 0, device: Device = CPU, **changes: Any) -> Pruning:
     """Return a variant's pruning record."""
     workload, point = of.variants[variant].workload, of.point(variant)
@@ -174,7 +194,9 @@ def pruning(of: Params, variant: str, seed: int = 0, device: Device = CPU, **cha
         "baseline_sha256": base.weights_sha256,
         "variant": variant,
         "ratio": ratio,
-        "target": None if point.target is None else point.target.model_dump(),
+        "target": None if point.target is None else {point.target.quantity: point.target.value},
+        "target_latency": _target_latency(point, device),
+        "sparsity": None if point.sparsity is None else _sparsity(point.sparsity),
         "steps": point.steps,
         "importance": of.pruning_of(variant).importance,
         "scope": of.pruning_of(variant).allocation,

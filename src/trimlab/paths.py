@@ -60,6 +60,11 @@ def answer(variant: str, request_digest: str) -> Path:
     return answers_file(variant).with_name(f"{request_digest}.json")
 
 
+def kept_latencies(digest: str) -> Path:
+    """Return where the times of layers and files are kept from which a target's latency is met, see `latency`."""
+    return project_root() / STATE / "latency" / f"{digest}.json"
+
+
 def finished(resumable: Path) -> Path:
     """Return where a resumable checkpoint is kept once its training has a record."""
     return resumable.with_suffix(".done")

@@ -132,9 +132,29 @@ def test_a_control_that_contradicts_itself_is_one_line(point, message, text, tmp
     [
         ("target: {macs: 90X}", "prune.target.macs '90X' is invalid (Input should be a valid number"),
         ("target: {macs: 0}", "prune.target.macs 0 is not in (0, 1000000000000000.0]: set it in that range"),
-        ("target: {flops: 90M}", "prune.target.flops is not a known key: use one of params, macs, size_mib"),
+        (
+            "target: {flops: 90M}",
+            "prune.target.flops is not a known key: use one of params, macs, size_mib, latency_ms,",
+        ),
         ("target: {params: 0.2M, macs: 90M}", "prune.target.params stands beside macs: leave one of them"),
-        ("target: {}", "prune.target.params, macs and size_mib are missing: give one of them"),
+        ("target: {}", "prune.target.params, macs, size_mib and latency_ms are missing: give one of them"),
+        ("target: {latency_ms: 0}", "prune.target.latency_ms 0 is not in (0, 1000000.0]: set it in that range"),
+        (
+            "target: {latency_ms: 1, precision: fp16}",
+            "prune.target.precision 'fp16' is not allowed: use one of fp32 or int8",
+        ),
+        (
+            "target: {latency_ms: 1, runtime: tensorrt}",
+            "prune.target.runtime 'tensorrt' is not allowed: use one of onnxr",
+        ),
+        (
+            "target: {latency_ms: 1, threads: 2000}",
+            "prune.target.threads 2000 is not in [0, 1024]: set it in that range",
+        ),
+        (
+            "target: {macs: 90M, precision: int8}",
+            "prune.target.precision 'int8' decides a latency alone, and macs needs none: remove it",
+        ),
         ("ratio: 0.5, target: {params: 0.2M}", "prune.ratio 0.5 stands beside a target: remove one of them"),
         ("steps: 2", "prune.ratio is missing: add it, or a target"),
     ],
@@ -153,6 +173,49 @@ def test_an_amount_is_read_with_its_suffix_and_written_back(digits, suffix):
     again = config.Target.model_validate({"macs": YAML(typ="safe").load(target.written(target.value))})
     assert again.value == pytest.approx(target.value, rel=1e-3)
     assert config.Target(macs=target.value) == target  # one digest, however it is written
+
+
+def test_a_latency_is_one_that_the_benchmark_shows(text, tmp_path):
+    target = "target: {latency_ms: 0.5, runtime: openvino, precision: int8, threads: 1}"
+    changed = text.replace("prune: {ratio: 0.5,", f"prune: {{{target},")
+    changed = changed.replace("digits, pruning: prune}", "digits, pruning: prune, precisions: [fp32]}")
+    found = problems(changed, tmp_path)
+    assert [line.split(": ", 1)[1] for line in found] == [
+        "benchmark.runtimes lacks openvino, where prune.target is timed: add it",
+        "prune.target.threads 1 is not benchmark.threads 0: make them equal",
+        "variants.candidate.precisions lacks int8, in which prune.target is timed: add it",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        ("ratio: 0.5, sparsity: {}", "prune.sparsity.epochs is missing: add it"),
+        (
+            "ratio: 0.5, sparsity: {epochs: 1, strength: 0}",
+            "prune.sparsity.strength 0 is not in (0, 1]: set it in that",
+        ),
+        (
+            "ratio: 0.5, sparsity: {epochs: 1, regularizer: l1}",
+            "prune.sparsity.regularizer 'l1' is not allowed: use one of group",
+        ),
+        (
+            "ratio: 0.0, sparsity: {epochs: 1}",
+            "prune.sparsity shrinks what is pruned, and ratio 0 prunes nothing: remove",
+        ),
+        (
+            "ratio: 0.5, initial: scratch, sparsity: {epochs: 1}",
+            "prune.sparsity trains weights that initial scratch throws away: remove one of them",
+        ),
+        (
+            "ratio: 0.5, allocation: search, sparsity: {epochs: 1}",
+            "prune.sparsity does not go with allocation search, which measures the weights before it: remove it, or",
+        ),
+    ],
+)
+def test_a_sparsity_without_effect_is_one_line(point, message, text, tmp_path):
+    (line,) = problems(text.replace("prune: {ratio: 0.5,", f"prune: {{{point},"), tmp_path)
+    assert message in line
 
 
 def test_dvc_sets_a_target(text, tmp_path):

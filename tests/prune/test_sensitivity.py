@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from machines import Machine
 from trimlab import config, paths, records
 from trimlab.data.dataset import load_dataset
 from trimlab.errors import UserError
@@ -93,11 +94,11 @@ def alone(ratio, slope, params, macs):
     return records.PrunedAlone(ratio=ratio, loss=0.5 + slope * ratio, top1_accuracy=0.5, num_params=params, macs=macs)
 
 
-def allocated(measured, allocation, model=None, **point):
+def allocated(measured, allocation, model=None, meter=None, **point):
     """Prune the small model by made-up sensitivity."""
     section = PLAIN.model_copy(update={"allocation": allocation})
     point = config.PruningPoint.model_validate({"epochs": 0} | point)
-    return prune_as_measured(point, model or small(), section, SMALL, 0, config.PruningKeys(), None, measured)
+    return prune_as_measured(point, model or small(), section, SMALL, 0, config.PruningKeys(), None, measured, meter)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def allocated(measured, allocation, model=None, **point):
 )
 def test_the_really_pruned_model_meets_a_target_and_spares_what_is_sensitive(made_up, allocation, quantity, amount):
     model = small()
-    ratio, removed, ratios = allocated(made_up, allocation, model, target={quantity: amount})
+    ratio, removed, ratios, _ = allocated(made_up, allocation, model, target={quantity: amount})
     reached = taken(model, config.Target.model_validate({quantity: amount}), SMALL)
     assert reached == pytest.approx(amount, rel=0.02)
     assert ratio == removed.ratio
@@ -114,9 +115,19 @@ def test_the_really_pruned_model_meets_a_target_and_spares_what_is_sensitive(mad
 
 
 @pytest.mark.parametrize("allocation", ["search", "sensitivity"])
+def test_a_latency_is_met_and_what_is_sensitive_is_spared(made_up, allocation):
+    model, meter = small(), Machine(lambda ms: 2 + ms, SMALL)
+    wanted = 0.6 * meter.rule(meter.predicted(model))
+    ratio, removed, ratios, latency = allocated(made_up, allocation, model, meter, target={"latency_ms": wanted})
+    assert meter.rule(meter.predicted(model)) == latency.latency.p50_ms == pytest.approx(wanted, rel=0.1)
+    assert ratio == removed.ratio
+    assert ratios["6"] <= ratios["0"] and ratios["6"] < ratios["3"]
+
+
+@pytest.mark.parametrize("allocation", ["search", "sensitivity"])
 def test_a_ratio_is_the_share_of_all_layers_channels(made_up, allocation):
     model = small()
-    ratio, removed, ratios = allocated(made_up, allocation, model, ratio=0.4)
+    ratio, removed, ratios, _ = allocated(made_up, allocation, model, ratio=0.4)
     assert ratio == 0.4
     assert 0.4 <= removed.ratio < 0.42
     before, after = pruner.widths(small()), pruner.widths(model)

@@ -69,7 +69,7 @@ def test_a_target_is_met_or_refused_with_the_closest_value(widths, quantity, sha
     shapes = [[int(width * (1 - ratio)) for width in widths] for ratio in ratios]
     possible = [taken_by(*shape, quantity) for shape in shapes if min(shape) > 0]
     try:
-        ratio, _ = prune_at(asked(quantity, target), model, config.PruningSettings(), SHAPE, keys=KEYS)
+        ratio = prune_at(asked(quantity, target), model, config.PruningSettings(), SHAPE, keys=KEYS).ratio
     except UserError as error:
         assert len(str(error).splitlines()) == 1
         assert f"sweep.small.target.{quantity} " in str(error)

@@ -678,3 +678,21 @@ def test_a_point_with_a_target_shows_the_ratio_that_was_found_and_what_it_takes(
     assert "large-m100 was pruned in 2 steps." in table.caption
     taken = f"{record.macs / 1e6:.2f} M multiply-accumulates"
     assert f"large-m100: the ratio was found for 100.00 M multiply-accumulates; it has {taken}." in table.caption
+
+
+def test_a_point_with_a_latency_says_what_its_file_took_and_how_it_was_trained_before() -> None:
+    base = factories.study().model_dump()
+    sparsity = {"regularizer": "growing", "strength": 0.001, "epochs": 2}
+    point = {"target": {"latency_ms": 0.5, "precision": "int8"}, "epochs": 2, "sparsity": sparsity}
+    variants = base["variants"] | {"large-fast": {"workload": "large", "pruning": "sweep.fast"}}
+    of = results(sweep=base["sweep"] | {"fast": point}, variants=variants)
+    assert fits(of.study, of.pruned("large-fast")[0])
+    caption = tables.pruning(of, "large").caption
+    assert (
+        "large-fast: the ratio was found for 0.500 ms of INT8 at batch 1 in ONNX Runtime 1.30.0 on Test CPU; its file "
+        "took 0.510 ms then, and 0.495 ms were predicted." in caption
+    )
+    assert (
+        "Before large-fast was pruned, it was trained for 2 epochs with the regularizer growing of strength 0.001: "
+        "top-1 90.00 % then." in caption
+    )

@@ -36,7 +36,10 @@ Resize = Literal["shorter-side", "stretch", "pad"]
 Importance = Literal[
     "group-l1", "group-l2", "filter-l1", "lamp", "fpgm", "bn_scale", "taylor", "hessian", "random"
 ]  # fmt: skip
-Quantity = Literal["params", "macs", "size_mib"]
+Quantity = Literal["params", "macs", "size_mib", "latency_ms"]
+TargetRuntime = Literal["onnxruntime", "openvino"]
+TargetPrecision = Literal["fp32", "int8"]
+Regularizer = Literal["group-norm", "growing"]
 Allocation = Literal["uniform", "global", "isomorphic", "sensitivity", "search"]
 Rounding = Literal["down", "nearest", "up"]
 
@@ -308,7 +311,8 @@ Amount = Annotated[
 
 
 class Target(Section):
-    """What the pruned model may take, in place of a ratio. One of these is given; the ratio is found by bisection."""
+    """What the pruned model may take, in place of a ratio. One of the first four is given; the ratio is found by
+    bisection."""
 
     params: Amount | None = None
     """Parameters, such as `0.2M`."""
@@ -317,6 +321,14 @@ class Target(Section):
     size_mib: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """MiB (2^20 bytes) of the torch model's parameters and buffers in FP32: what the pruning table calls size. It is
     known before any file is exported; weights take half of it in FP16 and a quarter in INT8."""
+    latency_ms: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Milliseconds (p50, with copies) of the deployed file at batch 1, met within 10 % on the machine that prunes."""
+    runtime: TargetRuntime = "onnxruntime"
+    """Where the file of `latency_ms` runs."""
+    precision: TargetPrecision = "fp32"
+    """What the file of `latency_ms` is computed in; for `int8`, with all layers in INT8."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Threads of the runtime for `latency_ms`; 0 uses all cores. As `benchmark.threads`."""
 
     @property
     def quantity(self) -> Quantity:
@@ -335,23 +347,52 @@ class Target(Section):
         return [name for name in quantities if getattr(self, name) is not None]
 
     def __str__(self) -> str:
-        """Return what is asked for: "90M macs"."""
-        return f"{self.written(self.value)} {self.quantity}"
+        """Return what is asked for: "90M macs", "0.5 latency_ms, int8 in onnxruntime"."""
+        how = f", {self.precision} in {self.runtime}" if self.latency_ms else ""
+        return f"{self.written(self.value)} {self.quantity}{how}"
 
     def written(self, value: float) -> str:
         """Write an amount of the quantity as this section takes it, to four digits: "90.25M", "1.75"."""
+        whole = self.quantity in ("params", "macs")
         suffix = next((s for s, e in _EXPONENTS.items() if 1 <= float(f"{value:.3e}") / 10**e < 1000), "")
-        if self.quantity == "size_mib" or not suffix:
+        if not (whole and suffix):
             return f"{value:.4g}"
         return f"{value / 10 ** _EXPONENTS[suffix]:.4g}{suffix}"
 
     @model_validator(mode="after")
     def _one_is_given(self) -> "Target":
         if not self._given:
-            raise ValueError("params, macs and size_mib are missing: give one of them")
+            raise ValueError("params, macs, size_mib and latency_ms are missing: give one of them")
         if len(self._given) > 1:
             raise ValueError(f"{self._given[0]} stands beside {self._given[1]}: leave one of them")
         return self
+
+    @model_validator(mode="after")
+    def _a_file_is_timed(self) -> "Target":
+        for name in ("runtime", "precision", "threads"):
+            if not self.latency_ms and (value := getattr(self, name)) != _default(self, name):
+                raise ValueError(f"{name} {value!r} decides a latency alone, and {self.quantity} needs none: remove it")
+        return self
+
+
+class Sparsity(Section):
+    """Training with a penalty on groups of coupled channels before they are pruned: the less a group matters, the more
+    it is shrunk, so that less is lost with it. By the workload's recipe, with the following in place of its values."""
+
+    regularizer: Regularizer = "group-norm"
+    """torch-pruning's, by the norm of what goes with a channel. `group-norm` (Fang et al. 2023) scales the penalty of a
+    channel by up to 16, the more the smaller its norm is. `growing` (Wang et al. 2021) starts with equal penalties, and
+    after each epoch raises a channel's by up to `strength`, the more the smaller its norm is."""
+    strength: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    """Coefficient of the L2 penalty; it adds to `weight_decay`."""
+    epochs: Annotated[int, Field(ge=1, le=2000)]
+    """Passes over the training set."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.01
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Decay from the peak to 0 after warm-up."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the steps in which the learning rate rises linearly to its peak."""
 
 
 class PruningPoint(Section):
@@ -361,7 +402,9 @@ class PruningPoint(Section):
     """Share of each layer's output channels that is removed. The classifier keeps all of its outputs. A point has
     either this or a target."""
     target: Target | None = None
-    """What the pruned model may take, met within 2 %, in place of a ratio."""
+    """What the pruned model may take, met within 2 %, a latency within 10 %, in place of a ratio."""
+    sparsity: Sparsity | None = None
+    """Training before pruning that shrinks the channels that matter least."""
     steps: Annotated[int, Field(ge=1, le=100)] = 1
     """In how many equal steps the channels are removed: before each, importance is computed anew from the weights that
     are left. Nothing is trained in between, and gradients are those of the unpruned model."""
@@ -404,6 +447,14 @@ class PruningPoint(Section):
             raise ValueError("ratio is missing: add it, or a target")
         if self.ratio is not None and self.target is not None:
             raise ValueError(f"ratio {self.ratio:g} stands beside a target: remove one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _sparsity_has_an_effect(self) -> "PruningPoint":
+        if self.sparsity and not self.prunes:
+            raise ValueError("sparsity shrinks what is pruned, and ratio 0 prunes nothing: remove it")
+        if self.sparsity and self.initial == "scratch":
+            raise ValueError("sparsity trains weights that initial scratch throws away: remove one of them")
         return self
 
     @model_validator(mode="after")

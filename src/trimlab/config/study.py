@@ -34,6 +34,7 @@ class PruningKeys(NamedTuple):
     keep: str = "keep"
     allocation: str = "allocation"
     target: str = "target"
+    sparsity: str = "sparsity"
 
 
 class Params(Section):
@@ -70,7 +71,12 @@ class Params(Section):
     def _references_resolve(self) -> "Params":
         problems = [*self._workload_problems(), *self._variant_problems(), *self._report_problems()]
         problems += self._repetitions()
-        problems = problems or [*self._role_problems(), *self._fine_tuning_problems(), *self._pruning_problems()]
+        problems = problems or [
+            *self._role_problems(),
+            *self._fine_tuning_problems(),
+            *self._pruning_problems(),
+            *self._latency_problems(),
+        ]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -144,6 +150,12 @@ class Params(Section):
             if self.point(key).trained
             and (problem := learning_rate_problem(self.recipe(variant.workload), self.point(key).learning_rate))
         }
+        found |= {
+            f"{variant.pruning}.sparsity.learning_rate {problem}"
+            for key, variant in self.variants.items()
+            if (sparsity := self.point(key).sparsity)
+            and (problem := learning_rate_problem(self.recipe(variant.workload), sparsity.learning_rate))
+        }
         rate = self.quantization.qat.learning_rate
         found |= {
             f"quantization.qat.learning_rate {problem}"
@@ -169,12 +181,33 @@ class Params(Section):
                     f"{reference}.rounding {point.rounding!r} has no effect: allocation {section.allocation} chooses "
                     "among the multiples of round_to: remove it"
                 )
+            if point.sparsity and section.measured:
+                problems.append(
+                    f"{reference}.sparsity does not go with allocation {section.allocation}, which measures the "
+                    "weights before it: remove it, or choose another allocation"
+                )
             if point.importance and point.initial == "scratch" and section.allocation == "uniform":
                 problems.append(
                     f"{reference}.importance {point.importance!r} has no effect: initial scratch takes widths from "
                     f"pruning, and with allocation {section.allocation} the ratio decides them: remove it"
                 )
         return problems
+
+    def _latency_problems(self) -> list[str]:
+        """Say which latencies the benchmark would not show as they are asked for."""
+        problems = []
+        for key, variant in self.variants.items():
+            target, name = self.point(key).target, f"{variant.pruning}.target"
+            if not target or not target.latency_ms:
+                continue
+            if target.runtime not in self.benchmark.runtimes:
+                problems.append(f"benchmark.runtimes lacks {target.runtime}, where {name} is timed: add it")
+            if target.threads != self.benchmark.threads:
+                threads = self.benchmark.threads
+                problems.append(f"{name}.threads {target.threads} is not benchmark.threads {threads}: make them equal")
+            if variant.precisions and target.precision not in variant.precisions:
+                problems.append(f"variants.{key}.precisions lacks {target.precision}, in which {name} is timed: add it")
+        return sorted(set(problems))
 
     def recipe(self, workload: str) -> Recipe:
         """Return the training recipe of a workload."""
@@ -200,7 +233,8 @@ class Params(Section):
         round_to, allocation = (
             f"{name if getattr(point, key) else 'pruning'}.{key}" for key in ("round_to", "allocation")
         )
-        return PruningKeys(f"{name}.ratio", round_to, f"{name}.keep", allocation, f"{name}.target")
+        others = (f"{name}.{key}" for key in ("target", "sparsity"))
+        return PruningKeys(f"{name}.ratio", round_to, f"{name}.keep", allocation, *others)
 
     def same_shape(self, variant: str, other: str) -> bool:
         """Return whether two variants of one workload are asked to have the same widths."""

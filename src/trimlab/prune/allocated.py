@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from trimlab import config
 from trimlab.errors import UserError
 from trimlab.prune import allocation, pruner
+from trimlab.prune.point import Done
 from trimlab.prune.sensitivity import Measured
-from trimlab.prune.target import TOLERANCE, check_below, taken
+from trimlab.prune.target import TOLERANCE, Meter, check_below, check_met, meeting_latency, taken
 from trimlab.records import GroupCurve, PrunedAlone
 
 Saved = Callable[[GroupCurve, PrunedAlone], float]
@@ -24,7 +25,8 @@ def prune_as_measured(
     keys: config.PruningKeys,
     gradients: Mapping[str, Tensor] | None,
     measured: Measured,
-) -> tuple[float, pruner.Pruned, dict[str, float]]:
+    meter: Meter | None = None,
+) -> Done:
     """Prune a model in place by its sensitivity, to the point's ratio or target.
 
     Args:
@@ -36,20 +38,18 @@ def prune_as_measured(
         keys: what the params call the values.
         gradients: for a criterion that uses them.
         measured: the model's sensitivity by the same criterion.
+        meter: where the target is a latency.
 
     Returns:
-        The ratio, or for a target the share of the channels that was removed; what pruning did; each layer's ratio.
+        What was done; for a target, the ratio is the share of the channels that was removed.
 
     Raises:
         UserError: as `pruner.prune`; ratio or target cannot be met with the ratios that were measured.
     """
     groups = [group for group in measured.groups if group.points]
-    saved = _saved(point.target, measured.unpruned, pruner.widths(model))
-    curves = allocation.curves(groups, measured.unpruned, section.round_to or 1, saved)
-    choose = allocation.search if section.allocation == "search" else allocation.tolerated
+    target, latency, unrounded = point.target, None, section.model_copy(update={"round_to": None, "rounding": "down"})
 
-    def prune(each: nn.Module, choice: allocation.Choice) -> pruner.Pruned:
-        ratios = allocation.layer_ratios(groups, curves, choice)
+    def by_layer(each: nn.Module, ratios: Mapping[str, float], section: config.PruningSettings) -> pruner.Pruned:
         return pruner.prune(
             each,
             0.0,
@@ -63,15 +63,42 @@ def prune_as_measured(
             gradients=gradients,
         )
 
-    if point.target:
-        check_below(point.target, model, image_shape, keys.target)
-        choice = _for_target(point.target, curves, choose, prune, model, image_shape, keys)
+    def saved_ms(group: GroupCurve, alone: PrunedAlone) -> float:
+        assert meter
+        smaller = copy.deepcopy(model)
+        by_layer(smaller, dict.fromkeys(group.layers, alone.ratio), unrounded)
+        return meter.predicted(model) - meter.predicted(smaller)
+
+    saved = saved_ms if meter else _saved(target, measured.unpruned, pruner.widths(model))
+    curves = allocation.curves(groups, measured.unpruned, section.round_to or 1, saved)
+    choose = allocation.search if section.allocation == "search" else allocation.tolerated
+
+    def prune(each: nn.Module, choice: allocation.Choice) -> pruner.Pruned:
+        return by_layer(each, allocation.layer_ratios(groups, curves, choice), section)
+
+    def pruned(choice: allocation.Choice) -> nn.Module:
+        smaller = copy.deepcopy(model)
+        prune(smaller, choice)
+        return smaller
+
+    def closest(wanted: float, amount: Callable[[nn.Module], float]) -> allocation.Left:
+        return allocation.within(curves, choose, lambda choice: amount(pruned(choice)), wanted, TOLERANCE)
+
+    if target and meter:
+        choice, latency = meeting_latency(
+            target, model, meter, lambda wanted: closest(wanted, meter.predicted).choice, pruned, keys.target
+        )
+    elif target:
+        check_below(target, taken(model, target, image_shape), keys.target)
+        found = closest(target.value, lambda smaller: taken(smaller, target, image_shape))
+        check_met(target, found.amount, TOLERANCE, keys.target)
+        choice = found.choice
     else:
         channels = _channels(measured.groups, pruner.widths(model))
         choice = choose(curves, _saving(point, section, sum(channels), allocation.most(curves), keys))
     removed = prune(model, choice)
     ratio = removed.ratio if point.ratio is None else point.ratio
-    return ratio, removed, allocation.layer_ratios(groups, curves, choice)
+    return Done(ratio, removed, allocation.layer_ratios(groups, curves, choice), latency)
 
 
 def _channels(groups: Sequence[GroupCurve], widths: Mapping[str, int]) -> list[int]:
@@ -108,29 +135,3 @@ def _saving(
             f"{most / channels:.4f} of the channels: lower it"
         )
     return point.ratio * channels
-
-
-def _for_target(
-    target: config.Target,
-    curves: Sequence[allocation.Curve],
-    choose: Callable[[Sequence[allocation.Curve], float], allocation.Choice],
-    prune: Callable[[nn.Module, allocation.Choice], object],
-    model: nn.Module,
-    image_shape: tuple[int, int, int],
-    keys: config.PruningKeys,
-) -> allocation.Choice:
-    """Return the choice with which the pruned model meets a target."""
-
-    def left(choice: allocation.Choice) -> float:
-        trial = copy.deepcopy(model)
-        prune(trial, choice)
-        return taken(trial, target, image_shape)
-
-    found = allocation.within(curves, choose, left, target.value, TOLERANCE)
-    if abs(found.amount - target.value) > TOLERANCE * target.value:
-        closest = target.written(found.amount)
-        raise UserError(
-            f"{keys.target}.{target.quantity} {target.written(target.value)} is not reached within {TOLERANCE:.0%}: "
-            f"the closest is {closest}: set it to {closest}"
-        )
-    return found.choice

@@ -83,10 +83,29 @@ def pruner(
     model: nn.Module, images: Tensor, importance: Importance, rounding: config.Rounding = "down", **settings: Any
 ) -> tp.pruner.BasePruner:
     """Return torch-pruning's pruner of a model."""
+    made = _made(_Pruner, model, images, importance, **settings)
+    made.rounding = rounding
+    return made
+
+
+def regularizing(
+    model: nn.Module, images: Tensor, importance: Importance, regularizer: config.Regularizer, strength: float
+) -> tp.pruner.BasePruner:
+    """Return the pruner of torch-pruning that adds a penalty to gradients: on the groups that can lose channels."""
+    if regularizer == "growing":
+        made = _made(tp.pruner.GrowingRegPruner, model, images, importance, reg=strength, delta_reg=strength)
+    else:
+        made = _made(tp.pruner.GroupNormPruner, model, images, importance, reg=strength)
+    # A group of one channel has no smallest one: its penalty would be not-a-number.
+    made._groups = [group for group in made._groups if len(group[0].idxs) > 1 and importance(group) is not None]
+    return made
+
+
+def _made(kind: Any, model: nn.Module, images: Tensor, importance: Importance, **settings: Any) -> tp.pruner.BasePruner:
     with warnings.catch_warnings():
         # It says which bare parameters it found, and prunes their last dimension: what is meant.
         warnings.filterwarnings("ignore", message="Unwrapped parameters detected")
-        made = _Pruner(
+        return kind(
             model,
             images,
             importance=importance,
@@ -96,8 +115,6 @@ def pruner(
             num_heads={},
             **settings,
         )
-    made.rounding = rounding
-    return made
 
 
 def coupled(model: nn.Module, images: Tensor, kept: Sequence[nn.Module]) -> Importance:

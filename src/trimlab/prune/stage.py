@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trimlab import config, machine, paths, progress, records
 from trimlab.data.dataset import Dataset, dataset_for
-from trimlab.digests import sha256_of
+from trimlab.digests import digest_of, sha256_of
 from trimlab.errors import UserError
 from trimlab.models import checkpoint
 from trimlab.models.facts import count_macs, count_params, size_bytes
@@ -20,8 +20,10 @@ from trimlab.prune import batchnorm, pruner, sensitivity
 from trimlab.prune.allocated import prune_as_measured
 from trimlab.prune.eager_latency import eager_latency
 from trimlab.prune.gradients import gradients_for
-from trimlab.prune.point import prune_at
+from trimlab.prune.point import Done, prune_at
 from trimlab.prune.scratch import from_scratch
+from trimlab.prune.sparsity import GroupSparsity
+from trimlab.prune.target import Meter
 from trimlab.train import evaluate, hardware, loop, resume
 from trimlab.train import stage as train_stage
 from trimlab.train.budget import training_macs
@@ -29,8 +31,13 @@ from trimlab.train.distill import Teacher
 from trimlab.train.precision import resolve
 from trimlab.train.schedule import fine_tune_recipe
 
+MeterOf = Callable[[config.Target, tuple[int, int, int]], Meter]
+"""Returns what measures a target's latency for images of (channels, height, width)."""
 
-def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.OnEpoch) -> records.Pruning:
+
+def prune_variant(
+    study: config.Params, variant: str, seed: int, on_epoch: loop.OnEpoch, meter_of: MeterOf | None = None
+) -> records.Pruning:
     """Prune and fine-tune one variant with one seed; write weights, predicted labels and record.
 
     Args:
@@ -38,6 +45,8 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
         variant: a key of `variants`.
         seed: one of the study's.
         on_epoch: called after every epoch of fine-tuning.
+        meter_of: needed where the target is a latency. It is given, so that this stage does not depend on the code that
+            makes files and times them.
 
     Raises:
         UserError: the model cannot be pruned so.
@@ -49,24 +58,14 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     trained = records.read_outcome(paths.outcome_file(paths.trained(workload), seed))
     unpruned = checkpoint.load(baseline, study.workloads[workload])
     architecture, section = checkpoint.architecture(baseline), study.pruning_of(variant)
-    gradients = gradients_for(section.importance, unpruned, dataset) if point.prunes else None
     model = copy.deepcopy(unpruned)
-    asked = point, model, section, dataset.image_shape, seed, study.pruning_keys(variant), gradients
-    ratios: dict[str, float] = {}
-    if study.measures_sensitivity(variant):
-        ratio, removed, ratios = prune_as_measured(
-            *asked, _sensitivity(study, variant, seed, unpruned, dataset, gradients)
-        )
-    else:
-        ratio, removed = prune_at(*asked)
-    if point.target:
-        progress.say(f"prune {variant}: ratio {ratio:g} meets the target")
-    if removed.whole:
-        progress.say(f"prune {variant}: {', '.join(removed.whole)} keep all channels")
+    sparse = _sparsely_trained(model, study, variant, dataset, seed) if point.sparsity else None
+    done = _pruned(model, study, variant, dataset, seed, meter_of)
     if point.initial == "scratch":
         model = from_scratch(model, architecture, seed)
     teacher = _teacher(study, variant, baseline, unpruned, dataset)
     recipe = _recipe(study, variant, dataset, model, unpruned, teacher)
+    tuning_macs = training_macs(model, dataset, study.data.split, recipe, teacher)
     with machine.exclusive(f"prune {variant}") as watch:
         tuned = _fine_tuned(model, study, variant, dataset, seed, recipe, teacher, on_epoch)
     path = paths.weights_file(paths.pruned(variant), seed)
@@ -79,15 +78,17 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
         contended=watch.contended,
         variant=variant,
         baseline_sha256=trained["weights_sha256"],
-        ratio=ratio,
-        target=None if point.target is None else records.Target(**point.target.model_dump()),
+        ratio=done.ratio,
+        target=None if point.target is None else records.Target(**{point.target.quantity: point.target.value}),
+        target_latency=done.latency,
+        sparsity=None if sparse is None else sparse.record,
         steps=point.steps,
         importance=section.importance,
         scope=section.allocation,
         round_to=section.round_to,
         rounding=section.rounding,
         keep=point.keep,
-        reached_ratio=removed.ratio,
+        reached_ratio=done.removed.ratio,
         initial=point.initial,
         epochs=recipe.epochs,
         learning_rate=point.learning_rate,
@@ -101,11 +102,11 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
         top1_reestimated=tuned.top1_reestimated,
         **evaluate.figures(tuned.predicted, dataset, study.data.split),
         widths=pruner.widths(model),
-        layer_ratios=ratios,
+        layer_ratios=dict(done.layer_ratios),
         num_params=count_params(model),
         size_bytes=size_bytes(model),
         macs=count_macs(model, dataset.image_shape),
-        training_macs=training_macs(model, dataset, study.data.split, recipe, teacher),
+        training_macs=tuning_macs + (sparse.record.training_macs if sparse else 0),
         eager_latency=tuned.latency,
         train_seconds=sum(epoch.seconds for epoch in tuned.done.curve),
         resumptions=tuned.done.resumptions,
@@ -115,7 +116,87 @@ def prune_variant(study: config.Params, variant: str, seed: int, on_epoch: loop.
     records.write_outcome(record, paths.outcome_file(paths.pruned(variant), seed))
     records.write(record, paths.record_file(paths.pruned(variant), seed))
     resume.finish(tuned.resumable)
+    if sparse:
+        resume.finish(sparse.resumable)
     return record
+
+
+def _pruned(
+    model: nn.Module, study: config.Params, variant: str, dataset: Dataset, seed: int, meter_of: MeterOf | None
+) -> Done:
+    """Prune a variant's model in place; say what is not in the params."""
+    point, section, keys = study.point(variant), study.pruning_of(variant), study.pruning_keys(variant)
+    gradients = gradients_for(section.importance, model, dataset) if point.prunes else None
+    measured = None
+    if study.measures_sensitivity(variant):
+        measured = _sensitivity(study, variant, seed, model, dataset, gradients)
+
+    def prune(meter: Meter | None) -> Done:
+        asked = point, model, section, dataset.image_shape, seed, keys, gradients
+        return prune_as_measured(*asked, measured, meter) if measured else prune_at(*asked, meter)
+
+    if point.target and point.target.latency_ms:
+        assert meter_of
+        progress.say(f"prune {variant}: layers and files are timed until one takes {point.target}")
+        meter = meter_of(point.target, dataset.image_shape)
+        with machine.exclusive(f"latency of {variant}") as watch:
+            done = prune(meter)
+        if watch.contended:
+            progress.say(f"prune {variant}: other processes disturbed that: delete {meter.kept} to time again")
+    else:
+        done = prune(None)
+    if done.latency:
+        progress.say(
+            f"prune {variant}: its file takes {done.latency.latency.p50_ms:.3g} ms, predicted were "
+            f"{done.latency.predicted_ms:.3g} ms"
+        )
+    if point.target:
+        progress.say(f"prune {variant}: ratio {done.ratio:g} meets the target")
+    if done.removed.whole:
+        progress.say(f"prune {variant}: {', '.join(done.removed.whole)} keep all channels")
+    return done
+
+
+@dataclass
+class _Sparse:
+    """What training before pruning left behind."""
+
+    record: records.SparseTraining
+    resumable: Path
+
+
+def _sparsely_trained(model: nn.Module, study: config.Params, variant: str, dataset: Dataset, seed: int) -> _Sparse:
+    """Train a variant's model in place with a penalty on what will be pruned."""
+    point, split, workload = study.point(variant), study.data.split, study.variants[variant].workload
+    sparsity, keys = point.sparsity, study.pruning_keys(variant)
+    assert sparsity
+    regularizer = GroupSparsity(model, sparsity, dataset.image_shape, point.keep, keys)
+    recipe, precision = fine_tune_recipe(study.recipe(workload), sparsity), resolve(study.workloads[workload].precision)
+    # By nothing else of the point: variants that differ in the ratio alone share it, until the report is rendered.
+    decisive = digest_of(study.training_digest(workload), sparsity.model_dump(), point.keep)
+    weights = sha256_of(paths.weights_file(paths.trained(workload), seed))
+    resumable = resume.resumable_file(__name__, precision, "sparsity", decisive, weights, dataset.sha256, str(seed))
+    label = f"sparsity of {variant}"
+    with machine.exclusive(label):
+        done = loop.fit(
+            model, dataset, split, recipe, precision, seed,
+            resumable=resumable, label=label, on_epoch=lambda _: None, regularizer=regularizer,
+        )  # fmt: skip
+    model.to("cpu")
+    top1 = done.curve[-1].top1_accuracy
+    assert top1 is not None  # the last epoch is always evaluated
+    record = records.SparseTraining(
+        regularizer=sparsity.regularizer,
+        strength=sparsity.strength,
+        epochs=recipe.epochs,
+        learning_rate=sparsity.learning_rate,
+        schedule=sparsity.schedule,
+        top1_accuracy=top1,
+        training_macs=training_macs(model, dataset, split, recipe),
+        train_seconds=sum(epoch.seconds for epoch in done.curve),
+        resumptions=done.resumptions,
+    )
+    return _Sparse(record, resumable)
 
 
 def _sensitivity(
@@ -222,7 +303,13 @@ def _fine_tuned(
     baseline = paths.weights_file(paths.trained(workload), seed)
     precision = resolve(study.workloads[workload].precision)
     resumable = resume.resumable_file(
-        __name__, precision, study.pruning_digest(variant), sha256_of(baseline), dataset.sha256, str(seed)
+        __name__,
+        precision,
+        study.pruning_digest(variant),
+        digest_of(pruner.widths(model)),  # a latency may ask for others on another day
+        sha256_of(baseline),
+        dataset.sha256,
+        str(seed),
     )
     before = evaluate.predict(model, dataset, split)
     reestimated = _reestimated(model, study.point(variant), dataset, split)

@@ -314,6 +314,41 @@ class Target(Part):
     """Multiply-accumulates of one image."""
     size_mib: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """Parameters and buffers of the torch model, in MiB."""
+    latency_ms: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Of the file at batch 1; runtime and precision are in `target_latency`."""
+
+
+class TargetLatency(Part):
+    """How long a pruned model's file took at batch 1 when it was pruned, where its target is a latency.
+
+    The file has the weights that pruning left, and for INT8 ranges of random images: neither changes its speed.
+    """
+
+    runtime: Text
+    runtime_version: Text
+    precision: Computed
+    device: Device
+    latency: Latency
+    predicted_ms: Milliseconds
+    """What was expected of the file before it was made: the times of its layers, corrected by files measured before."""
+
+
+class SparseTraining(Part):
+    """How the weights were trained before pruning, with a penalty on groups of coupled channels."""
+
+    regularizer: Text
+    strength: Annotated[float, Field(gt=0, le=1)]
+    """Coefficient of the penalty."""
+    epochs: Count
+    learning_rate: LearningRate
+    schedule: Text
+    top1_accuracy: Share
+    """After it, before pruning, in [0, 1]."""
+    training_macs: Work
+    """Multiply-accumulates, backward passes included; the penalty's own are left out."""
+    train_seconds: Annotated[Seconds, VOLATILE]
+    resumptions: Annotated[WholeNumber, VOLATILE]
+    """How often it was interrupted and went on."""
 
 
 class Pruning(Record):
@@ -330,7 +365,11 @@ class Pruning(Record):
     """Share of each layer's channels asked for, or found for the target, in [0, 1)."""
     target: Target | None = None
     """What the ratio was found for, by bisection; None where the params say the ratio. What was reached is in
-    `num_params`, `macs` and `size_bytes`."""
+    `num_params`, `macs`, `size_bytes` and `target_latency`."""
+    target_latency: Annotated[TargetLatency | None, VOLATILE] = None
+    """What was reached where the target is a latency; None elsewhere."""
+    sparsity: SparseTraining | None = None
+    """The training before pruning; None without one."""
     steps: Count = 1
     """In which the channels were removed, with importance computed anew before each."""
     importance: Text
@@ -374,8 +413,8 @@ class Pruning(Record):
     """Parameters and buffers of the eager model."""
     macs: Annotated[Count, OF_WEIGHTS]
     training_macs: Work | None = None
-    """Multiply-accumulates of fine-tuning, or of training from scratch: backward passes and a teacher's forward passes
-    included; None in older records."""
+    """Multiply-accumulates of fine-tuning and of the training in `sparsity`, or of training from scratch: backward
+    passes and a teacher's forward passes included; None in older records."""
     eager_latency: Annotated[Latency, VOLATILE]
     """The eager torch model at batch 1, in FP32: the study's column."""
     train_seconds: Annotated[Seconds, VOLATILE]

@@ -20,7 +20,7 @@ class Budget(NamedTuple):
     training: float | None
     """Of the unpruned model; 0 where a model is trained from scratch, None where it is not known."""
     tuning: float | None
-    """Of fine-tuning, or of training from scratch; None where it is not known."""
+    """Of fine-tuning and of sparse training before it, or of training from scratch; None where it is not known."""
 
     @property
     def total(self) -> float | None:
@@ -37,17 +37,17 @@ def of_training(records: Sequence[Training]) -> Value:
 
 
 def of_pruned(results: Results, records: Sequence[Pruning]) -> Value:
-    """Write what pruned models took: all of it (training + fine-tuning), or the training from scratch alone."""
+    """Write what pruned models took: all of it (training + what pruning adds), or the training from scratch alone."""
     budget, first = spent(results, records), records[0]
     if budget.tuning is None:
         return Value("—", note=OLDER)
     if first.initial == "scratch":
         return Value(tera(budget.tuning), budget.total and budget.total / 1e12)
     if budget.training is None:
-        tuned = f" + {tera(budget.tuning)}" if first.epochs else ""
+        tuned = f" + {tera(budget.tuning)}" if budget.tuning else ""
         return Value(f"—{tuned}", note=_unknown(results, first.workload))
     total = budget.training + budget.tuning
-    parts = f" ({tera(budget.training)} + {tera(budget.tuning)})" if first.epochs else ""
+    parts = f" ({tera(budget.training)} + {tera(budget.tuning)})" if budget.tuning else ""
     return Value(f"{tera(total)}{parts}", total / 1e12)
 
 

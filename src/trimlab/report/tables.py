@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from trimlab import formats
+from trimlab.config import Target
 from trimlab.records import BATCHNORM_IMAGES, Epoch, Latency, Measurement, Pruning, Record, Training
 from trimlab.report import budgets, reference
 from trimlab.report.intervals import Difference, Replicated, wilson
@@ -33,6 +34,7 @@ from trimlab.report.text import (
     MIB,
     allocation_name,
     amount,
+    count,
     decimals,
     importance_name,
     mib,
@@ -668,6 +670,8 @@ def _fine_tuning(results: Results, records: Sequence[Pruning]) -> str:
         if results.study.point(variant).initial == "pruned"
     ]
     said += [f"Allocation of {variant}: {allocation_name(name)}." for variant, name in allocated.items()]
+    sparse = {record.variant: record for record in records if record.sparsity}
+    said += [_sparsity(record) for record in sparse.values()]
     said += [f"{variant} was pruned in {steps} steps." for variant, steps in stepped.items()]
     targeted = dict.fromkeys(record.variant for record in records if record.target)
     said += [_target(results, results.pruned(variant)) for variant in targeted]
@@ -683,10 +687,35 @@ def _target(results: Results, records: Sequence[Pruning]) -> str:
     variant = records[0].variant
     target = results.study.point(variant).target
     assert target
+    if target.quantity == "latency_ms":
+        return _latency_target(target, records)
     taken = {"params": "num_params", "macs": "macs", "size_mib": "size_bytes"}[target.quantity]
     reached = mean([getattr(record, taken) for record in records]) / (MIB if target.quantity == "size_mib" else 1)
     asked = amount(target.quantity, target.value)
     return f"{variant}: the ratio was found for {asked}; it has {amount(target.quantity, reached)}."
+
+
+def _latency_target(target: Target, records: Sequence[Pruning]) -> str:
+    """Say what a variant's file took when it was pruned to a latency."""
+    found = [record.target_latency for record in records if record.target_latency]
+    first = found[0]
+    took, predicted = mean([each.latency.p50_ms for each in found]), mean([each.predicted_ms for each in found])
+    where = f"{precision_name(first.precision)} at batch 1 in {pretty(first.runtime)} {first.runtime_version}"
+    return (
+        f"{records[0].variant}: the ratio was found for {amount('latency_ms', target.value)} of {where} on "
+        f"{first.device.name}; its file took {amount('latency_ms', took)} then, and {amount('latency_ms', predicted)} "
+        "were predicted."
+    )
+
+
+def _sparsity(record: Pruning) -> str:
+    """Say how a variant was trained before it was pruned."""
+    how = record.sparsity
+    assert how
+    return (
+        f"Before {record.variant} was pruned, it was trained for {count(how.epochs, 'epoch')} with the regularizer "
+        f"{how.regularizer} of strength {how.strength:g}: top-1 {percent(how.top1_accuracy)} % then."
+    )
 
 
 def _pruning_reference_note(results: Results, rows: list[Values], records: Sequence[Pruning]) -> str:

@@ -28,7 +28,7 @@ _IMPORTANCES = {
     "taylor": "Taylor",
     "hessian": "Hessian",
 }
-_UNITS = {"params": "M parameters", "macs": "M multiply-accumulates", "size_mib": "MiB"}
+_UNITS = {"params": "M parameters", "macs": "M multiply-accumulates", "size_mib": "MiB", "latency_ms": "ms"}
 _ALLOCATIONS = {"global": "one ranking over all layers", "isomorphic": "one ranking over all layers built alike"}
 _ROUNDED = {"down": "rounded down to", "nearest": "rounded to the nearest", "up": "rounded up to"}
 _SPLITS = {"test": "test set", "holdout": "hold-out"}
@@ -61,8 +61,8 @@ def ratio_percent(ratio: float) -> str:
 
 
 def amount(quantity: Quantity, value: float) -> str:
-    """Write what a model takes: "0.199 M parameters", "90.20 M multiply-accumulates", "1.75 MiB"."""
-    return f"{decimals(value if quantity == 'size_mib' else value / 1e6)} {_UNITS[quantity]}"
+    """Write what a model takes: "0.199 M parameters", "90.20 M multiply-accumulates", "1.75 MiB", "0.500 ms"."""
+    return f"{decimals(value / 1e6 if _UNITS[quantity].startswith('M ') else value)} {_UNITS[quantity]}"
 
 
 def percent(share: float) -> str:

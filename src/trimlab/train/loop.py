@@ -27,6 +27,7 @@ from trimlab.train.batches import Batch, Batches, seed_of
 from trimlab.train.distill import Teacher, soft_loss, soften
 from trimlab.train.optimizer import optimizer_of, take_step
 from trimlab.train.precision import UsedPrecision, computing_in, fp32_products
+from trimlab.train.regularizer import Regularizer
 from trimlab.train.resume import Position
 from trimlab.train.schedule import learning_rate_at
 
@@ -45,6 +46,7 @@ def fit(
     label: str,
     on_epoch: OnEpoch,
     teacher: Teacher | None = None,
+    regularizer: Regularizer | None = None,
 ) -> Position:
     """Train a model in place and return how it went; goes on from the checkpoint `resumable` where it exists.
 
@@ -60,8 +62,9 @@ def fit(
         label: what the progress bar says.
         on_epoch: called after every epoch, for those before a resume as well.
         teacher: the unpruned model, for distillation.
+        regularizer: of the model, adds a penalty.
     """
-    loop = _Loop(model, dataset, split, recipe, precision, seed, resumable, label, teacher)
+    loop = _Loop(model, dataset, split, recipe, precision, seed, resumable, label, teacher, regularizer)
     loop.restore()
     for epoch in loop.position.curve:
         on_epoch(epoch)
@@ -87,10 +90,11 @@ class _Loop:
         resumable: Path,
         label: str,
         teacher: Teacher | None,
+        regularizer: Regularizer | None,
     ) -> None:
         self.device = hardware.device()
         self.model = cast(nn.Module, model.to(self.device, memory_format=torch.channels_last)).train()  # type: ignore[call-overload]
-        self.teacher = teacher
+        self.teacher, self.regularizer = teacher, regularizer
         if teacher is not None:
             teacher.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.dataset, self.split, self.recipe, self.precision = dataset, split, recipe, precision
@@ -159,6 +163,8 @@ class _Loop:
         )
         self.position = Position(epoch=at.epoch + 1, resumptions=at.resumptions, curve=[*at.curve, epoch])
         self.sums.zero_()
+        if self.regularizer is not None:
+            self.regularizer.end_epoch()
         self.save()
         top1 = "" if epoch.top1_accuracy is None else f", top-1 {epoch.top1_accuracy:.2%}"
         progress.say(
@@ -200,7 +206,7 @@ class _Loop:
         with fp32_products(self.precision):
             torch.autograd.backward(self.scaler.scale(loss * (count / images)))
         if at.step + 1 == after:
-            take_step(self.optimizer, self.scaler, recipe.clip_norm)
+            take_step(self.optimizer, self.scaler, recipe.clip_norm, self.regularizer)
             if self.average is not None:
                 self.average.update_parameters(self.model)
 
@@ -225,7 +231,8 @@ class _Loop:
         return class_weights(labels, self.dataset.num_classes).to(self.device)
 
     def _modules(self) -> dict[str, nn.Module]:
-        return {"model": self.model, **({} if self.average is None else {"average": self.average})}
+        modules = {"model": self.model, "average": self.average, "regularizer": self.regularizer}
+        return {name: module for name, module in modules.items() if module is not None}
 
     def save(self) -> None:
         """Write the resumable checkpoint."""

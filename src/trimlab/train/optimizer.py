@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from trimlab.config import Recipe
+from trimlab.train.regularizer import Regularizer
 
 
 def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -17,17 +18,26 @@ def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov)
 
 
-def take_step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, clip_norm: float | None) -> None:
+def take_step(
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    clip_norm: float | None,
+    regularizer: Regularizer | None = None,
+) -> None:
     """Update the parameters from their gradients, which are scaled by the scaler in fp16.
 
     Args:
         optimizer: of the parameters.
         scaler: skips the step where a gradient overflowed.
         clip_norm: the largest L2 norm of all gradients together; None does not clip.
+        regularizer: adds to the gradients after that, as weight decay does.
     """
+    if clip_norm is not None or regularizer is not None:
+        scaler.unscale_(optimizer)  # norm and penalty are those of the true gradients
     if clip_norm is not None:
-        scaler.unscale_(optimizer)  # the norm is that of the true gradients
         parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
         nn.utils.clip_grad_norm_(parameters, clip_norm)
+    if regularizer is not None:
+        regularizer.add_gradients()
     scaler.step(optimizer)
     scaler.update()

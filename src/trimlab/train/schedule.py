@@ -2,11 +2,11 @@
 
 import math
 
-from trimlab.config import PruningPoint, QuantizationAwareTraining, Recipe
+from trimlab.config import PruningPoint, QuantizationAwareTraining, Recipe, Sparsity
 
 
 def fine_tune_recipe(
-    recipe: Recipe, point: PruningPoint | QuantizationAwareTraining, epochs: int | None = None
+    recipe: Recipe, point: PruningPoint | QuantizationAwareTraining | Sparsity, epochs: int | None = None
 ) -> Recipe:
     """Return a workload's recipe with a fine-tuning's learning rate, schedule and epochs, or with those given."""
     return recipe.model_copy(

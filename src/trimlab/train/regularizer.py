@@ -1,0 +1,14 @@
+"""A penalty that trainings may add to the gradients of the loss."""
+
+from torch import nn
+
+
+class Regularizer(nn.Module):
+    """Adds to a model's gradients before each optimizer step. What changes from epoch to epoch is in its buffers."""
+
+    def add_gradients(self) -> None:
+        """Add the penalty's gradients to those of the loss."""
+        raise NotImplementedError
+
+    def end_epoch(self) -> None:
+        """Take note that an epoch is over."""
