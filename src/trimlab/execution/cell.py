@@ -13,7 +13,6 @@ A cell is pushed as its data, then as its one entry of the run cache: what the r
 """
 
 import json
-import logging
 import os
 import re
 import signal
@@ -43,8 +42,6 @@ def main(parent: int) -> int:
     """Run the ordered cell; return the exit code."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     order = json.load(sys.stdin)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("dvc").setLevel(logging.INFO)
     from dvc.exceptions import DvcException
 
     try:
@@ -118,7 +115,7 @@ def _remote(repo: "Repo") -> Any:
 
 
 def _copy_runs(stage: "Stage", source: Any, target: Any) -> None:
-    from dvc.fs.generic import copy
+    from dvc.fs import generic
     from dvc.stage.cache import _get_stage_hash
 
     key = _get_stage_hash(stage)
@@ -130,7 +127,7 @@ def _copy_runs(stage: "Stage", source: Any, target: Any) -> None:
         name = source.fs.name(file)
         there = target.fs.join(target.path, *place, name)
         if _ENTRY.fullmatch(name) and not target.fs.exists(there):  # others are being written
-            copy(source.fs, file, target.fs, there)
+            generic.copy(source.fs, file, target.fs, there)
 
 
 def _cached(entry: dict[str, Any], files: dict[str, str]) -> bool:

@@ -173,8 +173,9 @@ class _Watch:
         where = "; ".join(f"{node}: {', '.join(names)}" for node, names in sorted(nodes.items()))
         counts = f"{len(self.outcome.answers)} done, {running} running{f' ({where})' if where else ''}, "
         counts += f"{len(left) - running} waiting, {len(self.outcome.failed)} failed"
-        remaining = seconds_left(self.seconds, [cell.name for cell in left], time.monotonic() - self.began)
-        if not running:
+        elapsed = time.monotonic() - self.began
+        remaining = seconds_left(self.seconds, [cell.name for cell in left], elapsed)
+        if not running and elapsed > SAY_EVERY_SECONDS:
             counts += f"; {left[0].name} waits for a node with {_wanted(left[0])}"
         return counts if remaining is None else f"{counts}; about {duration(remaining)} left"
 

@@ -6,12 +6,11 @@ report. A finished cell is in the remote at once: a call after a kill goes on fr
 
 import getpass
 import importlib.util
-import json
 import logging
 import os
+import socket
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -56,21 +55,16 @@ def run(address: str, remote: str | None, folder: str | None, gpu_share: float) 
     if importlib.util.find_spec("ray") is None:
         raise UserError("Ray is not installed: pip install 'trimlab[scale]'")
     study = config.load()
-    _log_dvc()
+    source = _source()
     with _project(remote) as repo, _connected(address):
         job = node.Job(
-            source=_source(),
+            source=source,
             commit=records.commit(),
             config=_nodes_config(repo),
             folder=folder or f"/tmp/trimlab-{getpass.getuser()}/{Path.cwd().name}",
             env=_tracking() | ({"TRIMLAB_SHARE_GPU": "1"} if gpu_share < 1 else {}),
         )
         return _Head(study, repo, job, gpu_share).run()
-
-
-def _log_dvc() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("dvc").setLevel(logging.WARNING)
 
 
 @contextmanager
@@ -95,6 +89,8 @@ def _connected(address: str) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
+    if address not in ("local", "auto"):
+        _knock(address)
     own: dict[str, Any] = {"resources": {TIMING: 1}, "include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
@@ -106,6 +102,25 @@ def _connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens: Ray itself tries for minutes.
+
+    Raises:
+        UserError: nobody does, or it is not HOST:PORT.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _unreachable(address, error) from None
+
+
+def _unreachable(address: str, error: Exception) -> UserError:
+    return UserError(
+        f"no Ray cluster answers at {address} ({one_line(error)}): give --address HOST:PORT as `ray start` says it"
+    )
 
 
 def _source() -> bytes:
@@ -272,7 +287,7 @@ class _Head:
 
         stage, _, key = name.partition("@")
         needs = self.needs[name]
-        if stage in _MEASURED:
+        if stage == "benchmark":
             return Cell(name, needs, self.timing["CPU"], self.timing.get("GPU", 0), {TIMING: 1})
         if stage not in ("train", "prune") and not (
             stage == "quantize" and self.study.variants[key].is_trained_quantized
