@@ -20,8 +20,6 @@ ray_cluster = pytest.importorskip("ray.cluster_utils", reason="Ray is not instal
 
 from trimlab.execution import ray_cells  # noqa: E402
 
-pytestmark = pytest.mark.timeout(300)
-
 CELL = """\
 import json, os, signal, sys, time
 from pathlib import Path

@@ -154,13 +154,13 @@ class _Watch:
         say(f"{cell.name}: done on {done.node} in {duration(done.seconds)}, {left} cells are left")
 
     def _note_failure(self, cell: str, error: Exception) -> None:
-        known = isinstance(error, CellError)
+        said = error.log if isinstance(error, CellError) else str(error)
         log = self.outcome.failed[cell] = self.logs / f"{cell.replace('/', '-')}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(error.log if known else str(error))
-        node = error.node if known else ray.get(self.board.all.remote()).get(cell, "no node")
-        last = [line for line in log.read_text().splitlines() if line.strip()][-1:]
-        say(f"{cell}: failed on {node}: {one_line(*last)}; see {log}")
+        log.write_text(said)
+        node = ray.get(self.board.all.remote()).get(cell, "no node")
+        last = [line for line in said.splitlines() if line.strip()][-1:]
+        say(f"{cell}: failed on {node}: {one_line(''.join(last))}; see {log}")
 
     def _progress(self, left: Sequence[Cell]) -> str:
         """Return a line: how many cells are done, run on which nodes, wait and failed, and how long the rest takes."""
@@ -203,7 +203,7 @@ def stage(cell: str) -> str:
 def duration(seconds: float) -> str:
     """Return seconds as people say them."""
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
