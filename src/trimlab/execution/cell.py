@@ -19,6 +19,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,7 @@ def run(cell: str, upstream: dict[str, Any], files: dict[str, str]) -> dict[str,
         shared = all(out.use_cache for out in stage.outs)
         if shared:
             stage.save_deps()
-            fetch_runs(repo, stage)
+            fetch_run(repo, stage)
         repo.reproduce(cell, single_item=True, run_cache=shared)
         if shared:
             repo.push([cell])
@@ -100,9 +101,15 @@ def entries(lockfile: Path) -> dict[str, Any]:
     return found
 
 
-def fetch_runs(repo: "Repo", stage: "Stage") -> None:
-    """Fetch what the remote's run cache has of a cell. Its dependencies have their hashes."""
-    _copy_runs(stage, _remote(repo), repo.cache.legacy)
+def fetch_run(repo: "Repo", stage: "Stage") -> None:
+    """Fetch what the remote's run cache has of a cell, and its data. The cell's inputs are there."""
+    from dvc.exceptions import DvcException
+
+    # `dvc repro --pull` does that too, but fetches all entries of all cells first.
+    found = _copy_runs(stage, _remote(repo), repo.cache.legacy)
+    with suppress(DvcException):  # data that are gone are made again
+        for objects in repo.stage_cache.get_used_objs(found).values():
+            repo.cloud.pull(objects)
 
 
 def push_runs(repo: "Repo", stage: "Stage") -> None:
@@ -114,7 +121,8 @@ def _remote(repo: "Repo") -> Any:
     return repo.cloud.get_remote_odb(None, "push --run-cache", hash_name="md5-dos2unix")
 
 
-def _copy_runs(stage: "Stage", source: Any, target: Any) -> None:
+def _copy_runs(stage: "Stage", source: Any, target: Any) -> list[tuple[str, str]]:
+    """Copy a cell's entries from one run cache to another; return DVC's two keys of each."""
     from dvc.fs import generic
     from dvc.stage.cache import _get_stage_hash
 
@@ -122,12 +130,14 @@ def _copy_runs(stage: "Stage", source: Any, target: Any) -> None:
     place = ("runs", key[:2], key)
     folder = source.fs.join(source.path, *place)
     if not source.fs.exists(folder):
-        return
-    for file in source.fs.find(folder):
-        name = source.fs.name(file)
+        return []
+    # Other names are files that are being written.
+    names = [name for file in source.fs.find(folder) if _ENTRY.fullmatch(name := source.fs.name(file))]
+    for name in names:
         there = target.fs.join(target.path, *place, name)
-        if _ENTRY.fullmatch(name) and not target.fs.exists(there):  # others are being written
-            generic.copy(source.fs, file, target.fs, there)
+        if not target.fs.exists(there):
+            generic.copy(source.fs, source.fs.join(folder, name), target.fs, there)
+    return [(key, name) for name in names]
 
 
 def _cached(entry: dict[str, Any], files: dict[str, str]) -> bool:

@@ -98,6 +98,7 @@ def look(job: Job, _: str, upstream: dict[str, dict[str, Any]], env: dict[str, s
 def _copy_of_source(job: Job, folder: Path) -> Iterator[Path]:
     """Yield a copy of the source tree and hold its lock; those that are kept are used again."""
     folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)  # DVC's config may hold the remote's keys
     for number in itertools.count():
         root = folder / f"copy-{number}"
         lock = FileLock(f"{root}.lock")

@@ -129,7 +129,8 @@ class _Watch:
     def to_the_end(self) -> Outcome:
         left, due = list(self.cells), 0.0
         while left:
-            ready, _ = ray.wait([self.refs[cell.name] for cell in left], num_returns=len(left), timeout=1.0)
+            found, _ = ray.wait([self.refs[cell.name] for cell in left], num_returns=len(left), timeout=1.0)
+            ready = set(found)
             # In their order: whether a cell failed itself is known by those that it needs.
             for cell in [cell for cell in left if self.refs[cell.name] in ready]:
                 left.remove(cell)

@@ -297,7 +297,7 @@ class _Head:
         if with_gpu:
             cores = min(each.get("CPU", 0) / each["GPU"] for each in with_gpu)
             return Cell(name, needs, max(1, int(cores * self.gpu_share)), self.gpu_share)
-        return Cell(name, needs, min(cores for each in self.nodes if (cores := each["Resources"].get("CPU", 0))))
+        return Cell(name, needs, min(filter(None, (each["Resources"].get("CPU") for each in self.nodes))))
 
     def _restore(self) -> None:
         """Write to dvc.lock what finished cells gave, and pull it."""
