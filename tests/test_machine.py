@@ -33,17 +33,71 @@ def test_a_cell_that_is_being_computed_is_refused_in_one_line(in_tmp):
         pass  # free again
 
 
-def test_trainings_and_timings_wait_for_each_other(tmp_path):
-    log = tmp_path / "log"
-    code = (
-        "import time\nfrom trimlab import machine\n"
-        "with machine.exclusive('x'):\n"
-        f"    file = open({str(log)!r}, 'a')\n"
-        "    print('in', file=file, flush=True); time.sleep(0.3); print('out', file=file, flush=True)\n"
-    )
-    processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
-    assert [process.wait() for process in processes] == [0, 0, 0]
-    assert log.read_text().split() == ["in", "out"] * 3
+class Held:
+    """Another process that takes a lock, and says so once it has it."""
+
+    def __init__(self, arguments):
+        code = (
+            "import sys\nfrom trimlab import machine\n"
+            f"with machine.exclusive('x', {arguments}):\n    print('in', flush=True); sys.stdin.read()\n"
+        )
+        command = [sys.executable, "-c", code]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def has_it(self):
+        return self.process.stdout.readline() == "in\n"
+
+    def waits(self):
+        return "waiting for another training or timing" in self.process.stderr.readline()
+
+    def end(self):
+        self.process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "waits"),
+    [
+        ("machine.CPU", "machine.CPU", True),
+        ("'gpu-a'", "'gpu-a'", True),
+        ("'gpu-a'", "'gpu-b'", False),
+        ("'gpu-a'", "machine.CPU", False),
+        ("None", "None", True),
+        ("'gpu-a'", "None", True),
+        ("None", "'gpu-a'", True),
+        ("machine.CPU", "None", True),
+        ("None", "machine.CPU", True),
+    ],
+)
+def test_a_device_trains_one_model_and_a_timing_is_alone_on_the_machine(first, second, waits):
+    one = Held(first)
+    assert one.has_it()
+    other = Held(second)
+    if waits:
+        assert other.waits()
+        one.end()
+    assert other.has_it()
+    for each in (one, other):
+        if each.process.poll() is None:
+            each.end()
+    assert (one.process.returncode, other.process.returncode) == (0, 0)
+
+
+def test_trainings_share_a_gpu_where_it_is_shared_out_and_never_the_processor(monkeypatch):
+    monkeypatch.setenv("TRIMLAB_SHARE_GPU", "1")
+    one, other = Held("'gpu-a'"), Held("'gpu-a'")
+    assert one.has_it() and other.has_it()
+    timing = Held("None")
+    assert timing.waits()
+    for each in (one, other, timing):
+        each.end()
+    one = Held("machine.CPU")
+    assert one.has_it()
+    other = Held("machine.CPU")
+    assert other.waits()
+    one.end()
+    other.end()
 
 
 def test_the_machines_lock_is_one_file_for_all_users(tmp_path, monkeypatch):

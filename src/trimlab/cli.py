@@ -272,6 +272,28 @@ def slice_(
 
 
 @app.command(rich_help_panel=_ELSEWHERE)
+def scale(
+    address: Annotated[
+        str, typer.Option(help="A Ray cluster: `auto` is this machine's; `local` starts Ray here.")
+    ] = "local",
+    remote: Annotated[
+        str | None, typer.Option(help="The DVC remote that all nodes reach. Default: DVC's default.")
+    ] = None,
+    folder: Annotated[
+        str | None, typer.Option(help="The folder on each node for working copies and DVC's cache.")
+    ] = None,
+    gpu_share: Annotated[float, typer.Option(min=0.01, max=1, help="Share of a GPU that a training takes.")] = 1.0,
+) -> None:
+    """Run the study on a cluster: `dvc repro` with its cells spread over nodes; called again, it goes on.
+
+    Example: trimlab scale --address auto --remote storage
+    """
+    from trimlab.execution import scale as execution
+
+    raise typer.Exit(execution.run(address, remote, folder, gpu_share))
+
+
+@app.command(rich_help_panel=_ELSEWHERE)
 def bundle(
     variants: Annotated[
         list[str],

@@ -1,13 +1,14 @@
 """This machine: its description, and the locks that keep trainings and timings from disturbing each other."""
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import FileLock, Timeout
 
 from trimlab import paths
 from trimlab.errors import UserError
@@ -21,38 +22,79 @@ TMPDIR is set, each user has another folder."""
 
 
 @contextmanager
-def exclusive(what: str) -> Iterator[device.Watch]:
-    """Hold the machine-wide lock for trainings and timings; wait if another process holds it.
+def exclusive(what: str, device_name: str | None = None) -> Iterator[device.Watch]:
+    """Hold a device's lock, or the whole machine's; wait if another process holds it.
 
-    Two at once would disturb each other: torch's threads would wait for one another, and timings would be wrong.
+    Two trainings on one device would wait for one another, and no timing is right beside other work: trainings on
+    different devices run side by side, a timing runs alone.
+
+    Args:
+        what: that waits, for the message.
+        device_name: the device of a training, `CPU` or a GPU's name; None takes the whole machine, for timings.
 
     Raises:
-        UserError: the lock file cannot be written.
+        UserError: a lock file cannot be written.
     """
-    lock = FileLock(file := _machine_lock(), mode=0o666)  # whatever the umask: the next process may be another user's
-    try:
-        _acquire(lock, what)
-    except OSError as error:
-        raise UserError(f"{file} cannot be locked ({error}): set TRIMLAB_LOCK to a writable file") from None
-    try:
-        with device.watched() as watch:
-            yield watch
-    finally:
-        lock.release()
+    file = _machine_lock()
+    with ExitStack() as held:
+        if device_name:
+            # Before the machine's: what waits for a device must not keep a timing waiting.
+            held.enter_context(_locked(file.with_name(f"{file.name}.{device_name}"), what, shared=_shared(device_name)))
+        held.enter_context(_locked(file, what, shared=device_name is not None))
+        yield held.enter_context(device.watched())
+
+
+CPU = "cpu"
+"""The processor's name among the devices that `exclusive` knows."""
+
+
+def _shared(device_name: str) -> bool:
+    """Whether several trainings may use a GPU at once: who starts them shares it out."""
+    return device_name != CPU and os.environ.get("TRIMLAB_SHARE_GPU") == "1"
 
 
 def _machine_lock() -> Path:
-    """Return the machine's lock file, or the file that TRIMLAB_LOCK names."""
+    """Return the machine's lock file, or the file that TRIMLAB_LOCK names; devices have theirs beside it."""
     shared = SHARED if SHARED.is_dir() else Path(tempfile.gettempdir())
     return Path(os.environ.get("TRIMLAB_LOCK") or shared / "trimlab-machine.lock")
 
 
-def _acquire(lock: BaseFileLock, what: str) -> None:
+@contextmanager
+def _locked(file: Path, what: str, shared: bool) -> Iterator[None]:
+    """Hold a file's lock, shared with others that share it, or alone."""
+    # Not FileLock: it has no shared mode. Where both lock a file, they see each other's lock.
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"{what}: waiting for another training or timing on this machine")
-        lock.acquire()
+        descriptor = _opened(file)
+    except OSError as error:
+        raise _not_lockable(file, error) from None
+    try:
+        try:
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{what}: waiting for another training or timing on this machine")
+            fcntl.flock(descriptor, how)
+        except OSError as error:
+            raise _not_lockable(file, error) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _not_lockable(file: Path, error: OSError) -> UserError:
+    return UserError(f"{file} cannot be locked ({error}): set TRIMLAB_LOCK to a writable file")
+
+
+def _opened(file: Path) -> int:
+    """Open a lock file that all users may lock, whatever the umask; create it if it is missing."""
+    try:
+        # Without O_CREAT, which Linux refuses for another user's file in a folder such as /tmp.
+        return os.open(file, os.O_RDWR)
+    except FileNotFoundError:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        with suppress(PermissionError):  # another user has just created it
+            os.fchmod(descriptor, 0o666)
+        return descriptor
 
 
 @contextmanager

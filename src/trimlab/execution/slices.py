@@ -32,6 +32,7 @@ from ruamel.yaml.error import YAMLError
 from trimlab import config, machine, paths, records
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
+from trimlab.execution import environment
 from trimlab.progress import say
 from trimlab.records import archive
 
@@ -232,18 +233,8 @@ def _repro(output: "_Output", signals: list[int], deadline: float) -> int:
 
 
 def _start(commit: str, log: BinaryIO) -> "subprocess.Popen[bytes]":
-    # Stages call `python`. It is a script, because a link to an environment's interpreter does not use the environment.
-    python = _OWN / "bin" / "python"
-    python.parent.mkdir(exist_ok=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
     root = Path.cwd()
-    env = os.environ | {
-        "PATH": os.pathsep.join([str(root / python.parent), os.environ.get("PATH", os.defpath)]),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(root / "src"), os.environ.get("PYTHONPATH")])),
-        "TRIMLAB_COMMIT": commit,
-        _MARK: str(root),
-    }
+    env = environment.of_stages(root, _OWN, commit) | {_MARK: str(root)}
     # A failed cell must not stop the others: nobody can fix it between two slices.
     command = [sys.executable, "-m", "dvc", "repro", "--keep-going"]
     return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)

@@ -66,7 +66,7 @@ def prune_variant(
     teacher = _teacher(study, variant, baseline, unpruned, dataset)
     recipe = _recipe(study, variant, dataset, model, unpruned, teacher)
     tuning_macs = training_macs(model, dataset, study.data.split, recipe, teacher)
-    with machine.exclusive(f"prune {variant}") as watch:
+    with machine.exclusive(f"prune {variant}", hardware.lock_name()) as watch:
         tuned = _fine_tuned(model, study, variant, dataset, seed, recipe, teacher, on_epoch)
     path = paths.weights_file(paths.pruned(variant), seed)
     checkpoint.save(model, path, architecture.metadata())
@@ -237,7 +237,7 @@ def _measured_sensitivity(
     images = sensitivity.Images.of(dataset, section.sensitivity_images, study.data.seed)
     keys, label, began = study.pruning_keys(variant), f"sensitivity of {workload}, seed {seed}", time.monotonic()
     progress.say(f"{label}: each group of coupled layers is pruned alone, {len(images.scored)} images are scored")
-    with machine.exclusive(label) as watch:
+    with machine.exclusive(label, hardware.lock_name()) as watch:
         measured = sensitivity.measure(unpruned, section, images, seed, keys, point.keep, gradients, label)
     lineage = train_stage.lineage(study, workload, dataset, seed, paths.weights_file(paths.trained(workload), seed))
     given = study.workloads[workload].weights != str(paths.NO_FILE)

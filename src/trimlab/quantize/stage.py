@@ -191,7 +191,7 @@ def _learned(
     from trimlab.models import checkpoint
     from trimlab.quantize import export, onnx_torch
     from trimlab.quantize.qat import Simulation
-    from trimlab.train import loop, resume
+    from trimlab.train import hardware, loop, resume
     from trimlab.train.budget import training_macs
     from trimlab.train.distill import Teacher
     from trimlab.train.schedule import fine_tune_recipe
@@ -212,7 +212,7 @@ def _learned(
     tuning = fine_tune_recipe(study.recipe(study.variants[variant].workload), section)
     recipe = tuning.model_copy(update={"clip_norm": section.clip_norm})
     # Strict FP32: bf16 has as many bits as the steps of INT8, and would round them again.
-    with machine.exclusive(f"quantize {variant}") as watch:
+    with machine.exclusive(f"quantize {variant}", hardware.lock_name()) as watch:
         done = loop.fit(
             simulation, dataset, split, recipe, "fp32", seed,
             resumable=resumable, label=f"quantize {variant}", on_epoch=lambda _: None, teacher=teacher,

@@ -175,8 +175,8 @@ _failed: set[str] = set()
 
 
 def _attempt(do: Callable[[], T]) -> T | None:
-    """Do it, unless the store has failed in this process; say in one line why it fails."""
-    if (uri := connection.uri()) in _failed:
+    """Do it, unless tracking is off or the store has failed in this process; say in one line why it fails."""
+    if os.environ.get("TRIMLAB_TRACKING") == "off" or (uri := connection.uri()) in _failed:
         return None
     try:
         return do()

@@ -13,6 +13,11 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def lock_name() -> str:
+    """Return the name of torch's device for `machine.exclusive`; a GPU's is the same in all processes."""
+    return f"gpu-{torch.cuda.get_device_properties(0).uuid}" if torch.cuda.is_available() else machine.CPU
+
+
 def device_record() -> Device:
     """Return the device that torch uses, as records have it."""
     threads = torch.get_num_threads()

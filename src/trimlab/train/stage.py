@@ -53,7 +53,7 @@ def train_workload(study: Params, workload: str, seed: int, on_epoch: OnEpoch) -
     resumable = resume.resumable_file(
         __name__, precision, study.training_digest(workload), dataset.sha256, str(seed), *files
     )
-    with machine.exclusive(f"train {workload}") as watch:
+    with machine.exclusive(f"train {workload}", hardware.lock_name()) as watch:
         done = Position() if given else loop.fit(
             model, dataset, study.data.split, recipe, precision, seed,
             resumable=resumable, label=f"train {workload}", on_epoch=on_epoch,
