@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from trimlab import __version__, config, errors, paths, rehearsal
+from trimlab import __version__, config, dvc_files, errors, paths, rehearsal
 from trimlab.config import checks
 
 app = typer.Typer(
@@ -71,8 +71,11 @@ def _app(
 def check(file: Annotated[Path, typer.Argument(help="A params file.")] = paths.PARAMS) -> None:
     """Check a params file and the files that it names. Each problem is one line: value, bounds and remedy.
 
-    Models are built, and tried with an image where the dataset is prepared: your own model's code runs.
+    Models are built, and tried with an image where the dataset is prepared: your own model's code runs. What a killed
+    DVC left half written is renamed, so that `dvc repro` goes on.
     """
+    for line in dvc_files.mend():
+        print(f"note: {line}")
     study = config.load(file)
     for line in checks.warnings(study):
         print(f"warning: {file}: {line}")

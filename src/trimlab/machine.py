@@ -31,7 +31,7 @@ def exclusive(what: str) -> Iterator[device.Watch]:
     """
     lock = FileLock(file := _machine_lock(), mode=0o666)  # whatever the umask: the next process may be another user's
     try:
-        _acquire(lock, what)
+        _acquire(lock, f"{what}: waiting for another training or timing on this machine")
     except OSError as error:
         raise UserError(f"{file} cannot be locked ({error}): set TRIMLAB_LOCK to a writable file") from None
     try:
@@ -47,25 +47,30 @@ def _machine_lock() -> Path:
     return Path(os.environ.get("TRIMLAB_LOCK") or shared / "trimlab-machine.lock")
 
 
-def _acquire(lock: BaseFileLock, what: str) -> None:
+def _acquire(lock: BaseFileLock, waiting: str) -> None:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say(f"{what}: waiting for another training or timing on this machine")
+        say(waiting)
         lock.acquire()
 
 
 @contextmanager
 def one_at_a_time(cell: str) -> Iterator[None]:
-    """Hold a cell's lock: after `kill -9` of DVC its stage keeps running, and the next `dvc repro` starts another.
+    """Hold a cell's lock; wait if another process holds it.
 
-    Raises:
-        UserError: another process is computing the cell.
+    After `kill -9` of DVC its stage keeps running, and the next `dvc repro` starts another. What the first one finishes
+    is kept for the second.
     """
     # In the working tree, not the project's root: parallel experiments may each compute the cell.
     file = paths.STATE / "locks" / f"{cell.replace('/', '-')}.lock"
-    with alone(file, f"{cell} is being computed by another process: wait for it, or end it"):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file)
+    _acquire(lock, f"{cell}: another process is still computing it, waiting for that to end")
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager
