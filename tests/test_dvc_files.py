@@ -56,6 +56,14 @@ def test_whole_files_stay(files):
     assert Path("dvc.lock").read_text() == LOCKFILE
 
 
+def test_an_entry_is_what_dvc_saved_of_a_cell(files):
+    assert dvc_files.entry("report").startswith("    cmd: python stages/report.py\n    outs:\n")
+    assert dvc_files.entry("prepare@digits").endswith("nfiles: 2\n")
+    assert dvc_files.entry("prepare@digit") == ""
+    Path("dvc.lock").unlink()
+    assert dvc_files.entry("report") is None
+
+
 def test_where_dvc_never_ran_nothing_is_made(in_tmp):
     assert dvc_files.mend() == []
     assert list(in_tmp.iterdir()) == []

@@ -1,6 +1,7 @@
-"""DVC's own files, mended where a kill cut them short: DVC refuses those, and no stage runs before it reads them."""
+"""DVC's own files: what it has saved, and what a kill cut short, which it refuses before any stage runs."""
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML, YAMLError
 
+_LOCKFILE = Path("dvc.lock")
+_TABLE = Path(".dvc/tmp/rwlock")
 _LOCK = Path(".dvc/tmp/lock")
 """DVC holds it whenever it writes one of the files below."""
 _WORDS = {
-    Path("dvc.lock"): "no cell runs again, the run cache has them",
-    Path(".dvc/tmp/rwlock"): "DVC makes it again",
+    _LOCKFILE: "no cell runs again, the run cache has them",
+    _TABLE: "DVC makes it again",
 }
 
 
@@ -28,6 +31,16 @@ def mend() -> list[str]:
     with suppress(Timeout), FileLock(_LOCK, timeout=0):
         return [_set_aside(path) for path in found]
     return []
+
+
+def entry(cell: str) -> str | None:
+    """Return what dvc.lock says of a cell: nothing where DVC has not saved it, None where there is no dvc.lock."""
+    try:
+        text = _LOCKFILE.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(rf"^  {re.escape(cell)}:\n((?:    .*\n)*)", text, re.M)
+    return found[1] if found else ""
 
 
 def _set_aside(path: Path) -> str:
@@ -60,6 +73,6 @@ def _is_json_object(content: bytes) -> bool:
 
 
 _FILES: dict[Path, Callable[[bytes], bool]] = {
-    Path("dvc.lock"): _is_whole_lockfile,
-    Path(".dvc/tmp/rwlock"): _is_json_object,
+    _LOCKFILE: _is_whole_lockfile,
+    _TABLE: _is_json_object,
 }
