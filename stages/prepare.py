@@ -7,9 +7,11 @@ from trimlab import config, errors, paths, progress
 
 def main(study: config.Params, dataset: str) -> None:
     """Prepare one dataset."""
+    from trimlab import machine
     from trimlab.data import stage as data_stage
 
-    data_stage.prepare(dataset, study.datasets[dataset], study.data)
+    with machine.one_at_a_time(f"prepare/{dataset}"):
+        data_stage.prepare(dataset, study.datasets[dataset], study.data)
     progress.wrote(paths.dataset_file(dataset).parent)
 
 

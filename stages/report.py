@@ -7,14 +7,16 @@ from trimlab import config, errors, paths, progress
 
 def main(study: config.Params) -> None:
     """Write the report, then log the records of cached cells, which did not run."""
+    from trimlab import machine
     from trimlab.records import loaded
     from trimlab.report import stage as report_stage
     from trimlab.track import mlflow_runs
 
     _, records, classified = loaded.of_stages(study)
-    report_stage.render(study, records, paths.REPORT, classified)
-    # The report is written before MLflow is imported, which takes seconds.
-    mlflow_runs.complete(study, records, paths.REPORT)
+    with machine.one_at_a_time("report"):
+        report_stage.render(study, records, paths.REPORT, classified)
+        # The report is written before MLflow is imported, which takes seconds.
+        mlflow_runs.complete(study, records, paths.REPORT)
     paths.forget_finished()
     progress.wrote(paths.REPORT / "report.md")
 

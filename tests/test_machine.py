@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,15 +23,29 @@ from trimlab.train import hardware, loop
 from users import another_user
 
 
-def test_a_cell_that_is_being_computed_is_refused_in_one_line(in_tmp):
-    with (
-        machine.one_at_a_time("train/x"),
-        pytest.raises(UserError, match=r"train/x is being computed by another process: wait for it, or end it"),
-        machine.one_at_a_time("train/x"),
-    ):
-        pass
+def test_two_processes_compute_a_cell_one_after_the_other(in_tmp):
+    def wait():
+        with machine.one_at_a_time("train/x"):
+            log.append("second")
+
+    log, second = [], threading.Thread(target=wait)
     with machine.one_at_a_time("train/x"):
-        pass  # free again
+        second.start()
+        second.join(0.2)
+        log.append("first")
+    second.join()
+    assert log == ["first", "second"]
+
+
+def test_a_stage_that_waits_for_its_orphan_says_so(in_tmp, capsys):
+    code = "import os\nfrom trimlab import machine\nwith machine.one_at_a_time('train/x'): print(flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as orphan:
+        orphan.stdout.readline()
+        threading.Timer(0.3, orphan.kill).start()
+        with machine.one_at_a_time("train/x"):
+            pass
+    assert "train/x: another process is still computing it, waiting for that to end" in capsys.readouterr().err
 
 
 class Held:

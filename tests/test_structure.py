@@ -30,7 +30,7 @@ FLOORS = [
     {"records"},
     {"config"},
     {"measure.accuracy", "measure.device", "measure.memory", "measure.errors", "measure.samples"},
-    {"digests", "errors", "fingerprint", "formats", "paths", "progress"},
+    {"digests", "dvc_files", "errors", "fingerprint", "formats", "paths", "progress"},
 ]
 """From top to bottom: a package or module imports from lower floors alone, and from itself."""
 

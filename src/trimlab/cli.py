@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from trimlab import __version__, config, errors, paths, progress, rehearsal
+from trimlab import __version__, config, dvc_files, errors, paths, progress, rehearsal
 
 _STUDY, _RECORDS, _DEPLOY, _ELSEWHERE = "Before dvc repro", "Records and reports", "Choose and deploy", "Other machines"
 """What `trimlab --help` groups commands by."""
@@ -84,17 +84,19 @@ def check(
 ) -> None:
     """Check a params file and the files that it names. Each problem is one line: value, bounds and remedy.
 
-    Models are built, and tried with an image where the dataset is prepared: your own model's code runs.
+    Models are built, and tried with an image where the dataset is prepared: your own model's code runs. What a killed
+    DVC left half written is renamed, so that `dvc repro` goes on.
 
     Example: trimlab check studies/quick.yaml
     """
+    mended = dvc_files.mend()
     checked = rehearsal.check(file)
     if as_json:
-        print(json.dumps({"file": str(file), "ok": not checked.problems, **checked._asdict()}, indent=2))
+        print(json.dumps({"file": str(file), "ok": not checked.problems, "mended": mended, **checked._asdict()}, indent=2))
     else:
         for line in checked.warnings:
             print(f"warning: {file}: {line}")
-        for line in checked.downloads:
+        for line in [*mended, *checked.downloads]:
             print(f"note: {line}")
     if checked.problems:
         raise errors.UserError("\n".join(checked.problems))

@@ -35,12 +35,13 @@ def exclusive(what: str, device_name: str | None = None) -> Iterator[device.Watc
     Raises:
         UserError: a lock file cannot be written.
     """
-    file = _machine_lock()
+    file, waiting = _machine_lock(), f"{what}: waiting for another training or timing on this machine"
     with ExitStack() as held:
         if device_name:
             # Before the machine's: what waits for a device must not keep a timing waiting.
-            held.enter_context(_locked(file.with_name(f"{file.name}.{device_name}"), what, shared=_shared(device_name)))
-        held.enter_context(_locked(file, what, shared=device_name is not None))
+            own = file.with_name(f"{file.name}.{device_name}")
+            held.enter_context(_locked(own, waiting, shared=_shared(device_name)))
+        held.enter_context(_locked(file, waiting, shared=device_name is not None))
         yield held.enter_context(device.watched())
 
 
@@ -60,8 +61,8 @@ def _machine_lock() -> Path:
 
 
 @contextmanager
-def _locked(file: Path, what: str, shared: bool) -> Iterator[None]:
-    """Hold a file's lock, shared with others that share it, or alone."""
+def _locked(file: Path, waiting: str, shared: bool) -> Iterator[None]:
+    """Hold a file's lock, shared with others that share it, or alone; say what waits if another process holds it."""
     # Not FileLock: it has no shared mode. Where both lock a file, they see each other's lock.
     how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
@@ -72,7 +73,7 @@ def _locked(file: Path, what: str, shared: bool) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, how | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"{what}: waiting for another training or timing on this machine")
+            say(waiting)
             fcntl.flock(descriptor, how)
         except OSError as error:
             raise _not_lockable(file, error) from None
@@ -99,14 +100,15 @@ def _opened(file: Path) -> int:
 
 @contextmanager
 def one_at_a_time(cell: str) -> Iterator[None]:
-    """Hold a cell's lock: after `kill -9` of DVC its stage keeps running, and the next `dvc repro` starts another.
+    """Hold a cell's lock; wait if another process holds it.
 
-    Raises:
-        UserError: another process is computing the cell.
+    After `kill -9` of DVC its stage keeps running, and the next `dvc repro` starts another. What the first one finishes
+    is kept for the second.
     """
     # In the working tree, not the project's root: parallel experiments may each compute the cell.
     file = paths.STATE / "locks" / f"{cell.replace('/', '-')}.lock"
-    with alone(file, f"{cell} is being computed by another process: wait for it, or end it"):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(file, f"{cell}: another process is still computing it, waiting for that to end", shared=False):
         yield
 
 

@@ -463,6 +463,30 @@ def test_only_what_is_asked_otherwise_is_measured_again(project, study, monkeypa
             path.write_bytes(content)
 
 
+def test_what_dvc_was_killed_before_it_saved_is_not_measured_again(project, study, monkeypatch):
+    monkeypatch.chdir(project)
+    measure, asked = interpreters.run_measure, []
+    monkeypatch.setattr(
+        interpreters, "run_measure", lambda request: asked.append(request.precision) or measure(request)
+    )
+    once = study.model_copy(update={"benchmark": study.benchmark.model_copy(update={"warmup": 4})})
+    before = {path: path.read_bytes() for path in paths.measured("small-r50").iterdir()}
+    saved = "schema: '2.0'\nstages:\n  benchmark@small-r50:\n    cmd: python stages/benchmark.py small-r50\n"
+    try:
+        Path("dvc.lock").write_text("schema: '2.0'\nstages:\n")
+        made = benchmark_stage.benchmark_variant(once, "small-r50")
+        files = len(asked)
+        assert benchmark_stage.benchmark_variant(once, "small-r50") == made, "DVC has saved nothing since"
+        assert len(asked) == files
+        Path("dvc.lock").write_text(saved)
+        benchmark_stage.benchmark_variant(once, "small-r50")
+        assert len(asked) == 2 * files, "DVC has saved it: the cell was forced"
+    finally:
+        Path("dvc.lock").unlink()
+        for path, content in before.items():
+            path.write_bytes(content)
+
+
 def test_a_forced_cell_is_known_where_this_machine_lacks_a_precision(project, study, monkeypatch):
     monkeypatch.chdir(project)
     before = paths.index_file("small-r50").read_bytes()

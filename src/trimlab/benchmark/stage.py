@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trimlab import config, formats, machine, paths, progress, records
+from trimlab import config, dvc_files, formats, machine, paths, progress, records
 from trimlab.benchmark import interpreters, runner
 from trimlab.benchmark.targets import Target, targets
 from trimlab.digests import sha256_of
@@ -182,11 +182,15 @@ def _file(record: records.Measurement) -> Path:
 
 
 def _asked_before(study: config.Params, variant: str, asked: set[str]) -> set[str]:
-    """Return the requests of the variant's last run; none if this run asks the same: the cell was forced."""
+    """Return the requests of the variant's last run; none if this run asks the same: the cell was forced.
+
+    Where DVC was killed before it saved what that run made, dvc.lock still says what it said then: nothing was forced.
+    """
     try:
         answered = json.loads(paths.answers_file(variant).read_text())
         before = set(answered["requests"])
-        forced = answered["benchmark"] == study.benchmark.model_dump() and before == asked
+        saved = answered.get("lock") is None or answered["lock"] != _lock_entry(variant)
+        forced = saved and answered["benchmark"] == study.benchmark.model_dump() and before == asked
     except (OSError, ValueError, TypeError, LookupError):
         return set()  # there was none, or the file is not as it was written
     return set() if forced else before
@@ -200,10 +204,15 @@ def _put_aside(study: config.Params, variant: str, measured: list[_Measured], as
         for suffix in (".npy", ".json"):
             if each.kept.with_suffix(suffix).exists():
                 each.kept.with_suffix(suffix).replace(paths.answer(variant, each.request).with_suffix(suffix))
-    file.write_text(json.dumps({"benchmark": study.benchmark.model_dump(), "requests": sorted(asked)}) + "\n")
+    answered = {"benchmark": study.benchmark.model_dump(), "requests": sorted(asked), "lock": _lock_entry(variant)}
+    file.write_text(json.dumps(answered) + "\n")
     for path in file.parent.iterdir():
         if path != file and path.stem not in asked:
             path.unlink(missing_ok=True)
+
+
+def _lock_entry(variant: str) -> str | None:
+    return dvc_files.entry(f"benchmark@{variant}")
 
 
 def _write_index(variant: str, measured: list[_Measured]) -> None:

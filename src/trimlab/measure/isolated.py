@@ -15,7 +15,7 @@ from .progress import say
 # Not `-m` and PYTHONPATH: an interpreter that comes with a runtime may ignore that.
 _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); from trimlab.measure import __main__ as measure; "
-    "sys.exit(measure.main(sys.argv[1:]))"
+    "measure.end_with_parent(); sys.exit(measure.main(sys.argv[1:]))"
 )
 
 
@@ -103,8 +103,14 @@ def _finished(command: list[str], printed: Path, show: bool) -> tuple[int, str]:
     last = "it printed nothing"
     try:
         with printed.open("wb") as output:
+            # The input is never written to: it ends when this process does, see `end_with_parent`.
             process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+                command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
             )
     except OSError as error:
         raise MeasureError(

@@ -133,16 +133,19 @@ def _accuracy(results: Results, dataset: str, cost: Cost) -> Figure | None:
         colour, form = formats.BY_NAME[point.precision].colour, forms[point.model]
         axes.plot(point.size_mib, point.top1_percent, form, color=colour, fillstyle="none", markersize=6, zorder=2)
     front = _front(found, cost)
+    kinds: dict[tuple[str, str, bool], list[list[Measurement]]] = {}
     for index, records in enumerate(found):
-        _point(axes, records, cost, forms[records[0].model], faint=index not in front)
+        kinds.setdefault((records[0].model, records[0].precision, index not in front), []).append(records)
+    for (model, precision, faint), own in kinds.items():
+        _points(axes, own, cost, forms[model], formats.BY_NAME[precision].colour, faint)
     corners = [_place(found[i], cost) for i in front]
     axes.step(*zip(*corners, strict=True), where="post", **_FRONT_STYLE)
     candidate = results.candidate_file(bench)
     if candidate in found:
         axes.plot(*_place(candidate, cost), "o", color="black", fillstyle="none", markersize=15, zorder=4)
     _log_axis(axes)
-    kinds = sorted({pretty(point.size_of) for point in published})
-    others = f"; published: {' or '.join(f'{kind}s' for kind in kinds)}" if published else ""
+    sizes = sorted({pretty(point.size_of) for point in published})
+    others = f"; published: {' or '.join(f'{size}s' for size in sizes)}" if published else ""
     axes.set_xlabel(cost.label.format(batch=results.batch_size(bench)) + others)
     axes.set_ylabel(_top1_label(found))
     of_baseline = dataset == results.dataset_of(results.study.report.baseline)
@@ -174,12 +177,15 @@ def _place(records: Sequence[Measurement], cost: Cost) -> Point:
     return cost.place(records), _top1(records)
 
 
-def _point(axes: Axes, records: Sequence[Measurement], cost: Cost, form: str, faint: bool) -> None:
-    """Draw a file, with how sure its top-1 is; what another file beats is faint."""
-    x, top1 = _place(records, cost)
-    style: dict[str, Any] = {"color": formats.BY_NAME[records[0].precision].colour, "alpha": 0.35 if faint else 1.0}
+def _points(
+    axes: Axes, files: Sequence[Sequence[Measurement]], cost: Cost, form: str, colour: str, faint: bool
+) -> None:
+    """Draw files in one call, with how sure their top-1 is; what another file beats is faint."""
+    x, top1 = zip(*(_place(records, cost) for records in files), strict=True)
+    style: dict[str, Any] = {"color": colour, "alpha": 0.35 if faint else 1.0}
     axes.plot(x, top1, form, markersize=7, zorder=3, **style)
-    axes.errorbar(x, top1, uncertainty(records), capsize=2, linewidth=1, zorder=2, **style)
+    reach = np.hstack([uncertainty(records) for records in files])
+    axes.errorbar(x, top1, reach, fmt="none", capsize=2, linewidth=1, zorder=2, **style)
 
 
 def _front(found: Sequence[Sequence[Measurement]], cost: Cost) -> list[int]:

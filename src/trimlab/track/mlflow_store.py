@@ -98,9 +98,14 @@ def _is_empty(file: Path) -> bool:
 
 def _is_quiet(file: Path) -> bool:
     """Wait until a store has not been written to for a while, or give up."""
+    # Not by the age of its last change: a clock that was set back would put that into the future.
+    written: int | None = None
+    since = 0.0
     deadline = time.monotonic() + _BUSY_SECONDS
-    while time.monotonic() < deadline:
-        if time.time() - file.stat().st_mtime > _QUIET_SECONDS:
+    while (now := time.monotonic()) < deadline:
+        if written != (last := file.stat().st_mtime_ns):
+            written, since = last, now
+        elif now - since >= _QUIET_SECONDS:
             return True
         time.sleep(0.1)
     return False
