@@ -92,7 +92,8 @@ def check(
     mended = dvc_files.mend()
     checked = rehearsal.check(file)
     if as_json:
-        print(json.dumps({"file": str(file), "ok": not checked.problems, "mended": mended, **checked._asdict()}, indent=2))
+        said = {"file": str(file), "ok": not checked.problems, "mended": mended, **checked._asdict()}
+        print(json.dumps(said, indent=2))
     else:
         for line in checked.warnings:
             print(f"warning: {file}: {line}")

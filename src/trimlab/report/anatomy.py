@@ -13,7 +13,6 @@ from trimlab.records import Clock, Latency, Layer, Measurement
 from trimlab.report.model import Column, Finding, Span, Table, Value, code, strong, words
 from trimlab.report.results import (
     Bench,
-    Files,
     Results,
     batch_speedup,
     bench_of,

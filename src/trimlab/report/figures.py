@@ -137,7 +137,7 @@ def _accuracy(results: Results, dataset: str, cost: Cost) -> Figure | None:
     for index, records in enumerate(found):
         kinds.setdefault((records[0].model, records[0].precision, index not in front), []).append(records)
     for (model, precision, faint), own in kinds.items():
-        _points(axes, own, cost, forms[model], formats.BY_NAME[precision].colour, faint)
+        _draw_files(axes, own, cost, forms[model], formats.BY_NAME[precision].colour, faint)
     corners = [_place(found[i], cost) for i in front]
     axes.step(*zip(*corners, strict=True), where="post", **_FRONT_STYLE)
     candidate = results.candidate_file(bench)
@@ -177,7 +177,7 @@ def _place(records: Sequence[Measurement], cost: Cost) -> Point:
     return cost.place(records), _top1(records)
 
 
-def _points(
+def _draw_files(
     axes: Axes, files: Sequence[Sequence[Measurement]], cost: Cost, form: str, colour: str, faint: bool
 ) -> None:
     """Draw files in one call, with how sure their top-1 is; what another file beats is faint."""

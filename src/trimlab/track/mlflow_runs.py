@@ -11,6 +11,7 @@ seconds, and is then left alone. What it lacks is added by the report stage, or 
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
