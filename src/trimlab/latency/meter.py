@@ -8,11 +8,12 @@ import contextlib
 import copy
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from trimlab import config, fingerprint, machine, paths, records
@@ -25,8 +26,10 @@ from trimlab.measure.errors import MeasureError
 from trimlab.measure.session import Session, Settings, imported
 from trimlab.quantize.onnx_graph import graph_of
 
-WARMUP, REPEATS = 20, 200
-"""Untimed and timed calls of a whole file."""
+WARMUP, REPEATS = 20, 100
+"""Untimed and timed calls of a whole file, in a series."""
+FILE_SERIES, LAYER_SERIES = 3, 2
+"""How often a file and a layer are timed; the shortest median counts, because what disturbs only takes longer."""
 
 
 class Meter:
@@ -78,8 +81,8 @@ class Meter:
         if name not in known:
             with self._keeping(), self._opened(lambda path: files.write(proto, *self._how, path)) as session:
                 stopwatch = session.stopwatches(files.random_images(1, self._shape))["latency"]
-                (seconds,) = timing.interleaved([stopwatch], REPEATS, WARMUP)
-                known[name] = timing.latency(seconds, 1)
+                series = [timing.interleaved([stopwatch], REPEATS, WARMUP)[0] for _ in range(FILE_SERIES)]
+                known[name] = timing.latency(min(series, key=np.median), 1)
         return records.Latency(**known[name])
 
     def record(self, latency: records.Latency, predicted_ms: float) -> records.TargetLatency:
@@ -101,8 +104,8 @@ class Meter:
         known, name = self._table["layers"], json.dumps(layer)
         if name not in known:
             with self._opened(lambda path: files.write(files.graph_of(layer), *self._how, path)) as session:
-                ran = session.layers(files.random_images(1, session.image_shape))
-                known[name] = [each["ms"] for each in ran if each["channels"] is not None][-1]
+                images = files.random_images(1, session.image_shape)
+                known[name] = min(_last_ms(session.layers(images)) for _ in range(LAYER_SERIES))
         milliseconds: float = known[name]
         return milliseconds
 
@@ -126,6 +129,12 @@ class Meter:
                 temporary = self.kept.with_suffix(".tmp")
                 temporary.write_text(json.dumps(self._table, indent=1), encoding="utf-8")
                 temporary.replace(self.kept)
+
+
+def _last_ms(ran: Sequence[Mapping[str, Any]]) -> float:
+    """Return the milliseconds of the last layer with weights."""
+    found: list[float] = [each["ms"] for each in ran if each["channels"] is not None]
+    return found[-1]
 
 
 @contextlib.contextmanager
