@@ -159,7 +159,7 @@ def test_bars_are_limited_to_what_carries_the_message() -> None:
     of = results(variants=variants)
     axes = figures.draw(of)["speed-1"].axes[0]
     names = [label.get_text() for label in axes.get_yticklabels()]
-    assert len(of.by_file(of.measurements)) > len(names) == 18
+    assert len(of.by_file(of.measurements)) > len(names) <= 18
     assert {"large  FP32", "candidate  INT8", "small  FP32"} <= set(names)
 
 
