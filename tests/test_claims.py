@@ -152,6 +152,8 @@ SHOWN = {
 }
 """What a page says, and what must hold for it."""
 STATED = (
+    "`candidate 50 % · pruning`",  # names of runs
+    "`candidate 50 % INT8 · onnxruntime`",
     "The environment takes 6.5 GB on Linux",  # of the installation, when it was written
     "**Intervals** are of 95 %.",
     'The report\'s section "Why is it not faster?" says which widths',
