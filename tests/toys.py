@@ -16,7 +16,8 @@ def note(what):
     with log.open("a") as file:
         file.write(f"{what} {name}\\n")
 note("start")
-assert os.environ.get("TRIMLAB_TRACKING") == "off" or name in ("fingerprint", "prepare", "report"), "it is tracked"
+if os.environ.get("TRIMLAB_TRACKING") != "off":
+    note("tracked")
 time.sleep(float(seconds))
 if (log.parent / f"fail-{name}").exists():
     sys.exit(f"error: {name} fails")

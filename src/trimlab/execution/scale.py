@@ -87,6 +87,8 @@ def _project(remote: str | None) -> Iterator["Repo"]:
 @contextmanager
 def _connected(address: str) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's default of 15 lets any other process of the machine hold up a training or a timing.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
     if address not in ("local", "auto"):
