@@ -83,7 +83,7 @@ def test_a_panel_a_group_shows_its_curve_and_the_chosen_ratio() -> None:
 def test_the_section_is_there_where_something_was_measured() -> None:
     of = results()
     text = factories.document(report(of, list(figures.draw(of))))
-    assert "## Which layers can lose channels" in text
+    assert "\n# Which layers can lose channels" in text
     assert "figures/sensitivity-large.svg" in text
     assert "Scored on the hold-out: no published figure" not in text
     study = factories.study()
