@@ -18,9 +18,10 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
+from typer.testing import CliRunner
 
 import factories
-from trimlab import config, deploy, paths, predict
+from trimlab import cli, config, deploy, paths, predict
 from trimlab.digests import sha256_of
 from trimlab.errors import UserError
 from trimlab.report.pick import Limits
@@ -250,3 +251,17 @@ def _asked(url: str, request: object) -> dict[str, list[dict[str, object]]]:
     body = urllib.request.Request(url, json.dumps(request).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(body, timeout=30) as answer:
         return json.load(answer)
+
+
+def test_the_command_registers_what_it_picks_and_prints_json_alone(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = _results(factories.study(), _exported("int8", 3.0))
+    monkeypatch.setattr(deploy, "results_of", lambda study: results)
+    done = CliRunner().invoke(cli.app, ["pick", "--max-drop", "100", "--register", "colours", "--json"])
+    assert json.loads(done.stdout)["variant"] == "candidate"
+    assert done.stderr == (
+        "version 1 of colours is its champion now: "
+        "mlflow models serve -m models:/colours@champion --env-manager local\n"
+    )
+    assert _champion(store) == "1"
