@@ -276,7 +276,7 @@ def test_another_project_gets_the_candidates_files_by_their_version(shared, tmp_
 
 def test_a_pushed_experiment_is_not_computed_again_elsewhere(shared, tmp_path):
     shared.run("dvc", "exp", "run", "--temp", "-n", "less", "-S", "prune.ratio=0.4")
-    shared.run("dvc", "exp", "push", "origin", "less")
+    shared.run("dvc", "exp", "push", "--run-cache", "origin", "less")
     clone = cloned(tmp_path)
     clone.edit("prune: {ratio: 0.3", "prune: {ratio: 0.4")
     clone.run("dvc", "fetch", "--run-cache")
