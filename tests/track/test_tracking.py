@@ -502,6 +502,16 @@ def test_no_stage_fails_because_of_tracking(
     assert line.startswith("not tracked: ") and line.endswith("`trimlab track` adds their runs")
 
 
+def test_stages_leave_the_store_alone_where_tracking_is_off(
+    study: config.Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+    monkeypatch.setattr(mlflow_runs, "_client", asked.append)
+    monkeypatch.setenv("TRIMLAB_TRACKING", "off")
+    _run_stages(study)
+    assert (asked, capsys.readouterr().err) == ([], "")
+
+
 def test_store_that_fails_later_loses_no_training(
     study: config.Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
