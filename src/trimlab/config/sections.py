@@ -623,8 +623,8 @@ class Report(Section):
     """The report's heading."""
     baseline: str
     """The unpruned variant that the candidate is compared with."""
-    candidate: str | None = None
-    """The variant that the study proposes; by default the baseline, for a study that only trains."""
+    candidate: str
+    """The variant that the study proposes; the baseline in a study that only trains."""
     notes: list[str] = []
     """Assumptions, printed under the heading."""
     evaluate: Annotated[list[Evaluated], Field(min_length=1)] = ["top1"]

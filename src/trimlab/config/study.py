@@ -113,7 +113,6 @@ class Params(Section):
         found = [
             unresolved(f"report.{role}", name, self.variants)
             for role, name in (("baseline", self.report.baseline), ("candidate", self.report.candidate))
-            if name is not None
         ]
         return [problem for problem in found if problem]
 
@@ -128,7 +127,7 @@ class Params(Section):
         ]
 
     def _role_problems(self) -> list[str]:
-        baseline, candidate, problems = self.report.baseline, self.candidate, []
+        baseline, candidate, problems = self.report.baseline, self.report.candidate, []
         datasets = [self.workload_of(variant).dataset for variant in (candidate, baseline)]
         if datasets[0] != datasets[1]:
             problems.append(
@@ -254,11 +253,6 @@ class Params(Section):
     def variants_of(self, workload: str) -> list[str]:
         """Return the variants of a workload."""
         return [key for key, variant in self.variants.items() if variant.workload == workload]
-
-    @property
-    def candidate(self) -> str:
-        """The variant that the study proposes: the baseline where it proposes none."""
-        return self.report.candidate or self.report.baseline
 
     def workload_of(self, variant: str) -> Workload:
         """Return the workload of a variant."""

@@ -282,7 +282,7 @@ def _pruning(results: Results, workload: str) -> Figure | None:
 
 
 def _pruning_panel(axes: Axes, results: Results, sweep: Sequence[Sequence[Pruning]]) -> None:
-    candidate = results.study.candidate
+    candidate = results.study.report.candidate
     others = {records[0].ratio for records in sweep if records[0].variant != candidate}
     rounded = [r for r in sweep if results.study.point(r[0].variant).round_to and r[0].variant != candidate]
     allocated = [r for r in sweep if results.study.point(r[0].variant).allocation and r[0].variant != candidate]
@@ -396,7 +396,7 @@ def _chosen_files(results: Results, bench: Bench) -> list[list[Measurement]]:
     """
     found = results.by_file(results.at(bench))
     study = results.study
-    own = [i for i, r in enumerate(found) if r[0].variant in (study.candidate, study.report.baseline)]
+    own = [i for i, r in enumerate(found) if r[0].variant in (study.report.candidate, study.report.baseline)]
     datasets = [[i for i, r in enumerate(found) if r[0].dataset == key] for key in study.datasets]
     fronts = [
         places[i]
@@ -412,7 +412,7 @@ def _chosen_files(results: Results, bench: Bench) -> list[list[Measurement]]:
 
 def _latency(results: Results, bench: Bench) -> Figure | None:
     """Draw which share of the calls at batch 1 took at most so long, a line a process: candidate and unpruned FP32."""
-    candidate, measured = results.study.candidate, results.at(bench)
+    candidate, measured = results.study.report.candidate, results.at(bench)
     unpruned = results.unpruned(results.study.variants[candidate].workload)
     files = dict.fromkeys([(unpruned or "", "fp32"), *((candidate, precision) for precision in formats.COMPUTED)])
     found = [records for file in files if (records := of_file(measured, *file)) and records[0].processes]

@@ -71,9 +71,9 @@ def headline(results: Results) -> Finding:
     if bench is None:
         missing = (
             f"No file of the baseline ({study.report.baseline}) was measured"
-            if study.candidate == study.report.baseline
+            if study.report.candidate == study.report.baseline
             else f"No device measured both the baseline ({study.report.baseline}, FP32) and the candidate "
-            f"({study.candidate})"
+            f"({study.report.candidate})"
         )
         return Finding.of(f"{missing}: there is nothing to compare yet.")
     base = of_file(results.at(bench), study.report.baseline, "fp32")
@@ -178,7 +178,7 @@ def _moved(gained: Difference | None) -> str:
 
 def ratio_explained(results: Results) -> Finding:
     """Say what a ratio is, with what it removes according to the records."""
-    workload = results.study.variants[results.study.candidate].workload
+    workload = results.study.variants[results.study.report.candidate].workload
     pruned = _sweep(results.on(results.training_device()), workload)
     shares = _removed_shares(pruned)
     of = (
@@ -491,7 +491,7 @@ def fastest(measured: Sequence[Measurement]) -> Finding | None:
 
 def beside_bf16(results: Results, bench: Bench) -> Finding | None:
     """Set the candidate's speed beside the unpruned model's in BF16, which some runtimes compute faster than FP32."""
-    unpruned = results.unpruned(results.study.variants[results.study.candidate].workload)
+    unpruned = results.unpruned(results.study.variants[results.study.report.candidate].workload)
     found, bf16 = results.candidate_file(bench), of_file(results.at(bench), unpruned or "", "bf16")
     if not found or not bf16:
         return None
@@ -511,7 +511,7 @@ def rounding(results: Results, bench: Bench, workload: str) -> list[Finding]:
 
 def rounded_candidate(results: Results, bench: Bench) -> Finding | None:
     """Say what the candidate with rounded widths changes, where the study has it as another variant."""
-    workload, candidate = results.study.variants[results.study.candidate].workload, results.study.candidate
+    workload, candidate = results.study.variants[results.study.report.candidate].workload, results.study.report.candidate
     twins = (v for v in results.variants_of(workload) if _unrounded(results, v) == candidate)
     return next((_rounding(results, *pair) for twin in twins if (pair := _rounded(results, bench, twin))), None)
 

@@ -330,7 +330,7 @@ class Results:
         """Return the candidate in the last of its precisions there, in the order of `formats`."""
         measured = self.at(bench)
         return next(
-            (found for p in reversed(formats.MADE) if (found := of_file(measured, self.study.candidate, p))),
+            (found for p in reversed(formats.MADE) if (found := of_file(measured, self.study.report.candidate, p))),
             [],
         )
 

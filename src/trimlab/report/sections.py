@@ -87,7 +87,7 @@ def _pruning(results: Results, drawn: Sequence[str]) -> Chapter | None:
     parts: Blocks = []
     on = results.on(results.training_device())
     said = {key: findings.headroom(on, key) for key in results.study.workloads}
-    own = results.study.variants[results.study.candidate].workload
+    own = results.study.variants[results.study.report.candidate].workload
     for workload in results.study.workloads:
         pruned = [v for v in results.variants_of(workload) if results.study.point(v).prunes]
         if not any(results.pruned(variant) for variant in pruned):

@@ -51,10 +51,10 @@ def plot_data(results: Results) -> dict[str, str]:
 
     The column `label` names what nothing else beats in both accuracy and cost; in a plot other names would collide.
     """
-    workload = results.study.variants[results.study.candidate].workload
+    workload = results.study.variants[results.study.report.candidate].workload
     first = results.on(results.training_device())
     bench = results.main_bench()
-    dataset = results.dataset_of(results.study.candidate)
+    dataset = results.dataset_of(results.study.report.candidate)
     files = results.by_file(record for record in (results.at(bench) if bench else []) if record.dataset == dataset)
     return {
         "accuracy_by_size": _files_data(files, "size_mib", _size_mib),

@@ -162,8 +162,8 @@ def candidate(results: Results, bench: Bench) -> Table:
     FP32 and at its best precision.
     """
     report = results.study.report
-    precisions = [p for p in formats.MADE if p in results.study.variants[results.study.candidate].precisions]
-    own = [(results.study.candidate, precision) for precision in precisions]
+    precisions = [p for p in formats.MADE if p in results.study.variants[results.study.report.candidate].precisions]
+    own = [(results.study.report.candidate, precision) for precision in precisions]
     opponents = [*_from_scratch(results), *_other_models(results)]
     others = [file for variant in opponents for file in at_best(results, bench, variant)]
     files = [(report.baseline, "fp32"), *at_best(results, bench, report.baseline), *own, *others]
@@ -173,7 +173,7 @@ def candidate(results: Results, bench: Bench) -> Table:
 
 def _from_scratch(results: Results) -> list[str]:
     """Return the variants that train the candidate's shape from scratch."""
-    study, candidate = results.study, results.study.candidate
+    study, candidate = results.study, results.study.report.candidate
     return [
         variant
         for variant in results.variants_of(study.variants[candidate].workload)
@@ -235,7 +235,7 @@ def benches(results: Results) -> Table | None:
         Column("Images/s", "1/s"), Column("× large batch"), Column("Large batch"), SEEDS,
     ]  # fmt: skip
     caption = (
-        f"Candidate: {results.study.candidate}. Baseline: {results.study.report.baseline} in FP32. "
+        f"Candidate: {results.study.report.candidate}. Baseline: {results.study.report.baseline} in FP32. "
         "Latency: p50 at batch 1. Images/s: p50 at the large batch. Copies are included. ×: as fast as the unpruned "
         "FP32 file on the same device in the same runtime; no ratio crosses devices or runtimes."
     )
@@ -285,7 +285,7 @@ def _overview_rows(results: Results) -> Iterator[Values]:
 
 def _beside_bf16(results: Results, bench: Bench, candidates: list[Value]) -> list[Value]:
     """Note at the candidate's speed-ups those of the unpruned model in BF16, where a runtime computes that."""
-    unpruned = results.unpruned(results.study.variants[results.study.candidate].workload)
+    unpruned = results.unpruned(results.study.variants[results.study.report.candidate].workload)
     bf16 = of_file(results.at(bench), unpruned or "", "bf16")
     own = [speedup(bf16), batch_speedup(bf16)] if bf16 else []
     noted = [

@@ -58,10 +58,10 @@ def begin(limits: Limits, objective: Objective, runtimes: Sequence[str]) -> Sear
             "data.split test: a search would choose on the test set: set data.split to holdout, and show the study "
             "that is found on the test set"
         )
-    point = study.point(study.candidate)
-    if study.variants[study.candidate].pruning != "prune" or not point.ratio:
+    point = study.point(study.report.candidate)
+    if study.variants[study.report.candidate].pruning != "prune" or not point.ratio:
         raise UserError(
-            f"report.candidate {study.candidate!r} is not pruned by `prune` with a ratio above 0: a search "
+            f"report.candidate {study.report.candidate!r} is not pruned by `prune` with a ratio above 0: a search "
             "changes that point"
         )
     file = _file(study, limits, objective, runtimes)
@@ -83,7 +83,7 @@ def run(search: Search, hours: float) -> Iterator[Kept]:
     Raises:
         UserError: the first try fails.
     """
-    point = search.study.point(search.study.candidate)
+    point = search.study.point(search.study.report.candidate)
     assert point.ratio  # `begin` has seen to it
     allocation = point.allocation or search.study.pruning.allocation
     changes = list(proposals.other_ways(point, get_args(config.Allocation), allocation))
@@ -143,7 +143,7 @@ def _try(search: Search, ratio: float, change: Change) -> Kept:
 
 def _unchanged(search: Search) -> dict[str, Any]:
     """Return the params' own values of everything that a try of this search has changed: they are not left over."""
-    point = search.study.point(search.study.candidate)
+    point = search.study.point(search.study.report.candidate)
     changed = {key for one in search.kept for key in one.change}
     return {key: "null" if (value := getattr(point, key)) is None else value for key in sorted(changed)}
 
@@ -152,7 +152,7 @@ def _candidates(search: Search) -> list[File]:
     results = deploy.results_of(None)
     device = recommendation.devices(results)[0]
     found = pick.files(results, device, search.runtimes)
-    return [file for file in found if file.records[0].variant == search.study.candidate]
+    return [file for file in found if file.records[0].variant == search.study.report.candidate]
 
 
 def _shown(file: File) -> dict[str, Any]:
