@@ -511,7 +511,8 @@ def rounding(results: Results, bench: Bench, workload: str) -> list[Finding]:
 
 def rounded_candidate(results: Results, bench: Bench) -> Finding | None:
     """Say what the candidate with rounded widths changes, where the study has it as another variant."""
-    workload, candidate = results.study.variants[results.study.report.candidate].workload, results.study.report.candidate
+    candidate = results.study.report.candidate
+    workload = results.study.variants[candidate].workload
     twins = (v for v in results.variants_of(workload) if _unrounded(results, v) == candidate)
     return next((_rounding(results, *pair) for twin in twins if (pair := _rounded(results, bench, twin))), None)
 
