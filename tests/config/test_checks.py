@@ -111,7 +111,12 @@ def test_what_nothing_uses_is_a_warning(study):
     assert checks.warnings(study) == [
         f"{key} is not used: remove it, or refer to it where you meant to"
         for key in ("datasets.pack", "sweep.r50", "sweep.r80", "prune")
-    ] + ["report.candidate 'large' is the baseline: it is compared with its own FP32 file"]
+    ]
+
+
+def test_a_candidate_that_is_the_baseline_is_a_warning_where_there_are_other_variants():
+    study = factories.study(report={"title": "T", "baseline": "large", "candidate": "large"})
+    assert "report.candidate 'large' is the baseline: it is compared with its own FP32 file" in checks.warnings(study)
 
 
 def test_training_for_int8_that_no_variant_asks_for_is_a_warning():

@@ -160,7 +160,9 @@ def test_a_layer_left_whole_is_refused_with_a_remedy_that_works(ratio, round_to,
 
 def test_the_keys_are_those_that_decided():
     study = factories.rounded_study()
-    expected = ("prune.ratio", "pruning.round_to", "prune.keep", "pruning.allocation", "prune.target")
+    expected = (
+        *("prune.ratio", "pruning.round_to", "prune.keep", "pruning.allocation", "prune.target", "prune.sparsity"),
+    )
     assert study.pruning_keys("candidate") == expected
     assert study.pruning_keys("large-r50-16").round_to == "sweep.r50-16.round_to"
 

@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 import factories
-from trimlab.track import mlflow_runs
+from trimlab.track import connection, mlflow_runs
 
 STUDY = factories.study()
 EPOCHS = 20
@@ -55,7 +55,7 @@ def test_a_server_that_goes_away_in_mid_training_costs_a_line_and_gets_the_recor
 ) -> None:
     monkeypatch.setattr(mlflow_runs, "_failed", set())
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    for name in mlflow_runs._ENVIRONMENT:
+    for name in connection._ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     record = factories.training(STUDY, "large", epochs=EPOCHS, curve=factories.curve(EPOCHS, 0.9, seconds=5.0))
     with socket.create_server(("127.0.0.1", 0)) as free:

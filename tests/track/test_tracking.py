@@ -506,7 +506,7 @@ def test_stages_leave_the_store_alone_where_tracking_is_off(
     study: config.Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = []
-    monkeypatch.setattr(mlflow_runs, "_client", asked.append)
+    monkeypatch.setattr(connection, "_client", asked.append)
     monkeypatch.setenv("TRIMLAB_TRACKING", "off")
     _run_stages(study)
     assert (asked, capsys.readouterr().err) == ([], "")
