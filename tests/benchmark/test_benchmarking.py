@@ -466,7 +466,9 @@ def test_only_what_is_asked_otherwise_is_measured_again(project, study, monkeypa
 def test_what_dvc_was_killed_before_it_saved_is_not_measured_again(project, study, monkeypatch):
     monkeypatch.chdir(project)
     measure, asked = interpreters.run_measure, []
-    monkeypatch.setattr(interpreters, "run_measure", lambda request: asked.append(request.precision) or measure(request))
+    monkeypatch.setattr(
+        interpreters, "run_measure", lambda request: asked.append(request.precision) or measure(request)
+    )
     once = study.model_copy(update={"benchmark": study.benchmark.model_copy(update={"warmup": 4})})
     before = {path: path.read_bytes() for path in paths.measured("small-r50").iterdir()}
     saved = "schema: '2.0'\nstages:\n  benchmark@small-r50:\n    cmd: python stages/benchmark.py small-r50\n"

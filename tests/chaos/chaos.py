@@ -23,10 +23,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import disturbances
+import numpy as np
 from disturbances import Run
+
 from pipelines import Project, copy_source
 from trimlab import config, paths, records
 from trimlab.errors import UserError
@@ -209,7 +209,9 @@ class Round:
 
     def _compare(self) -> None:
         found = stable(self.project)
-        wrong = sorted(name for name in found.keys() | self.expected.keys() if found.get(name) != self.expected.get(name))
+        wrong = sorted(
+            name for name in found.keys() | self.expected.keys() if found.get(name) != self.expected.get(name)
+        )
         self.counts.wrong_records += len(wrong)
         if wrong:
             self.counts.complain(f"wrong records: {wrong} in {self.project}")
@@ -325,7 +327,10 @@ def torment(scratch: Path, kinds: list[str], kills: int, seed: int, counts: Coun
                 break
         round_.finish()
         took = time.monotonic() - began
-        print(f"round {number}: {counts.kills.total()} of {kills} kills, {took:.0f} s, {counts.failures()} wrong", flush=True)
+        print(
+            f"round {number}: {counts.kills.total()} of {kills} kills, {took:.0f} s, {counts.failures()} wrong",
+            flush=True,
+        )
         if counts.failures() == wrong:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -376,7 +376,7 @@ MUTATION = st.tuples(st.integers(0, 200), st.sampled_from(OPERATIONS), st.sample
 
 
 @pytest.mark.filterwarnings("ignore::ruamel.yaml.error.ReusedAnchorWarning")
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(MUTATION, max_size=3))
 def test_mutated_params_are_good_or_refused_in_short_lines(in_tmp, mutations):
     tree = copy.deepcopy(TREE)
@@ -394,6 +394,7 @@ def test_mutated_params_are_good_or_refused_in_short_lines(in_tmp, mutations):
             assert line.isprintable()
             assert ": " in line
     assert time.process_time() - started < 5
+    assert [path.name for path in Path().iterdir()] == ["params.yaml"]
 
 
 def without_candidates_point(text):

@@ -1,6 +1,6 @@
 """params.yaml as a whole: one study, in which every reference resolves."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, model_validator
@@ -203,13 +203,14 @@ class Params(Section):
 
     def same_shape(self, variant: str, other: str) -> bool:
         """Return whether two variants of one workload are asked to have the same widths."""
+        return self.shape(variant) == self.shape(other)
 
-        def asked(key: str) -> tuple[Any, ...]:
-            point, section = self.point(key), self.pruning_of(key)
-            ranked = (section.importance, point.steps) if section.allocation != "uniform" else None
-            return point.ratio, point.target, section.allocation, section.round_to, section.rounding, point.keep, ranked
-
-        return self.variants[variant].workload == self.variants[other].workload and asked(variant) == asked(other)
+    def shape(self, variant: str) -> Hashable:
+        """Return what is equal of variants of one workload that are asked to have the same widths."""
+        point, section = self.point(variant), self.pruning_of(variant)
+        ranked = (section.importance, point.steps) if section.allocation != "uniform" else None
+        widths = section.allocation, section.round_to, section.rounding, tuple(point.keep)
+        return self.variants[variant].workload, point.ratio, point.target, *widths, ranked
 
     def measures_sensitivity(self, variant: str) -> bool:
         """Return whether a variant's ratios are chosen from its workload's measured sensitivity."""

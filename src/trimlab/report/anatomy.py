@@ -11,6 +11,7 @@ from trimlab.records import Clock, Latency, Layer, Measurement
 from trimlab.report.model import Column, Finding, Span, Table, Value, code, strong, words
 from trimlab.report.results import (
     Bench,
+    Files,
     Results,
     batch_speedup,
     bench_of,
@@ -186,7 +187,7 @@ def layers(results: Results, record: Measurement) -> Table:
 
 def explained(results: Results, bench: Bench) -> list[Finding]:
     """Return what FP16 and BF16 were computed in, and a finding on every variant in INT8."""
-    measured = [r for r in results.at(bench) if r.batch_layers]
+    measured = Files(r for r in results.at(bench) if r.batch_layers)
     variants = [variant for workload in results.study.workloads for variant in results.variants_of(workload)]
     found = [of_file(measured, variant, precision) for variant in variants for precision in formats.QUANTIZED]
     said = [_computed(measured, precision) for precision in ("fp16", "bf16")]

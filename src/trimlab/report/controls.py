@@ -22,8 +22,12 @@ class Control(NamedTuple):
     key: str
     heading: str
     explained: str
+    may_have: Callable[[Params, str], bool]
+    """Says whether a variant may have such a control."""
+    may_be: Callable[[Params, str], bool]
+    """Says whether a variant may be such a control: of thousands of variants few may, and only those are compared."""
     is_one: Callable[[Params, str, str], bool]
-    """Says of a study whether the second variant is such a control of the first."""
+    """Says of a study whether the second variant, which may be one, is the control of the first."""
 
 
 class Pair(NamedTuple):
@@ -34,18 +38,15 @@ class Pair(NamedTuple):
 
 
 def _from_scratch(study: Params, variant: str, control: str) -> bool:
-    chosen = study.pruning_of(variant).importance != "random"
-    return chosen and study.point(control).initial == "scratch" and study.same_shape(variant, control)
+    return study.same_shape(variant, control)
 
 
 def _random(study: Params, variant: str, control: str) -> bool:
-    ours, theirs = (study.pruning_of(key).importance for key in (variant, control))
-    return ours != "random" == theirs and _equal_but_for(study, variant, control, importance=None)
+    return _equal_but_for(study, variant, control, importance=None)
 
 
 def _undistilled(study: Params, variant: str, control: str) -> bool:
-    distilled = study.point(variant).distillation > 0 == study.point(control).distillation
-    return distilled and _equal_but_for(study, variant, control, distillation=0.0, temperature=1.0, soft_labels="fresh")
+    return _equal_but_for(study, variant, control, distillation=0.0, temperature=1.0, soft_labels="fresh")
 
 
 def _equal_but_for(study: Params, variant: str, control: str, **values: float | str | None) -> bool:
@@ -58,18 +59,24 @@ CONTROLS = (
         "scratch",
         "Pruned against the same shape trained from scratch",
         "From scratch: the pruned widths with fresh weights, trained with the recipe of the control's own point.",
+        lambda study, variant: study.pruning_of(variant).importance != "random",
+        lambda study, control: study.point(control).initial == "scratch",
         _from_scratch,
     ),
     Control(
         "random",
         "Chosen channels against random ones",
         "The control keeps random channels, and everything else is equal.",
+        lambda study, variant: study.pruning_of(variant).importance != "random",
+        lambda study, control: study.pruning_of(control).importance == "random",
         _random,
     ),
     Control(
         "undistilled",
         "Distilled against true labels alone",
         "The control is fine-tuned without the unpruned model's soft labels, and everything else is equal.",
+        lambda study, variant: study.point(variant).distillation > 0,
+        lambda study, control: study.point(control).distillation == 0,
         _undistilled,
     ),
 )
@@ -78,12 +85,16 @@ CONTROLS = (
 def pairs(results: Results, control: Control) -> list[Pair]:
     """Return each pruned variant with each of its controls of a kind, where one device recorded both."""
     study = results.study
+    others = {
+        workload: [key for key in results.variants_of(workload) if control.may_be(study, key)]
+        for workload in study.workloads
+    }
     return [
         Pair(ours, theirs)
         for workload in study.workloads
         for variant in results.variants_of(workload)
-        if study.point(variant).prunes and study.point(variant).initial == "pruned"
-        for other in results.variants_of(workload)
+        if study.point(variant).prunes and study.point(variant).initial == "pruned" and control.may_have(study, variant)
+        for other in others[workload]
         if control.is_one(study, variant, other)
         if (ours := results.pruned(variant)) and (theirs := results.pruned(other))
         if {record.seed for record in ours} & {record.seed for record in theirs}

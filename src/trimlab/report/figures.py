@@ -141,12 +141,16 @@ def _measured_points(
 ) -> None:
     """Draw a point a file, with how sure its top-1 is, and the front."""
     forms, candidate = _forms(found), results.candidate_file(bench)
+    kinds: dict[tuple[str, str], list[list[Measurement]]] = {}
     for records in found:
-        x, top1, colour = place(records), _top1(records), formats.BY_NAME[records[0].precision].colour
-        axes.plot(x, top1, forms[records[0].model], color=colour, markersize=8, zorder=3)
-        axes.errorbar(x, top1, uncertainty(records), color=colour, capsize=3, linewidth=1, zorder=2)
-        if records == candidate:
-            axes.plot(x, top1, "o", color="black", fillstyle="none", markersize=15, zorder=4)
+        kinds.setdefault((records[0].model, records[0].precision), []).append(records)
+    for (model, precision), own in kinds.items():  # a call each: thousands of them take minutes
+        x, top1, colour = [place(r) for r in own], [_top1(r) for r in own], formats.BY_NAME[precision].colour
+        axes.plot(x, top1, forms[model], color=colour, markersize=8, zorder=3)
+        reach = np.hstack([uncertainty(records) for records in own])
+        axes.errorbar(x, top1, reach, fmt="none", ecolor=colour, capsize=3, linewidth=1, zorder=2)
+    if candidate in found:
+        axes.plot(place(candidate), _top1(candidate), "o", color="black", fillstyle="none", markersize=15, zorder=4)
     _front(axes, results, found, place, more_is_better)
 
 
@@ -279,8 +283,12 @@ def _published_sweep(axes: Axes, results: Results, curve: Sequence[Sequence[Prun
 
 
 def _speed(results: Results, bench: Bench) -> Figure | None:
-    """Draw latency at batch 1 and throughput at the large batch, a bar a file."""
-    found = results.by_file(results.at(bench))
+    """Draw latency at batch 1 and throughput at the large batch, a bar a file; of many files those on a front."""
+    everything = results.by_file(results.at(bench))
+    found = everything if len(everything) <= _BARS else _on_a_front(everything)
+    some = (
+        f", {len(found)} of {len(everything)} files: no other is as accurate and as fast" if found != everything else ""
+    )
     figure = Figure(figsize=(9, 1.6 + 0.24 * len(found)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     _bars(left, found, lambda r: r.latency.p50_ms, milliseconds)
@@ -291,8 +299,22 @@ def _speed(results: Results, bench: Bench) -> Figure | None:
     batches = sorted({r.batch_latency.batch_size for records in found for r in records})
     left.set_xlabel("Latency at batch 1 in ms, p50 (less is better)")
     right.set_xlabel(f"Images/s at batch {' or '.join(map(str, batches))}, p50 (more is better)")
-    figure.suptitle(f"{results.labels[bench.device]}, {pretty(bench.runtime)}", x=0.01, ha="left", fontsize=10)
+    figure.suptitle(f"{results.labels[bench.device]}, {pretty(bench.runtime)}{some}", x=0.01, ha="left", fontsize=10)
     return figure
+
+
+_BARS = 150
+"""Most bars that a page can show."""
+
+
+def _on_a_front(found: list[list[Measurement]]) -> list[list[Measurement]]:
+    """Return the files than which none is as accurate and as fast, at batch 1 or at the large batch."""
+    top1 = [_top1(records) for records in found]
+    fronts = [
+        pareto(list(zip([cost(records) for records in found], top1, strict=True)))
+        for cost in (_latency_ms, lambda records: 1 / _images_per_second(records))
+    ]
+    return [found[index] for index in sorted(set().union(*fronts))]
 
 
 def _latency(results: Results, bench: Bench) -> Figure | None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -74,6 +75,7 @@ def over_processes(values: Sequence[float]) -> Replicated:
     return Replicated(math.exp(mean), math.exp(mean - half_width), math.exp(mean + half_width), count)
 
 
+@cache
 def wilson(correct: int, num_images: int) -> tuple[float, float]:
     """Return Wilson's interval of an accuracy, two shares in [0, 1].
 
@@ -101,8 +103,13 @@ def paired_difference(a: Answers, b: Answers) -> Difference:
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     difference, discordant = only_a - only_b, only_a + only_b
     half_width = Z * math.sqrt(discordant + 1 - difference**2 / num_images) / num_images
-    p_value = float(stats.binomtest(only_a, discordant).pvalue) if discordant else 1.0
+    p_value = _sign_test(only_a, discordant) if discordant else 1.0
     return Difference(100 * difference / num_images, 100 * half_width, "paired", p_value)
+
+
+@cache
+def _sign_test(successes: int, trials: int) -> float:
+    return float(stats.binomtest(successes, trials).pvalue)
 
 
 def unpaired_difference(a: tuple[float, int], b: tuple[float, int]) -> Difference:

@@ -1,8 +1,9 @@
 """A study's records, arranged as its report reads them: by device, workload, variant, precision, seed."""
 
 import math
+import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, TypeVar
@@ -34,6 +35,15 @@ class Bench(NamedTuple):
 
     device: Identity
     runtime: str
+
+
+class Files(list[Measurement]):
+    """Measurements in which `of_file` finds a file at once, however many there are."""
+
+    @cached_property
+    def held(self) -> dict[tuple[str, str], list[Measurement]]:
+        """They, by variant and precision."""
+        return _grouped(self, lambda record: (record.variant, record.precision))
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,10 @@ class Results:
 
     def benches(self) -> list[Bench]:
         """Return where files were measured: the device with most of them first, runtimes as the study lists them."""
+        return list(self._benches)
+
+    @cached_property
+    def _benches(self) -> list[Bench]:
         devices = _by_count(record.device.identity for record in self.measurements)
         listed: list[str] = list(self.study.benchmark.runtimes)
 
@@ -120,12 +134,34 @@ class Results:
 
     def on(self, device: Identity) -> "Results":
         """Return what one device recorded."""
-        own = [record for record in self.records if record.device.identity == device]
-        return Results.of(self.study, own, self.correct, self.whole or self)
+        return self._on.get(device) or Results.of(self.study, [], self.correct, self.whole or self)
 
-    def at(self, bench: Bench) -> list[Measurement]:
+    @cached_property
+    def _on(self) -> dict[Identity, "Results"]:
+        return {
+            device: Results.of(self.study, own, self.correct, self.whole or self)
+            for device, own in _grouped(self.records, lambda record: record.device.identity).items()
+        }
+
+    def at(self, bench: Bench) -> Files:
         """Return the measurements of one bench."""
-        return [record for record in self.measurements if bench_of(record) == bench]
+        return self._at.get(bench) or Files()
+
+    @cached_property
+    def _at(self) -> dict[Bench, Files]:
+        return {bench: Files(found) for bench, found in _grouped(self.measurements, bench_of).items()}
+
+    @cached_property
+    def baseline_ms(self) -> dict[tuple[Bench, str], tuple[float, float]]:
+        """The baseline file's p50 at batch 1 and at the large batch: medians over a bench's files of a workload."""
+        beside = _grouped(self.measurements, lambda record: (bench_of(record), record.workload))
+        return {
+            key: (
+                statistics.median(record.baseline_latency.p50_ms for record in found),
+                statistics.median(record.baseline_batch_latency.p50_ms for record in found),
+            )
+            for key, found in beside.items()
+        }
 
     def answers(self, record: Scored) -> Answers | None:
         """Return which images a record's model got right; None where that is not known.
@@ -133,14 +169,24 @@ class Results:
         A torch model's answers are those of an FP32 file of the same weights, where both have the same top-1.
         """
         if isinstance(record, Measurement):
-            return self.correct.get(record.digest)
+            known = (self.whole or self)._correct.get(id(record))
+            return self.correct.get(record.digest) if known is None else known
         same = (
-            self.correct.get(r.digest)
-            for r in (self.whole or self).measurements
-            if (r.weights_sha256, r.precision) == (record.weights_sha256, "fp32")
+            (self.whole or self)._correct.get(id(r))
+            for r in (self.whole or self)._fp32_files.get(record.weights_sha256, [])
             if math.isclose(r.top1_accuracy, record.top1_accuracy)
         )
         return next((answers for answers in same if answers is not None), None)
+
+    @cached_property
+    def _correct(self) -> dict[int, Answers]:
+        """Which images files got right, by their records, whose digests take long to compute."""
+        digests = ((record, record.digest) for record in self.measurements)
+        return {id(record): self.correct[digest] for record, digest in digests if digest in self.correct}
+
+    @cached_property
+    def _fp32_files(self) -> dict[str, list[Measurement]]:
+        return _grouped((r for r in self.measurements if r.precision == "fp32"), lambda record: record.weights_sha256)
 
     def difference(self, found: Sequence[Scored], base: Sequence[Scored]) -> Difference | None:
         """Return how much higher the top-1 of records is than that of others, seed by seed; None without common seeds.
@@ -164,15 +210,22 @@ class Results:
 
     def pruned(self, variant: str) -> list[Pruning]:
         """Return a variant's pruned models, one a seed where one device is left."""
-        return [record for record in self.prunings if record.variant == variant]
+        return list(self._pruned.get(variant, []))
+
+    @cached_property
+    def _pruned(self) -> dict[str, list[Pruning]]:
+        return _grouped(self.prunings, lambda record: record.variant)
 
     def variants_of(self, workload: str) -> list[str]:
         """Return a workload's variants: by ratio, rounded widths last, controls after what they are controls of.
 
         Then those with the study's allocation first, plain ones before distilled ones, by epochs, as listed.
         """
-        own = [key for key, variant in self.study.variants.items() if variant.workload == workload]
-        points = {key: self.study.point(key) for key in own}
+        return list(self._ordered.get(workload, []))
+
+    @cached_property
+    def _ordered(self) -> dict[str, list[str]]:
+        points = {key: self.study.point(key) for key in self.study.variants}
 
         def order(key: str) -> tuple[float, ...]:
             point = points[key]
@@ -180,7 +233,8 @@ class Results:
             allocated = point.allocation is not None
             return self.ratio(key), point.round_to or 0, control, allocated, point.distillation, point.epochs
 
-        return sorted(own, key=order)
+        ordered = sorted(self.study.variants, key=order)
+        return _grouped(ordered, lambda key: self.study.variants[key].workload)
 
     def ratio(self, variant: str) -> float:
         """Return a variant's ratio: of its point, or what its records found for its target; without them 1."""
@@ -200,10 +254,11 @@ class Results:
 
     def alike(self, variant: str, other: str) -> bool:
         """Say whether two variants remove the same from the same workload: they differ in fine-tuning alone."""
-        ours, theirs = (
-            (self.study.pruning_of(key).importance, self.study.point(key).initial) for key in (variant, other)
-        )
-        return self.study.same_shape(variant, other) and ours == theirs
+        return self.likeness(variant) == self.likeness(other)
+
+    def likeness(self, variant: str) -> Hashable:
+        """Return what is equal of variants that are `alike`."""
+        return self.study.shape(variant), self.study.pruning_of(variant).importance, self.study.point(variant).initial
 
     def swept(self, workload: str) -> list[str]:
         """Return a workload's variants without controls, ordered as `variants_of` does."""
@@ -279,7 +334,7 @@ class Results:
 
     def by_file(self, measured: Iterable[Measurement]) -> list[list[Measurement]]:
         """Group measurements by variant (by workload, then as `variants_of` orders them) and precision."""
-        held = list(measured)
+        held = Files(measured)
         variants = [variant for key in self.study.workloads for variant in self.variants_of(key)]
         found = [of_file(held, variant, precision) for variant in variants for precision in formats.COMPUTED]
         return [records for records in found if records]
@@ -346,6 +401,13 @@ class Results:
         """Name seeds, where they are not all of the study's."""
         listed = ", ".join(map(str, seeds))
         return f" ({'seed' if len(seeds) == 1 else 'seeds'} {listed})" if len(seeds) < len(self.study.seeds) else ""
+
+
+def _grouped(found: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    groups: dict[K, list[T]] = {}
+    for each in found:
+        groups.setdefault(key(each), []).append(each)
+    return groups
 
 
 def bench_of(record: Measurement) -> Bench:
@@ -424,6 +486,8 @@ def is_control(study: Params, variant: str) -> bool:
 
 def of_file(measured: Iterable[Measurement], variant: str, precision: str) -> list[Measurement]:
     """Return one variant in one precision: a measurement a seed."""
+    if isinstance(measured, Files):
+        return list(measured.held.get((variant, precision), []))
     return [r for r in measured if (r.variant, r.precision) == (variant, precision)]
 
 

@@ -289,17 +289,14 @@ def deployed(results: Results, name: str, files: Sequence[tuple[str, str]], benc
     measured = results.at(bench)
     files = list(dict.fromkeys(files))
     present = [(variant, precision) for variant, precision in files if of_file(measured, variant, precision)]
+    last = {(precision, results.likeness(variant)): variant for variant, precision in present}
     rows: list[Values] = []
     for variant, precision in present:
         found = of_file(measured, variant, precision)
         delta = _delta(results, found, of_file(measured, against or variant, "fp32"), against)
         rows.append(_deployed_row(results, found, delta))
         published = results.published(found[0], reference.deployed, found[0].ratio, precision)
-        last = not any(
-            other_precision == precision and results.alike(variant, other)
-            for other, other_precision in present[present.index((variant, precision)) + 1 :]
-        )
-        if published and last:
+        if published and last[precision, results.likeness(variant)] == variant:
             rows.append(_published_deployed(published))
     chosen = [record for variant, precision in present for record in of_file(measured, variant, precision)]
     columns = [*DEPLOYED, Column(f"× batch {results.batch_size(bench)}"), SEEDS]
@@ -681,22 +678,21 @@ def _deployed_row(results: Results, found: Sequence[Measurement], delta: Value) 
 
 def _speedups(results: Results, found: Sequence[Measurement]) -> list[Value]:
     """Return how many times as fast as its workload's unpruned FP32 file a file is: at batch 1, at the large batch."""
-    beside = [r for r in results.at(bench_of(found[0])) if r.workload == found[0].workload]
+    single, large = results.baseline_ms[bench_of(found[0]), found[0].workload]
     return [
-        _compared(speedup(found), found, beside, lambda r: r.baseline_latency),
-        _compared(batch_speedup(found), found, beside, lambda r: r.baseline_batch_latency),
+        _compared(speedup(found), found, single, lambda r: r.baseline_latency),
+        _compared(batch_speedup(found), found, large, lambda r: r.baseline_batch_latency),
     ]
 
 
 def _compared(
     gained: Replicated,
     found: Sequence[Measurement],
-    beside: Sequence[Measurement],
+    usual: float,
     baseline: Callable[[Measurement], Latency],
 ) -> Value:
     """Write a speed-up; a note says where the baseline file was not as fast as in the bench's other processes."""
     value = _timed(Value(times(gained), gained.mean), found)
-    usual = statistics.median(baseline(record).p50_ms for record in beside)
     off = [baseline(record).p50_ms / usual for record in found]
     steady = all(1 / DRIFT <= ratio <= DRIFT for ratio in off)
     return value if steady or value.note else value._replace(note=DRIFTED)
