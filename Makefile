@@ -1,4 +1,4 @@
-# make repro: the whole study, from dataset to report.  make test: all checks and tests.
+# make repro: the whole study, from dataset to report.  make test: all checks and tests.  make chaos: hours of kills.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(abspath $(VENV))/bin
@@ -6,7 +6,7 @@ BIN := $(abspath $(VENV))/bin
 # looks them up on the path with which it was started.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro test ui format
+.PHONY: repro test chaos ui format
 
 repro: $(VENV)/.installed
 	$(BIN)/trimlab check
@@ -17,6 +17,11 @@ test: $(VENV)/.installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+KILLS ?= 200
+SEED ?= 0
+chaos: $(VENV)/.installed
+	PYTHONPATH=src:tests $(BIN)/python -u tests/chaos/chaos.py --kills $(KILLS) --seed $(SEED)
 
 ui: $(VENV)/.installed
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server \

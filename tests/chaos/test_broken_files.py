@@ -1,4 +1,4 @@
-"""Files that are damaged anywhere, and hostile archives: each is read as it is or refused in a line, nothing is left."""
+"""Files that are damaged anywhere, and hostile archives: read as they are, or refused in a line; nothing is left."""
 
 import csv
 import io
@@ -153,7 +153,9 @@ DAMAGE = st.one_of(
     st.tuples(st.just("overwrite"), AT, st.binary(min_size=1, max_size=64)),
     st.tuples(st.just("insert"), AT, st.binary(min_size=1, max_size=64)),
     st.tuples(st.just("remove"), AT, st.integers(1, 4096)),
-    st.tuples(st.just("replace"), st.sampled_from([b"", b"\0" * 999, b"[]", b"{}", b"\x80\x04N.", b"PK\x03\x04", b"\xff"])),
+    st.tuples(
+        st.just("replace"), st.sampled_from([b"", b"\0" * 999, b"[]", b"{}", b"\x80\x04N.", b"PK\x03\x04", b"\xff"])
+    ),
     st.tuples(st.just("be"), st.sampled_from(["folder", "pipe", "dangling link", "itself"])),
 )
 
@@ -216,7 +218,17 @@ def test_a_file_that_is_damaged_anywhere_is_read_or_refused_in_a_line_and_leaves
         assert before is None or {name for name in tree() if ".dvc" not in name} == set(before)
 
 
-NAMES = ["a.json", "b/a.json", "../a.json", "/tmp/trimlab-escaped.json", "link/a.json", "b/../../a.json", "a" * 300, ".", ""]
+NAMES = [
+    "a.json",
+    "b/a.json",
+    "../a.json",
+    "/tmp/trimlab-escaped.json",
+    "link/a.json",
+    "b/../../a.json",
+    "a" * 300,
+    ".",
+    "",
+]
 NAMES += ["a\nb.json", "ä.json", "\udcff.json", "a.json/", "index.json", "a.npy", "C:\\a.json", "b"]
 TYPES = [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]
 TYPES += [tarfile.BLKTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE]
@@ -229,7 +241,15 @@ class Code:
 
 
 RECORD = json.dumps(factories.training(STUDY, "large").model_dump()).encode()
-CONTENTS = [RECORD, b"", b"[]", RECORD[:200], pickle.dumps(Code()), RECORD.replace(b'"synthetic"', b'"../../up"'), b"\0" * 9]
+CONTENTS = [
+    RECORD,
+    b"",
+    b"[]",
+    RECORD[:200],
+    pickle.dumps(Code()),
+    RECORD.replace(b'"synthetic"', b'"../../up"'),
+    b"\0" * 9,
+]
 MEMBER = st.tuples(
     st.sampled_from(NAMES), st.sampled_from(TYPES), st.sampled_from(TARGETS), st.sampled_from(CONTENTS), st.booleans()
 )

@@ -473,20 +473,27 @@ def test_a_place_where_no_store_can_be_is_said_at_once(
     assert time.monotonic() - started < 4
 
 
-_LOG_ONE = """
+_LOG_EACH = """
+import os
 import sys
 from pathlib import Path
 import mlflow
 from trimlab import config, records
 from trimlab.track import mlflow_runs
 study = config.Params.model_validate_json(Path("study.json").read_text())
-print("ready", flush=True)
-sys.stdin.readline()
-mlflow_runs.log(study, records.read(Path(sys.argv[1])))
+started = []
+for file in sys.argv[1:]:
+    started.append(os.fork())
+    if not started[-1]:
+        mlflow_runs.log(study, records.read(Path(file)))
+        os._exit(0)
+for process in started:
+    assert os.waitpid(process, 0)[1] == 0
 """
+"""Logs each record in a process of its own, all at once; they share the import of MLflow."""
 
 
-def test_processes_on_a_cold_store_lose_nothing(
+def test_eight_processes_on_a_cold_store_lose_nothing(
     study: config.Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store is the default one, in the project's root, though the processes work elsewhere."""
@@ -496,27 +503,18 @@ def test_processes_on_a_cold_store_lose_nothing(
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     (elsewhere / "study.json").write_text(study.model_dump_json())
-    expected = [factories.measurement(study, study.report.candidate, "int8", seed=seed) for seed in range(2)]
+    expected = [factories.measurement(study, study.report.candidate, "int8", seed=seed) for seed in range(8)]
     for record in expected:
         records.write(record, elsewhere / f"{record.seed}.json")
-    workers = [_worker(elsewhere, f"{record.seed}.json") for record in expected]
-    assert [worker.stdout.readline() for worker in workers] == ["ready\n"] * 2
-    for worker in workers:
-        worker.stdin.write("go\n")
-        worker.stdin.flush()
-    assert [worker.communicate() for worker in workers] == [("", "")] * 2
+    command = [sys.executable, "-W", "ignore", "-c", _LOG_EACH, *(f"{record.seed}.json" for record in expected)]
+    done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     client = MlflowClient(f"{SQLITE}{tmp_path / 'mlflow.db'}")
     [parent] = _parents(client, study)
     assert parent.info.artifact_uri.startswith((tmp_path / "mlartifacts").as_uri())
     digests = sorted(run.data.tags[mlflow_runs.RECORD_TAG] for run in _children(client, study))
     assert digests == sorted(record.digest for record in expected)
-    assert sorted(file.suffix for file in elsewhere.iterdir()) == [".json"] * 3
-
-
-def _worker(folder: Path, record: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", _LOG_ONE, record]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    assert sorted(file.suffix for file in elsewhere.iterdir()) == [".json"] * 9
 
 
 def test_importing_tracking_does_not_import_mlflow() -> None:
