@@ -442,6 +442,18 @@ def test_the_exit_code_says_whether_a_runtime_is_here_and_the_output_on_which_de
     assert (json.loads(printed) if printed else None) == (device.cpu(device.cores()) if code == 0 else None)
 
 
+def test_a_measurement_ends_with_the_stage_that_started_it():
+    code = (
+        "import time; from trimlab.measure import __main__ as m; m.end_with_parent(); print(flush=True); time.sleep(99)"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as process:
+        process.stdout.readline()
+        assert process.poll() is None
+        process.stdin.close()  # as the system does for a killed stage
+        assert process.wait(60) == 1
+
+
 def test_looking_for_an_unknown_runtime_is_one_line():
     source = Path(trimlab.measure.__file__).parents[2]
     with pytest.raises(MeasureError, match="looking for abacus failed with exit code 1: runtime 'abacus' is unknown"):

@@ -6,8 +6,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,22 @@ def test_a_damaged_store_is_kept_and_a_new_one_made(
     assert "it was renamed to mlflow.db.broken-2" in line and "the records are kept" in line
     assert (tmp_path / "mlflow.db.broken-2").read_bytes() == damaged
     assert _record_of_the_run(store) == RECORD
+
+
+def test_a_store_is_quiet_to_a_clock_that_was_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tmp_path / "mlflow.db"
+    store.touch()
+    os.utime(store, (time.time() + 86_400,) * 2)
+    monkeypatch.setattr(mlflow_store, "_QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(mlflow_store, "_BUSY_SECONDS", 60.0)
+    assert mlflow_store._is_quiet(store)
+
+
+def test_a_store_that_is_written_to_all_the_time_is_not_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, times = tmp_path / "mlflow.db", count()
+    store.touch()
+    monkeypatch.setattr(mlflow_store.time, "sleep", lambda _: os.utime(store, (0, next(times))))
+    assert not mlflow_store._is_quiet(store)
 
 
 def test_an_empty_file_is_a_store_that_is_not_made_yet(tmp_path: Path, quick_tables: None, monkeypatch, capsys) -> None:

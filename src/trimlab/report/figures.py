@@ -287,7 +287,9 @@ def _speed(results: Results, bench: Bench) -> Figure | None:
     everything = results.by_file(results.at(bench))
     found = everything if len(everything) <= _BARS else _on_a_front(everything)
     some = (
-        f", {len(found)} of {len(everything)} files: no other is as accurate and as fast" if found != everything else ""
+        f", {len(found)} of {len(everything)} files: those that none beats in accuracy and speed"
+        if found != everything
+        else ""
     )
     figure = Figure(figsize=(9, 1.6 + 0.24 * len(found)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
