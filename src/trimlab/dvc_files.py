@@ -50,9 +50,11 @@ def _set_aside(path: Path) -> str:
 
 
 def _is_whole_lockfile(content: bytes) -> bool:
-    """Whether a dvc.lock's last line has its end, and each entry what DVC needs; it may list fewer than it did."""
+    """Whether a dvc.lock's last line has its end, and the last cell what DVC needs; cells may be missing after it."""
+    cells = list(re.finditer(rb"^  \S.*$", content, re.M))
     try:
-        stages = YAML(typ="safe").load(content)["stages"].values()
+        last = YAML(typ="safe").load(content[cells[-1].start() :] if cells else content)
+        stages = last.values() if cells else last["stages"].values()
         files = [file for stage in stages for part in ("deps", "outs") for file in stage.get(part, [])]
         params = [read for stage in stages for read in stage.get("params", {}).values()]
         return (

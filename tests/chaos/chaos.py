@@ -138,6 +138,8 @@ class Round:
         self.finished: set[str] = set()
         self.results: dict[str, Any] = {}
         self.lost_lockfile = False
+        self.untracked = False
+        """Whether a record may be missing in MLflow's store: it was thrown away, or a stage could not write to it."""
 
     def disturb(self, name: str, chance: random.Random, span: float) -> bool:
         """Disturb a run; return whether the study is finished all the same."""
@@ -152,6 +154,7 @@ class Round:
         done = run.process.returncode == 0
         if not (kill and done):
             (self.counts.kills if kill else self.counts.disturbances)[name] += 1
+        print(f"  {name}: exit code {run.process.returncode}, {run.log.name}", flush=True)
         self._look_at(run, name)
         self._mend()
         return done
@@ -175,6 +178,9 @@ class Round:
         else:
             return
         disturbances.end_orphans(self.project)
+        if self.untracked:  # the report stage adds what is missing whenever it runs
+            report = Run(self.project, "dvc", "repro", "--force", "--single-item", "report")
+            report.ended()
         self._compare()
 
     def _mend(self) -> None:
@@ -203,6 +209,7 @@ class Round:
         if "Traceback (most recent call last)" in printed:
             self.counts.tracebacks += 1
             self.counts.complain(f"{name}: traceback, see {run.log}")
+        self.untracked |= name == "making of the store" or "not tracked: " in printed
         self.finished |= finished_cells(self.project)
         now = results(self.project)
         self.results = {**now, **self.results}
@@ -278,6 +285,9 @@ _TAGGED = "SELECT r.status, t.value FROM runs r LEFT JOIN tags t ON t.run_uuid =
 def run_problems(project: Path) -> Iterator[str]:
     """Yield the records without their one finished run in MLflow, and runs that are left unfinished."""
     made = {record.digest for record in Project(project).records().values()}
+    if not (project / "mlflow.db").exists():
+        yield "MLflow has no store"
+        return
     with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as store:
         runs = store.execute(f"{_TAGGED} WHERE r.lifecycle_stage = 'active'", ("trimlab.record",)).fetchall()
     logged = Counter(digest for _, digest in runs if digest)
