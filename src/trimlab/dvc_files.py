@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 _LOCKFILE = Path("dvc.lock")
 _TABLE = Path(".dvc/tmp/rwlock")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -18,8 +19,13 @@ def remembered_sha256(path: Path, memory: Path) -> str:
     Args:
         path: the file.
         memory: a JSON file of this function's own; it is made where it is missing, and replaced where it is damaged.
+
+    Raises:
+        OSError: the file is missing, or not a regular one.
     """
     status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"{path} is not a regular file")  # reading a pipe would wait forever
     identity = [status.st_size, status.st_mtime_ns, status.st_ino]
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(memory.read_text())

@@ -115,7 +115,7 @@ def read_outcome(path: Path) -> dict[str, Any]:
         UserError: it is missing, or not as it was written.
     """
     try:
-        outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        outcome: dict[str, Any] = json.loads(_content(path))
         outcome["weights_sha256"], outcome["top1_accuracy"]
     except (OSError, ValueError, TypeError, LookupError):
         raise UserError(f"{path} does not say what its weights achieve: run `dvc repro`, which writes it") from None
