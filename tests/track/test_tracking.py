@@ -567,6 +567,7 @@ from pathlib import Path
 import mlflow
 from trimlab import config, records
 from trimlab.track import mlflow_runs
+mlflow_runs._LOCK_SECONDS = 600.0  # on a busy machine the last of them waits long
 study = config.Params.model_validate_json(Path("study.json").read_text())
 started = []
 for file in sys.argv[1:]:
