@@ -117,6 +117,21 @@ def push_runs(repo: "Repo", stage: "Stage") -> None:
     _copy_runs(stage, repo.cache.legacy, _remote(repo))
 
 
+def newest_run(repo: "Repo", stage: "Stage") -> dict[str, Any] | None:
+    """Return a cell's newest entry in the run cache here. Its dependencies have their hashes; they need not be here.
+
+    DVC's own lookup reads each dependency from the disk.
+    """
+    from dvc.stage.cache import _get_cache_hash
+    from dvc.stage.serialize import to_single_stage_lockfile
+
+    key = _get_cache_hash(to_single_stage_lockfile(stage), key=True)
+    files = Path(repo.stage_cache._get_cache_dir(key)).glob("*")
+    newest = max(files, key=lambda file: file.stat().st_mtime, default=None)
+    entry: dict[str, Any] | None = repo.stage_cache._load_cache(key, newest.name) if newest else None
+    return entry
+
+
 def _remote(repo: "Repo") -> Any:
     return repo.cloud.get_remote_odb(None, "push --run-cache", hash_name="md5-dos2unix")
 

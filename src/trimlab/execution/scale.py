@@ -272,7 +272,7 @@ class _Head:
                 dep.hash_info, dep.meta = out.hash_info, out.meta
             else:
                 dep.save()
-        entry: dict[str, Any] | None = self.repo.stage_cache._load(stage)
+        entry = one_cell.newest_run(self.repo, stage)
         if not entry:
             return None
         _fill(stage, entry)
