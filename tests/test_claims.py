@@ -142,8 +142,8 @@ SHOWN = {
     "from released weights: the published ratios, with controls; not run yet": (
         lambda: not (ROOT / "records/cifar10-sweep").exists()
     ),
-    "several seeds: pruned, from scratch, and with random channels; not run yet": (
-        lambda: not (ROOT / "records/cifar10-resnet20").exists()
+    "several seeds: pruned, from scratch, and with chosen ratios; no file measured yet": (
+        lambda: not (ROOT / "records/cifar10-resnet20/measurement").exists()
     ),
     "ResNet-18 on CIFAR-100, on two CPU cores; not run yet": lambda: not (ROOT / "records/cifar100-cpu").exists(),
     "loses hidden channels of its MLPs, a fifth of its parameters at ratio 0.3": mlps_of_a_vit_lose_a_fifth,
