@@ -154,7 +154,7 @@ SHOWN = {
 STATED = (
     "`candidate 50 % · pruning`",  # names of runs
     "`candidate 50 % INT8 · onnxruntime`",
-    "The environment takes 6.5 GB on Linux",  # of the installation, when it was written
+    "The environment takes 7.6 GB on Linux",  # of the installation, when it was written
     "**Intervals** are of 95 %.",
     'The report\'s section "Why is it not faster?" says which widths',
     "the smallest file that is not measurably less accurate",  # how an opponent is chosen
