@@ -77,7 +77,7 @@ def run(cells: Sequence[Cell], body: Body, given: Mapping[str, Any], logs: Path)
         given: the answers of cells that need not run.
         logs: the folder for what failed cells printed.
     """
-    ray.cloudpickle.register_pickle_by_value(execution)
+    ray.cloudpickle.register_pickle_by_value(execution)  # type: ignore[no-untyped-call]
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote()
     sent = ray.put(body)

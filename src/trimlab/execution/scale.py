@@ -177,7 +177,7 @@ class _Head:
             name: tuple(sorted(other.addressing for other in graph.successors(stage)))
             for name, stage in self.stages.items()
         }
-        self.nodes = [each for each in ray.nodes() if each["Alive"]]
+        self.nodes = [each for each in ray.nodes() if each["Alive"]]  # type: ignore[no-untyped-call]
         self.answers: dict[str, Any] = {}
         """The answers of finished cells, by name."""
 
