@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from trimlab import formats
-from trimlab.report import anatomy, findings, recommendation
+from trimlab.report import anatomy, controls, findings, recommendation
 from trimlab.report.model import Block, Figure, Finding, Section, bullets, paragraph, strong, text_of
 from trimlab.report.results import Bench, Results
 from trimlab.report.tables import replicates, timing, where
@@ -42,7 +42,9 @@ def _found(results: Results) -> Blocks:
     bench = results.headline_bench()
     said: list[Finding | None] = [findings.headline(results)]
     if bench is None:
-        return bullets([*map(findings.trained, _trainers(results)), *said])
+        on = results.on(results.training_device())
+        compared = [one for kind in controls.CONTROLS for one in controls.findings(on, controls.pairs(on, kind))]
+        return bullets([*map(findings.trained, _trainers(results)), *compared, *said])
     said += [findings.opponents(results), int8(results, bench), anatomy.in_short(results, bench)]
     said += [findings.few_images(results), *findings.inexact(results, results.candidate_file(bench))]
     return bullets([*said, findings.rounded_candidate(results, bench)])
@@ -71,7 +73,7 @@ def _measured(results: Results) -> Blocks:
     """Say on what, in which runtimes and how often it was measured, and what is missing."""
     said = [_bench(results, bench) for bench in results.benches()]
     if not said:
-        said = [Finding.of(f"{where(results, on.records)}.") for on in _trainers(results)]
+        said = [Finding.of(f"{where(results, [*on.trainings, *on.prunings])}.") for on in _trainers(results)]
     seeds = results.study.seeds
     listed = ", ".join(map(str, seeds))
     seeded = "One seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
