@@ -101,7 +101,10 @@ def test_a_killed_head_and_a_killed_node_lose_nothing_that_was_finished(cluster,
     notes = Counter(toy.noted())
     ends = {line.split()[1]: count for line, count in notes.items() if line.startswith("end")}
     assert ends.pop("runtimes") == 2
-    assert ends == dict.fromkeys(["fingerprint", "prepare", *SPREAD, "report"], 1)
+    repeated = {name for name, count in ends.items() if count > 1}
+    # The lost node may have ended its cell a moment before, and not have pushed it.
+    assert len(repeated) <= 1 and all(name.startswith("prune") for name in repeated)
+    assert ends == {name: 1 + (name in repeated) for name in ["fingerprint", "prepare", *SPREAD, "report"]}
     assert sum(notes[f"start prune@{key}"] for key in ("base", "half", "candidate")) == 7, "the lost node's one again"
 
 
