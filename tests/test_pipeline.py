@@ -274,17 +274,6 @@ def test_another_project_gets_the_candidates_files_by_their_version(shared, tmp_
     assert sha256_of(other.root / "seed0-int8.onnx") == sha256_of(shared.root / file)
 
 
-def test_a_pushed_experiment_is_not_computed_again_elsewhere(shared, tmp_path):
-    shared.run("dvc", "exp", "run", "--temp", "-n", "less", "-S", "prune.ratio=0.4")
-    shared.run("dvc", "exp", "push", "--run-cache", "origin", "less")
-    clone = cloned(tmp_path)
-    clone.run("dvc", "pull")
-    clone.repro()
-    clone.edit("prune: {ratio: 0.3", "prune: {ratio: 0.4")
-    clone.run("dvc", "fetch", "--run-cache")
-    assert set(clone.repro("--pull")) <= {"runtimes", "report"}
-
-
 def test_a_dataset_comes_from_another_project_by_its_tag(tiny, tmp_path):
     registry = Project(tmp_path / "registry")
     write_images(registry.root / "shades", shade=0)
