@@ -175,7 +175,7 @@ def _target_latency(point: PruningPoint, device: Device) -> TargetLatency | None
 
 
 def _sparsity(section: Sparsity) -> SparseTraining:
-    measured = {"top1_accuracy": 0.9, "training_macs": 1e12, "train_seconds": 5.0, "resumptions": 0}
+    measured = {"top1_accuracy": 0.9, "training_macs": 1e12, "train_seconds": 5.0, "resumptions": 0, "contended": False}
     return SparseTraining(**section.model_dump(exclude={"warmup"}), **measured)
 
 

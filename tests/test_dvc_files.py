@@ -52,7 +52,7 @@ def files(in_tmp):
 
 
 def test_whole_files_stay(files):
-    assert dvc_files.mend() == []
+    assert dvc_files.repair() == []
     assert Path("dvc.lock").read_text() == LOCKFILE
 
 
@@ -65,7 +65,7 @@ def test_an_entry_is_what_dvc_saved_of_a_cell(files):
 
 
 def test_where_dvc_never_ran_nothing_is_made(in_tmp):
-    assert dvc_files.mend() == []
+    assert dvc_files.repair() == []
     assert list(in_tmp.iterdir()) == []
 
 
@@ -73,7 +73,7 @@ def test_where_dvc_never_ran_nothing_is_made(in_tmp):
 @given(length=st.integers(0, len(LOCKFILE) - 1))
 def test_of_a_lockfile_that_ends_anywhere_dvc_finds_what_it_takes_or_nothing(files, length):
     Path("dvc.lock").write_text(LOCKFILE[:length])
-    lines = dvc_files.mend()
+    lines = dvc_files.repair()
     if Path("dvc.lock").exists():
         COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(LOCKFILE[:length]))
         assert lines == [] and LOCKFILE[length - 1] == "\n", "a number may have been cut"
@@ -84,7 +84,7 @@ def test_of_a_lockfile_that_ends_anywhere_dvc_finds_what_it_takes_or_nothing(fil
 
 def test_an_empty_table_of_locks_is_renamed(files):
     Path(".dvc/tmp/rwlock").write_text("")
-    [line] = dvc_files.mend()
+    [line] = dvc_files.repair()
     assert line.startswith(".dvc/tmp/rwlock ended early") and line.endswith("DVC makes it again")
     assert not Path(".dvc/tmp/rwlock").exists()
 
@@ -102,8 +102,8 @@ def test_nothing_is_touched_while_dvc_writes(files):
     dvc = context.Process(target=_hold, args=(ready, done))
     dvc.start()
     assert ready.wait(60)
-    assert dvc_files.mend() == []
+    assert dvc_files.repair() == []
     assert Path("dvc.lock").exists()
     done.set()
     dvc.join()
-    assert len(dvc_files.mend()) == 1
+    assert len(dvc_files.repair()) == 1

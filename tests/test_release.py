@@ -182,7 +182,7 @@ def test_releasing_again_changes_nothing_and_another_training_is_not_replaced(mi
 
 
 @pytest.mark.parametrize("lost", [".safetensors", ".json"])
-def test_a_release_of_which_half_is_lost_is_not_mended_in_silence(lost, mine):
+def test_a_release_of_which_half_is_lost_is_refused(lost, mine):
     released().with_suffix(lost).unlink()
     assert "remove both, or name another folder" in refusal(WORKLOAD)
 

@@ -89,15 +89,15 @@ def check(
 
     Example: trimlab check studies/quick.yaml
     """
-    mended = dvc_files.mend()
+    repaired = dvc_files.repair()
     checked = rehearsal.check(file)
     if as_json:
-        said = {"file": str(file), "ok": not checked.problems, "mended": mended, **checked._asdict()}
+        said = {"file": str(file), "ok": not checked.problems, "repaired": repaired, **checked._asdict()}
         print(json.dumps(said, indent=2))
     else:
         for line in checked.warnings:
             print(f"warning: {file}: {line}")
-        for line in [*mended, *checked.downloads]:
+        for line in [*repaired, *checked.downloads]:
             print(f"note: {line}")
     if checked.problems:
         raise errors.UserError("\n".join(checked.problems))

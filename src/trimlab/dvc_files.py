@@ -21,7 +21,7 @@ _WORDS = {
 }
 
 
-def mend() -> list[str]:
+def repair() -> list[str]:
     """Rename what a killed DVC left half written to `NAME.broken`; return a line for each file.
 
     Nothing is touched while DVC runs.

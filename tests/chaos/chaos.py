@@ -75,7 +75,7 @@ class Counts:
     """Those that came before the run had ended, by what was killed."""
     disturbances: Counter[str] = field(default_factory=Counter)
     """What else was done to a run."""
-    mended_by_check: int = 0
+    repaired_by_check: int = 0
     """Files of DVC's own that a kill left half written, and `trimlab check` renamed."""
     finished_cells_run_again: int = 0
     results_computed_again: int = 0
@@ -92,7 +92,9 @@ class Counts:
 
     def failures(self) -> int:
         """Return how much went wrong."""
-        return sum(value for key, value in asdict(self).items() if isinstance(value, int) and key != "mended_by_check")
+        return sum(
+            value for key, value in asdict(self).items() if isinstance(value, int) and key != "repaired_by_check"
+        )
 
     def complain(self, what: str) -> None:
         """Say what went wrong."""
@@ -156,7 +158,7 @@ class Round:
             (self.counts.kills if kill else self.counts.disturbances)[name] += 1
         print(f"  {name}: exit code {run.process.returncode}, {run.log.name}", flush=True)
         self._look_at(run, name)
-        self._mend()
+        self._repair()
         return done
 
     def finish(self) -> None:
@@ -174,7 +176,7 @@ class Round:
                 break
             self.counts.hand_repairs += 1
             self.counts.complain(f"undisturbed run {attempt} failed: {_end(run)}")
-            self._mend()
+            self._repair()
         else:
             return
         disturbances.end_orphans(self.project)
@@ -183,12 +185,12 @@ class Round:
             report.ended()
         self._compare()
 
-    def _mend(self) -> None:
+    def _repair(self) -> None:
         """Do what `make repro` does before `dvc repro`."""
         check = Run(self.project, "trimlab", "check")
         code = check.ended()
         said = check.log.read_text()
-        self.counts.mended_by_check += said.count(_TORN)
+        self.counts.repaired_by_check += said.count(_TORN)
         self.lost_lockfile |= "dvc.lock ended early" in said
         if code:
             self.counts.hand_repairs += 1

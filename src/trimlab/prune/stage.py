@@ -177,7 +177,7 @@ def _sparsely_trained(model: nn.Module, study: config.Params, variant: str, data
     weights = sha256_of(paths.weights_file(paths.trained(workload), seed))
     resumable = resume.resumable_file(__name__, precision, "sparsity", decisive, weights, dataset.sha256, str(seed))
     label = f"sparsity of {variant}"
-    with machine.exclusive(label):
+    with machine.exclusive(label, hardware.lock_name()) as watch:
         done = loop.fit(
             model, dataset, split, recipe, precision, seed,
             resumable=resumable, label=label, on_epoch=lambda _: None, regularizer=regularizer,
@@ -195,6 +195,7 @@ def _sparsely_trained(model: nn.Module, study: config.Params, variant: str, data
         training_macs=training_macs(model, dataset, split, recipe),
         train_seconds=sum(epoch.seconds for epoch in done.curve),
         resumptions=done.resumptions,
+        contended=watch.contended,
     )
     return _Sparse(record, resumable)
 

@@ -349,6 +349,8 @@ class SparseTraining(Part):
     train_seconds: Annotated[Seconds, VOLATILE]
     resumptions: Annotated[WholeNumber, VOLATILE]
     """How often it was interrupted and went on."""
+    contended: Annotated[bool, VOLATILE]
+    """Whether other processes took more than a tenth of the machine meanwhile."""
 
 
 class Pruning(Record):

@@ -135,30 +135,32 @@ def few_images(results: Results) -> Finding | None:
 
 def shrunk(results: Results, bench: Bench) -> str:
     """Return what a figure of sizes shows, in a line: how much smaller the candidate is, and at what loss."""
-    base, found = _compared_files(results, bench)
-    if not found:
-        return ""
-    smaller = f"{_file(found)} is {_mean_bytes(base) / _mean_bytes(found):.1f}× smaller than {_file(base)}"
-    return f"{smaller}: {_moved(results.difference(found, base))}"
+    return _message(
+        results,
+        bench,
+        lambda base, found: f"{_mean_bytes(base) / _mean_bytes(found):.1f}× smaller than {_file(base)}",
+    )
 
 
 def sped_up(results: Results, bench: Bench) -> str:
     """Return what a figure of latencies shows, in a line: how much faster the candidate is, and at what loss."""
-    base, found = _compared_files(results, bench)
-    if not found:
-        return ""
-    faster = f"{_file(found)} is {times(speedup(found), '×')} as fast at batch 1 as unpruned FP32"
-    return f"{faster}: {_moved(results.difference(found, base))}"
+    return _message(
+        results, bench, lambda _, found: f"{times(speedup(found), '×')} as fast at batch 1 as unpruned FP32"
+    )
 
 
 def yielded(results: Results, bench: Bench) -> str:
     """Return what a figure of throughputs shows, in a line: how much faster the candidate is, and at what loss."""
+    batch = results.batch_size(bench)
+    return _message(
+        results, bench, lambda _, found: f"{times(batch_speedup(found), '×')} as fast at batch {batch} as unpruned FP32"
+    )
+
+
+def _message(results: Results, bench: Bench, gain: Callable[[list[Measurement], list[Measurement]], str]) -> str:
+    """Say what the candidate gains against the baseline, and at what loss; nothing where they are not compared."""
     base, found = _compared_files(results, bench)
-    if not found:
-        return ""
-    gained, batch = times(batch_speedup(found), "×"), found[0].batch_latency.batch_size
-    moved = _moved(results.difference(found, base))
-    return f"{_file(found)} is {gained} as fast at batch {batch} as unpruned FP32: {moved}"
+    return f"{_file(found)} is {gain(base, found)}: {_moved(results.difference(found, base))}" if found else ""
 
 
 def _compared_files(results: Results, bench: Bench) -> tuple[list[Measurement], list[Measurement]]:

@@ -81,7 +81,7 @@ def table(results: Results, device: Identity) -> Table | None:
     caption = (
         f"{where(results, [record for file in found for record in file.records])}. Δ points: top-1 less that of the "
         f"unpruned FP32 baseline{several}, with the half width of the 95 % interval; a file is within a loss if all of "
-        "that interval is. Most accurate: that whose interval reaches down least. Latency: at batch 1, p50."
+        "that interval is. Most accurate: the highest lower bound of the 95 % interval. Latency: at batch 1, p50."
     )
     number = devices(results).index(device) + 1
     return Table.of("recommended" if number == 1 else f"recommended-{number}", columns, rows, caption)
