@@ -36,12 +36,16 @@ def exclusive(what: str, device_name: str | None = None) -> Iterator[device.Watc
         UserError: a lock file cannot be written.
     """
     file, waiting = _machine_lock(), f"{what}: waiting for another training or timing on this machine"
+    locks = {file: device_name is not None}
+    if device_name:
+        # Before the machine's: what waits for a device must not keep a timing waiting.
+        locks = {file.with_name(f"{file.name}.{device_name}"): _shared(device_name), **locks}
     with ExitStack() as held:
-        if device_name:
-            # Before the machine's: what waits for a device must not keep a timing waiting.
-            own = file.with_name(f"{file.name}.{device_name}")
-            held.enter_context(_locked(own, waiting, shared=_shared(device_name)))
-        held.enter_context(_locked(file, waiting, shared=device_name is not None))
+        for path, shared in locks.items():
+            try:
+                held.enter_context(_locked(path, waiting, shared))
+            except OSError as error:
+                raise UserError(f"{path} cannot be locked ({error}): set TRIMLAB_LOCK to a writable file") from None
         yield held.enter_context(device.watched())
 
 
@@ -65,25 +69,16 @@ def _locked(file: Path, waiting: str, shared: bool) -> Iterator[None]:
     """Hold a file's lock, shared with others that share it, or alone; say what waits if another process holds it."""
     # Not FileLock: it has no shared mode. Where both lock a file, they see each other's lock.
     how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    try:
-        descriptor = _opened(file)
-    except OSError as error:
-        raise _not_lockable(file, error) from None
+    descriptor = _opened(file)
     try:
         try:
             fcntl.flock(descriptor, how | fcntl.LOCK_NB)
         except BlockingIOError:
             say(waiting)
             fcntl.flock(descriptor, how)
-        except OSError as error:
-            raise _not_lockable(file, error) from None
         yield
     finally:
         os.close(descriptor)
-
-
-def _not_lockable(file: Path, error: OSError) -> UserError:
-    return UserError(f"{file} cannot be locked ({error}): set TRIMLAB_LOCK to a writable file")
 
 
 def _opened(file: Path) -> int:
