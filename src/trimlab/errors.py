@@ -15,9 +15,15 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class UserError(ValueError):
-    """An error that the user can fix. The message has one line per problem: value, bound, remedy."""
+    """An error that the user can fix. The message has one line per problem: value, bound, remedy.
+
+    What no terminal prints, such as the bytes of a foreign file's name, is escaped.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(map(_printable, message.split("\n"))))
 
 
 class UsageError(UserError):
@@ -29,7 +35,7 @@ class UsageError(UserError):
 def one_line(text: object, limit: int = 200) -> str:
     """Return foreign text as one printable line of at most `limit` characters, without terminal colours."""
     words = " ".join(_ANSI.sub("", str(text)).split())
-    return _cut("".join(c if c.isprintable() else repr(c)[1:-1] for c in words), limit)
+    return _cut(_printable(words), limit)
 
 
 def short(value: object, limit: int = 60) -> str:
@@ -38,6 +44,10 @@ def short(value: object, limit: int = 60) -> str:
         return _cut(repr(value), limit)
     except (ValueError, RecursionError):  # a whole number of more than 4,300 digits; a list nested too deep
         return f"a huge {type(value).__name__}"
+
+
+def _printable(line: str) -> str:
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 def _cut(text: str, limit: int) -> str:

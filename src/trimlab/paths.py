@@ -1,6 +1,7 @@
 """All paths, relative to the project's root. Each stage writes to the folder of its name."""
 
 import os
+import stat
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
@@ -33,6 +34,16 @@ RELEASED = Path("released")
 def project_root() -> Path:
     """Return the original project's root, also inside `dvc exp run --temp`."""
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def check_regular(path: Path) -> None:
+    """Refuse to read what is no regular file: reading a pipe would wait forever.
+
+    Raises:
+        OSError: the file is missing, or it is a folder, a pipe or a device.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("not a regular file")
 
 
 def runtimes_file() -> Path:

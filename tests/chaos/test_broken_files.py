@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -196,6 +196,8 @@ def examples(tmp_path_factory):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@example(how=("be", "pipe"))
+@example(how=("be", "folder"))
 @given(how=DAMAGE)
 def test_a_file_that_is_damaged_anywhere_is_read_or_refused_in_a_line_and_leaves_nothing(kind, how, in_tmp, examples):
     for name in (*OUTPUTS, "given"):

@@ -3,10 +3,10 @@
 import contextlib
 import json
 import os
-import stat
 import time
 from pathlib import Path
 
+from trimlab import paths
 from trimlab.digests import sha256_of
 
 SETTLED_NS = 2_000_000_000
@@ -23,9 +23,8 @@ def remembered_sha256(path: Path, memory: Path) -> str:
     Raises:
         OSError: the file is missing, or not a regular one.
     """
+    paths.check_regular(path)
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(f"{path} is not a regular file")  # reading a pipe would wait forever
     identity = [status.st_size, status.st_mtime_ns, status.st_ino]
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(memory.read_text())

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from trimlab import paths
 from trimlab.config import Workload
 from trimlab.errors import UserError, one_line, short
 from trimlab.models import registry
@@ -101,6 +102,7 @@ def architecture(path: Path) -> Architecture:
 
 def _metadata(path: Path) -> Any:
     """Return what `save` wrote into a safetensors header; None where something else wrote the file."""
+    paths.check_regular(path)
     with safe_open(path, framework="pt") as file:
         return json.loads((file.metadata() or {}).get("trimlab", "null"))
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from trimlab import paths
 from trimlab.errors import UserError, short
 from trimlab.records.types import (
     OF_WEIGHTS,
@@ -74,8 +75,7 @@ def parse(content: bytes | str, name: str) -> AnyRecord:
 
 
 def _content(path: Path) -> bytes:
-    if path.exists() and not path.is_file():  # reading a pipe would wait forever
-        raise OSError("not a regular file")
+    paths.check_regular(path)
     if path.stat().st_size > RECORD_BYTES:
         raise OSError(f"{path.stat().st_size >> 20} MiB, and a record has at most {RECORD_BYTES >> 20}")
     return path.read_bytes()
