@@ -97,7 +97,7 @@ def render(described) -> None:
     from trimlab.report import stage
 
     made = factories.everything(described)
-    stage.render(described, made, Path("report"), factories.correct(made))
+    stage.render(described, made, Path("report"), factories.classified(made))
 
 
 def track(described) -> None:

@@ -13,6 +13,7 @@ from trimlab.records import Clock, Latency, Layer, Measurement
 from trimlab.report.model import Column, Finding, Span, Table, Value, code, strong, words
 from trimlab.report.results import (
     Bench,
+    Files,
     Results,
     batch_speedup,
     bench_of,
@@ -232,7 +233,7 @@ def reduced(results: Results, bench: Bench) -> list[Finding]:
 
 def explained(results: Results, bench: Bench) -> Table | None:
     """Return for every variant in INT8 how fast it is, and what that goes with; None where no layers were timed."""
-    measured = [r for r in results.at(bench) if r.batch_layers]
+    measured = Files(r for r in results.at(bench) if r.batch_layers)
     variants = [variant for workload in results.study.workloads for variant in results.variants_of(workload)]
     found = [of_file(measured, variant, precision) for variant in variants for precision in formats.QUANTIZED]
     files = [records[0] for records in found if records]

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
-from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from trimlab import formats
 from trimlab.records import Measurement, Pruning, Training
@@ -211,22 +211,29 @@ def _name_points(
     """Write names beside their points; one that would lie on another, on a point or on the front is left out."""
     figure.draw_without_rendering()  # settles where the axes lie
     figure.set_layout_engine("none")
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in map(axes.transData.transform, points)]
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in map(axes.transData.transform, points)]
     corners = [tuple(axes.transData.transform(point)) for point in front]
     for (x, y), (next_x, next_y) in itertools.pairwise(corners):
-        taken += [Bbox([[min(x, next_x), y - 1], [max(x, next_x), y + 1]])]
-        taken += [Bbox([[next_x - 1, min(y, next_y)], [next_x + 1, max(y, next_y)]])]
+        taken += [(min(x, next_x), y - 1, max(x, next_x), y + 1)]
+        taken += [(next_x - 1, min(y, next_y), next_x + 1, max(y, next_y))]
     for name, at in names.items():
         label = axes.annotate(name, at, (0, 0), textcoords="offset points", fontsize=8)
         for offset, across, up in _OFFSETS:
             label.set(position=offset, ha=across, va=up)
             box = label.get_window_extent()
             inside = axes.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and axes.bbox.y0 <= box.y0
-            if inside and box.y1 <= axes.bbox.y1 + 4 and not any(box.overlaps(other) for other in taken):
-                taken.append(box)
+            if inside and box.y1 <= axes.bbox.y1 + 4 and not _overlaps(box.extents, np.asarray(taken)):
+                taken.append(tuple(box.extents))
                 break
         else:
             label.remove()
+
+
+def _overlaps(box: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
+    """Say whether a box (4,) lies on one of others (N, 4), each left, bottom, right, top."""
+    left, bottom, right, top = box
+    apart = (others[:, 2] < left) | (others[:, 0] > right) | (others[:, 3] < bottom) | (others[:, 1] > top)
+    return not bool(apart.all())
 
 
 def _point_name(results: Results, records: Sequence[Measurement], several: bool) -> str:

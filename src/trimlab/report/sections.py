@@ -33,7 +33,7 @@ from trimlab.report.model import (
     strong,
     text_of,
 )
-from trimlab.report.results import Bench, Results
+from trimlab.report.results import Bench, Files, Results
 from trimlab.report.text import count, precision_name, pretty
 
 _METHODS = {"minmax": "their minimum and maximum", "entropy": "least entropy loss", "percentile": "percentile"}
@@ -461,9 +461,11 @@ def _measured_on(results: Results, bench: Bench, blocks: Blocks) -> Blocks:
     return [Section(text_of(f"Measured{suffix}"), tuple(blocks))] if suffix else blocks
 
 
-def _in_order(results: Results, measured: Sequence[Measurement]) -> list[Measurement]:
+def _in_order(results: Results, measured: Sequence[Measurement]) -> Files:
     order = {name: index for index, name in enumerate(results.study.variants)}
-    return sorted(measured, key=lambda r: (order[r.variant], formats.COMPUTED.index(r.precision), r.seed, r.digest))
+    return Files(
+        sorted(measured, key=lambda r: (order[r.variant], formats.COMPUTED.index(r.precision), r.seed, r.digest))
+    )
 
 
 def _per_device(results: Results, has: Callable[[Results], bool], section: Callable[[Results], Blocks]) -> Blocks:
