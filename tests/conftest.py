@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 
 from pipelines import TINY, Project, copy_source
@@ -24,11 +25,11 @@ settings.load_profile("no deadline")
 
 
 def pytest_collection_modifyitems(items):
-    if torch.cuda.is_available():
-        return
     for item in items:
-        if "gpu" in item.keywords:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
+        if "e2e" in item.keywords and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(1800))  # dozens of stages, which start in ten seconds on a slow machine
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -76,13 +77,20 @@ def empty_store(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def reproduced(tmp_path_factory):
-    """The tiny study, reproduced once."""
-    tiny = Project(copy_source(tmp_path_factory.mktemp("pipeline") / "project"))
-    tiny.params.write_text(TINY)
-    tiny.run("git", "init", "-q", "-b", "main")
-    tiny.run("git", "config", "user.name", "Test")
-    tiny.run("git", "config", "user.email", "test@example.org")
-    tiny.commit("start")
-    tiny.printed = tiny.run("dvc", "repro")
-    tiny.commit("reproduced")
+    """The tiny study, reproduced once for all test workers. Tests change copies of it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "reproduced"
+    tiny, printed = Project(shared / "project"), shared / "printed.txt"
+    with FileLock(f"{shared}.lock"):
+        if not printed.exists():
+            copy_source(tiny.root)
+            tiny.params.write_text(TINY)
+            tiny.run("git", "init", "-q", "-b", "main")
+            tiny.run("git", "config", "user.name", "Test")
+            tiny.run("git", "config", "user.email", "test@example.org")
+            tiny.commit("start")
+            said = tiny.run("dvc", "repro")
+            tiny.commit("reproduced")
+            printed.write_text(said)
+    tiny.printed = printed.read_text()
     return tiny
