@@ -19,6 +19,8 @@ note("start")
 if os.environ.get("TRIMLAB_TRACKING") != "off":
     note("tracked")
 time.sleep(float(seconds))
+while (log.parent / f"hold-{name}").exists():
+    time.sleep(0.05)
 if (log.parent / f"fail-{name}").exists():
     sys.exit(f"error: {name} fails")
 if (log.parent / f"kill-{name}").exists():
@@ -28,7 +30,7 @@ Path(out).parent.mkdir(parents=True, exist_ok=True)
 Path(out).write_text(" ".join([name, *(Path(p).read_text() for p in sys.argv[4:])]))
 note("end")
 """
-"""Writes a file that depends on its inputs, after some seconds."""
+"""Writes a file that depends on its inputs, after some seconds, and not before what holds it is gone."""
 
 PIPELINE = """\
 stages:
