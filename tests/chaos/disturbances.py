@@ -113,7 +113,7 @@ def _after(seconds: float) -> Callable[[], bool]:
 def kill_dvc(project: Path, chance: random.Random, span: float) -> Run:
     """Kill DVC alone: its stage goes on, and the next repro meets it."""
     run = repro(project)
-    if run.reaches(_after(chance.uniform(0, span / 2))):
+    if run.reaches(_after(chance.uniform(0, span / 4))):
         run.process.kill()
     run.ended()
     return run
@@ -122,7 +122,7 @@ def kill_dvc(project: Path, chance: random.Random, span: float) -> Run:
 def kill_dvc_while_it_writes(project: Path, chance: random.Random, span: float) -> Run:
     """Kill DVC when dvc.lock is half written."""
     run, file = repro(project), project / "dvc.lock"
-    passed = _after(chance.uniform(0, span / 2))
+    passed = _after(chance.uniform(0, span / 4))
     if run.reaches(lambda: passed() and file.exists() and file.stat().st_size == 0, 0.002):
         run.kill_all()
     run.ended()
@@ -132,7 +132,7 @@ def kill_dvc_while_it_writes(project: Path, chance: random.Random, span: float) 
 def kill_stage(project: Path, chance: random.Random, span: float) -> Run:
     """Kill a stage alone."""
     run = repro(project)
-    passed = _after(chance.uniform(0, span / 2))
+    passed = _after(chance.uniform(0, span / 4))
     if run.reaches(lambda: passed() and run.stages()):
         _kill(run.stages()[:1])
     run.ended()
@@ -151,7 +151,7 @@ def kill_measurement(project: Path, chance: random.Random, span: float) -> Run:
 def kill_everything(project: Path, chance: random.Random, span: float) -> Run:
     """Kill DVC and all that it started, as a machine that loses its power does."""
     run = repro(project)
-    if run.reaches(_after(chance.uniform(0, span / 2))):
+    if run.reaches(_after(chance.uniform(0, span / 4))):
         run.kill_all()
     run.ended()
     return run
@@ -240,7 +240,7 @@ def set_the_clock_back(project: Path, chance: random.Random, span: float) -> Run
 def repro_twice_at_once(project: Path, chance: random.Random, span: float) -> Run:
     """Start a second `dvc repro` beside the first one."""
     first = repro(project)
-    first.reaches(_after(chance.uniform(0, span / 2)))
+    first.reaches(_after(chance.uniform(0, span / 4)))
     second = repro(project)
     second.ended()
     first.ended()
