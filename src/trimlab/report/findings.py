@@ -822,9 +822,11 @@ def _known_by(gained: Difference) -> str:
 def _unrounded(results: Results, variant: str) -> str | None:
     """Return the variant that differs in rounded widths alone."""
     own = results.study.point(variant)
+    if not own.round_to:
+        return None
     plain = own.model_copy(update={"round_to": None, "rounding": None})
     keys = results.variants_of(results.study.variants[variant].workload)
-    return next((key for key in keys if own.round_to and results.study.point(key) == plain), None)
+    return next((key for key in keys if results.study.point(key) == plain), None)
 
 
 def _speeds(found: Sequence[Measurement]) -> str:

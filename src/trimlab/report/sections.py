@@ -463,9 +463,7 @@ def _measured_on(results: Results, bench: Bench, blocks: Blocks) -> Blocks:
 
 def _in_order(results: Results, measured: Sequence[Measurement]) -> Files:
     order = {name: index for index, name in enumerate(results.study.variants)}
-    return Files(
-        sorted(measured, key=lambda r: (order[r.variant], formats.COMPUTED.index(r.precision), r.seed, r.digest))
-    )
+    return Files(sorted(measured, key=lambda r: (order[r.variant], formats.COMPUTED.index(r.precision))))
 
 
 def _per_device(results: Results, has: Callable[[Results], bool], section: Callable[[Results], Blocks]) -> Blocks:

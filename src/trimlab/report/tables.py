@@ -195,8 +195,8 @@ def precisions(results: Results, workload: str, bench: Bench) -> Table:
     measured = {(record.variant, record.precision) for record in results.at(bench)}
     variants = results.variants_of(workload)
     asked = {(key, precision) for key in variants for precision in results.study.variants[key].precisions}
-    # A runtime may compute a precision besides those that were asked for.
-    files = [(key, p) for key in variants for p in formats.COMPUTED if (key, p) in asked | measured]
+    wanted = asked | measured  # a runtime may compute a precision besides those that were asked for
+    files = [(key, p) for key in variants for p in formats.COMPUTED if (key, p) in wanted]
     return deployed(results, f"precisions-{workload}", files, bench)
 
 
@@ -343,8 +343,9 @@ def deployed(results: Results, name: str, files: Sequence[tuple[str, str]], benc
             rows.append(_published_deployed(published))
     chosen = [record for variant, precision in present for record in of_file(measured, variant, precision)]
     columns = [*DEPLOYED, Column(f"× batch {results.batch_size(bench)}"), SEEDS]
+    there = set(present)
     absent = [
-        f"{variant} {precision_name(precision)}" for variant, precision in files if (variant, precision) not in present
+        f"{variant} {precision_name(precision)}" for variant, precision in files if (variant, precision) not in there
     ]
     return Table.of(results.key(name, bench), columns, rows, _deployed_caption(results, chosen, absent))
 
