@@ -19,7 +19,7 @@ from pipelines import TINY, Project, copy_source
 from toys import SOURCE, SPREAD, Toy
 from trimlab import records
 
-ray_cluster = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed: pip install 'trimlab[scale]'")
+ray_cluster = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed: pip install --editable '.[scale]'")
 
 from trimlab.execution import ray_cells  # noqa: E402
 

@@ -53,7 +53,7 @@ def run(address: str, remote: str | None, folder: str | None, gpu_share: float) 
         UserError: something is missing, uncommitted or not reachable.
     """
     if importlib.util.find_spec("ray") is None:
-        raise UserError("Ray is not installed: pip install 'trimlab[scale]'")
+        raise UserError("Ray is not installed: pip install --editable '.[scale]'")
     study = config.load()
     source = _source()
     with _project(remote) as repo, _connected(address):
