@@ -16,6 +16,7 @@ from trimlab.report.intervals import Difference, Replicated, least_separable, un
 from trimlab.report.model import Finding, strong, text_of
 from trimlab.report.results import (
     Bench,
+    Identity,
     Results,
     batch_latency_ms,
     batch_speedup,
@@ -425,69 +426,87 @@ def _no_headroom(results: Results, losses: Sequence[tuple[list[Pruning], Differe
     )
 
 
-def precision_costs(results: Results, measured: Sequence[Measurement]) -> list[Finding | None]:
+def precision_costs(results: Results) -> list[Finding]:
     """Say what each precision below FP32 costs, and what training for it gains over INT8 without it."""
-    pairs = [(low, "fp32") for low in formats.REDUCED] + [(low, "int8") for low in formats.TRAINED]
-    return [precision_cost(results, measured, *pair) for pair in pairs]
+    pairs = [(low, "fp32") for low in formats.COMPUTED[1:]] + [(low, "int8") for low in formats.TRAINED]
+    return [said for pair in pairs if (said := precision_cost(results, *pair))]
 
 
-def precision_cost(
-    results: Results, measured: Sequence[Measurement], precision: str, other: str = "fp32"
-) -> Finding | None:
-    """Say how a precision moves top-1 against the same variants' files of another; one file's move is in its row."""
-    base = {(r.variant, r.seed, r.weights_sha256): r for r in measured if r.precision == other}
-    low = [r for r in measured if r.precision == precision and (r.variant, r.seed, r.weights_sha256) in base]
-    pairs = [(r, results.difference([r], [base[r.variant, r.seed, r.weights_sha256]])) for r in low]
-    moved = [(record, difference) for record, difference in pairs if difference]
-    moves = [difference.points for _, difference in moved]
-    if len(moves) < 2:
+def precision_cost(results: Results, precision: str, other: str = "fp32") -> Finding | None:
+    """Say how a precision changes top-1 against the files of another with the same weights, in each runtime.
+
+    The change of a single file is in its row.
+    """
+    moved = [(bench, own) for bench in results.benches() if len(own := _moves(results, bench, precision, other)) > 1]
+    if not moved:
         return None
-    values = {"least_points": min(moves), "most_points": max(moves), "mean_points": mean(moves)}
-    low_end, high_end = signed(min(moves)), signed(max(moves))
-    span = low_end if low_end == high_end else f"{low_end} to {high_end} (mean {signed(mean(moves))})"
-    against = precision_name(other)
-    text = f"{precision_name(precision)} against its {against} moves top-1 by {span} points, over {len(moves)} files"
-    return Finding(text_of(f"{text}; {_apart(results, moved, against)}."), values)
+    said = " and ".join(_cost(results, bench, own, other) for bench, own in moved)
+    points = [difference.points for _, own in moved for _, difference in own]
+    values = {"least_points": min(points), "most_points": max(points)}
+    against = f" changes top-1 against the {precision_name(other)} file of the same weights {said}."
+    return Finding(text_of(strong(precision_name(precision)), against), values)
 
 
-def _apart(results: Results, moved: Sequence[tuple[Measurement, Difference]], against: str) -> str:
-    """Say which files can be told apart from their variant's file of another precision."""
+def _moves(results: Results, bench: Bench, precision: str, other: str) -> list[tuple[Measurement, Difference]]:
+    """Return the files of a precision with what they gain over those of another."""
+    measured = results.at(bench)
+    base = {(r.variant, r.seed, r.weights_sha256): r for r in measured if r.precision == other}
+    pairs = [(r, base.get((r.variant, r.seed, r.weights_sha256))) for r in measured if r.precision == precision]
+    compared = [(record, results.difference([record], [own])) for record, own in pairs if own]
+    return [(record, difference) for record, difference in compared if difference]
+
+
+def _cost(results: Results, bench: Bench, moved: Sequence[tuple[Measurement, Difference]], against: str) -> str:
+    """Say how far files of one bench move, and which of them can be told apart from those of another precision."""
+    moves = [difference.points for _, difference in moved]
+    low, high = signed(min(moves)), signed(max(moves))
+    span = low if low == high else f"{low} to {high}"
     several = len(results.study.seeds) > 1
     apart = [
         f"{record.variant}{f', seed {record.seed}' if several else ''} ({plus_minus(difference)})"
         for record, difference in moved
         if difference.separable
     ]
-    if not apart:
-        return f"none can be told apart from its {against} file"
     rest = f" and {len(apart) - 4} more" if len(apart) > 4 else ""
-    return f"these can be told apart from their {against} files: {', '.join(apart[:4])}{rest}"
+    told = (
+        f"; told apart from {precision_name(against)}: {', '.join(apart[:4])}{rest}"
+        if apart
+        else f", none of which can be told apart from {precision_name(against)}"
+    )
+    return (
+        f"by {span} points in {results.runtime_name(bench)} (mean {signed(mean(moves))} over {len(moved)} files{told})"
+    )
 
 
-def fastest(measured: Sequence[Measurement]) -> Finding | None:
-    """Name the file that gains most throughput over its workload's unpruned FP32 file."""
-    files: dict[tuple[str, str], list[Measurement]] = {}
-    for record in measured:
-        files.setdefault((record.variant, record.precision), []).append(record)
-    if not files:
+def fastest(results: Results) -> Finding | None:
+    """Name in each runtime the file that gains most throughput over its workload's unpruned FP32 file there.
+
+    No gain is ranked across runtimes: each has a baseline of its own.
+    """
+    found = [(bench, gains) for bench in results.benches() if (gains := _gains(results, bench))]
+    if not found:
         return None
-    gains = {file: batch_speedup(found) for file, found in files.items()}
-    variant, precision = first = max(sorted(gains), key=lambda file: gains[file].mean)
-    best = files[first]
-    # By name: the order of records is that of their digests, and close times are not ranked.
-    near = [
-        f"{other[0]} {precision_name(other[1])}"
-        for other in sorted(gains)
-        if other != first and not gains[other].is_below(gains[first])
-    ]
-    single = ", of one process each and so not ranked" if gains[first].processes == 1 else ""
-    beside = f" Not told apart from it: {'; '.join(near)}." if near and not single else ""
-    return Finding.of(
-        f"Largest gain in throughput over its unpruned FP32 file{single}: {variant} {precision_name(precision)}, "
-        f"{_speeds(best)}, with {percent(_mean_top1(best))} % top-1.{beside}",
-        batch_speedup=gains[first].mean,
-        speedup=speedup(best).mean,
-        top1_percent=100 * _mean_top1(best),
+    said = "; ".join(_fastest(results, bench, gains) for bench, gains in found)
+    once = any(of.processes == 1 for _, gains in found for _, of in gains)
+    close = " One process timed each file, so close gains may change places." if once else ""
+    values = {results.key("batch_speedup", bench): gains[0][1].mean for bench, gains in found}
+    text = f"Largest gain in throughput over the unpruned FP32 file in the same runtime: {said}.{close}"
+    return Finding(text_of(text), values)
+
+
+def _gains(results: Results, bench: Bench) -> list[tuple[list[Measurement], Replicated]]:
+    """Return the files of a bench with their gains in throughput, the largest first."""
+    # By name first: the order of records is that of their digests.
+    files = sorted(results.by_file(results.at(bench)), key=lambda found: (found[0].variant, found[0].precision))
+    return sorted(((found, batch_speedup(found)) for found in files), key=lambda pair: -pair[1].mean)
+
+
+def _fastest(results: Results, bench: Bench, gains: Sequence[tuple[list[Measurement], Replicated]]) -> str:
+    (best, most), *others = gains
+    near = [_file(found) for found, gained in others if most.processes > 1 and not gained.is_below(most)]
+    beside = f"; not told apart from it: {', '.join(near)}" if near else ""
+    return (
+        f"in {results.runtime_name(bench)} {_file(best)}, {_speeds(best)} ({percent(_mean_top1(best))} % top-1{beside})"
     )
 
 
@@ -604,20 +623,27 @@ def _dearest(results: Results, losses: dict[str, Difference]) -> str:
     return f"{names[0]} loses {apart:.2f} ± {half_width:.2f} points more than {names[1]}."
 
 
-def fronts(results: Results, bench: Bench, dataset: str) -> list[Finding]:
-    """List the files that no other one beats in accuracy and in size, in latency, or in throughput."""
-    found = results.by_file(record for record in results.at(bench) if record.dataset == dataset)
+def fronts(results: Results, device: Identity, dataset: str) -> list[Finding]:
+    """List a device's files that no other one beats in accuracy and in size, in latency, or in throughput.
+
+    Files of all runtimes compete: on one device their times can be compared.
+    """
+    benches = [bench for bench in results.benches() if bench.device == device]
+    measured = [[r for r in results.at(bench) if r.dataset == dataset] for bench in benches]
+    found = [records for own in measured for records in results.by_file(own)]
     if len(found) < 2:
         return []
-    name, batch = pretty(dataset), results.batch_size(bench)
-    size = _front(results, f"{name} (size, top-1), smallest first", found, _mean_bytes, _in_mib)
-    latency = _front(results, f"{name} (latency at batch 1, top-1), fastest first", found, _mean_latency, _in_ms)
-    by_batch = f"{name} (throughput at batch {batch}, top-1), fastest first"
-    throughput = _front(results, by_batch, found, _image_seconds, _per_second)
+    named = _in_runtime if sum(map(bool, measured)) > 1 else _file
+    batch = results.batch_size(benches[0])
+    on = f" on {pretty(dataset)}" if len(results.study.datasets) > 1 else ""
+    size = _front(results, f"By size{on}, smallest first", found, _mean_bytes, _in_mib, named)
+    latency = _front(results, f"By latency at batch 1{on}, fastest first", found, _mean_latency, _in_ms, named)
+    by_batch = f"By throughput at batch {batch}{on}, highest first"
+    throughput = _front(results, by_batch, found, _image_seconds, _per_second, named)
     return [
         size,
-        Finding.joined([latency, *_close_times(found, _mean_latency, latency_ms)]),
-        Finding.joined([throughput, *_close_times(found, _image_seconds, batch_latency_ms)]),
+        Finding.joined([latency, *_close_times(found, _mean_latency, latency_ms, named)]),
+        Finding.joined([throughput, *_close_times(found, _image_seconds, batch_latency_ms, named)]),
     ]
 
 
@@ -625,18 +651,23 @@ def _close_times(
     found: Sequence[Sequence[Measurement]],
     cost: Callable[[Sequence[Measurement]], float],
     over: Callable[[Sequence[Measurement]], Replicated],
+    named: Callable[[Sequence[Measurement]], str],
 ) -> list[Finding]:
     """Name the neighbours on a front of times that cannot be ranked by them; nothing where all can."""
     best = [found[i] for i in pareto([(cost(records), _mean_top1(records)) for records in found])]
     pairs = list(itertools.pairwise(best))
     if any(over(records).low is None for pair in pairs for records in pair):
-        return [Finding.of("Close times may change places: each is of one process.")]
-    close = [f"{_file(a)} and {_file(b)}" for a, b in pairs if not over(a).is_below(over(b))]
+        return [Finding.of("Close times may change places: one process timed each file.")]
+    close = [f"{named(a)} and {named(b)}" for a, b in pairs if not over(a).is_below(over(b))]
     return [Finding.of(f"Cannot be told apart by these times: {'; '.join(close)}.")] if close else []
 
 
 def _file(found: Sequence[Measurement]) -> str:
     return f"{found[0].variant} {precision_name(found[0].precision)}"
+
+
+def _in_runtime(found: Sequence[Measurement]) -> str:
+    return f"{_file(found)} in {pretty(found[0].runtime)}"
 
 
 def _front(
@@ -645,6 +676,7 @@ def _front(
     found: Sequence[Sequence[Measurement]],
     cost: Callable[[Sequence[Measurement]], float],
     write: Callable[[float], str],
+    named: Callable[[Sequence[Measurement]], str],
 ) -> Finding:
     """List one front, and mark a file whose top-1 cannot be told apart from that of the cheaper one before it."""
     best = [found[i] for i in pareto([(cost(records), _mean_top1(records)) for records in found])]
@@ -653,9 +685,9 @@ def _front(
         gained = results.difference(records, cheaper) if cheaper else None
         own = f"{write(cost(records))}, {percent(_mean_top1(records))} %"
         mark = "" if gained is None or gained.separable else "≈ "
-        listed.append(f"{mark}{records[0].variant} {precision_name(records[0].precision)} ({own})")
+        listed.append(f"{mark}{named(records)} ({own})")
     legend = " ≈: its top-1 cannot be told apart from that of the file before it." if "≈" in "".join(listed) else ""
-    return Finding.of(f"Pareto-optimal files on {name}: {', '.join(listed)}.{legend}", files=len(best))
+    return Finding.of(strong(f"{name}:"), f" {', '.join(listed)}.{legend}", files=len(best))
 
 
 def _in_mib(size_bytes: float) -> str:

@@ -34,7 +34,7 @@ def _recommended(results: Results) -> Blocks:
     if not recommendation.devices(results):
         return []
     blocks = recommended(results, 0)
-    return [*blocks, *paragraph(recommendation.chosen_on(results.study.data.split))] if blocks else []
+    return [*blocks, *paragraph(recommendation.chosen_on(results))] if blocks else []
 
 
 def _found(results: Results) -> Blocks:
@@ -45,7 +45,7 @@ def _found(results: Results) -> Blocks:
         on = results.on(results.training_device())
         compared = [one for kind in controls.CONTROLS for one in controls.findings(on, controls.pairs(on, kind))]
         return bullets([*map(findings.trained, _trainers(results)), *compared, *said])
-    said += [findings.opponents(results), int8(results, bench), anatomy.in_short(results, bench)]
+    said += [findings.opponents(results), int8(results), anatomy.in_short(results, bench)]
     said += [findings.few_images(results), *findings.inexact(results, results.candidate_file(bench))]
     return bullets([*said, findings.rounded_candidate(results, bench)])
 
@@ -54,9 +54,9 @@ def _trainers(results: Results) -> list[Results]:
     return [results.on(device) for device in results.training_devices()]
 
 
-def int8(results: Results, bench: Bench) -> Finding | None:
-    """Say what INT8 costs on a bench, of the first kind of INT8 that has several files there."""
-    costs = (findings.precision_cost(results, results.at(bench), precision) for precision in formats.QUANTIZED)
+def int8(results: Results) -> Finding | None:
+    """Say what INT8 costs in each runtime, of the first kind of INT8 that has several files."""
+    costs = (findings.precision_cost(results, precision) for precision in formats.QUANTIZED)
     return next((cost for cost in costs if cost), None)
 
 

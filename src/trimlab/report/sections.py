@@ -33,7 +33,7 @@ from trimlab.report.model import (
     strong,
     text_of,
 )
-from trimlab.report.results import Bench, Results
+from trimlab.report.results import Bench, Results, exact_difference
 from trimlab.report.text import count, precision_name, pretty
 
 _METHODS = {"minmax": "their minimum and maximum", "entropy": "least entropy loss", "percentile": "percentile"}
@@ -157,42 +157,49 @@ def _files(results: Results, drawn: Sequence[str]) -> Chapter | None:
                 heading = (*_workload_heading(results, workload), Span(_bench_suffix(results, bench)))
                 read = paragraph(findings.baseline_times(measured))
                 parts.append(Section(heading, (tables.precisions(results, workload, bench), *read)))
-    answer = next((said for bench in results.benches() if (said := findings.fastest(results.at(bench)))), None)
+    answer = findings.fastest(results)
     about = "every variant in every precision: size, accuracy, latency, throughput, speed-up"
     return _chapter("files", "Pruning × precision", about, answer, [*parts, *_speed(drawn)])
 
 
 def _fronts(results: Results, drawn: Sequence[str]) -> Chapter | None:
-    bench = results.main_bench()
-    if bench is None:
-        return None
     blocks: Blocks = []
+    for device in recommendation.devices(results):
+        listed = bullets(said for key in results.study.datasets for said in findings.fronts(results, device, key))
+        if listed and len(recommendation.devices(results)) > 1:
+            blocks += paragraph(Finding.of(strong(results.labels[device])))
+        blocks += listed
     for dataset in results.study.datasets:
-        blocks += bullets(findings.fronts(results, bench, dataset))
         alternative = f"Top-1 over throughput on {pretty(dataset)}"
         blocks += _figure(drawn, f"accuracy-by-throughput-{dataset}", alternative)
         if dataset != results.dataset_of(results.study.report.baseline):
             for name in ("latency", "size"):
                 blocks += _figure(drawn, f"accuracy-by-{name}-{dataset}", f"Top-1 over {name} on {pretty(dataset)}")
+    several = len(results.benches()) > len(recommendation.devices(results))
+    answer = Finding.of(
+        "A file is listed where no other one of its device"
+        f"{', in whatever runtime,' if several else ''} is at least as accurate and smaller, or faster: the Pareto "
+        f"front.{' Each figure shows one runtime alone.' if several else ''}"
+    )
     about = "the files that no other one beats in accuracy and in size, latency or throughput"
-    return _chapter("fronts", "Which files no other file beats", about, None, blocks)
+    return _chapter("fronts", "Which files no other file beats", about, answer, blocks)
 
 
 def _int8(results: Results, drawn: Sequence[str]) -> Chapter | None:
-    headline = results.headline_bench()
-    answer = opening.int8(results, headline) if headline else None
-    parts: Blocks = []
-    for bench in results.benches():
-        said = findings.precision_costs(results, results.at(bench))
-        others = bullets(one for one in said if one != answer or bench != headline)
-        parts += _measured_on(results, bench, others) if others else []
+    answer = opening.int8(results)
+    parts = bullets(said for said in findings.precision_costs(results) if said != answer)
+    layers = _mixed(results, drawn)
     for heading, blocks in (
-        ("INT8, mixed: which layers stay in float", _mixed(results, drawn)),
+        ("INT8, mixed: which layers stay in float", layers),
         ("INT8 against its exact arithmetic", _exactness(results)),
     ):
         parts += [Section(text_of(heading), tuple(blocks))] if blocks else []
-    about = "what INT8 and FP16 cost against the same variant's FP32 file, and in which layers"
-    return _chapter("int8", "What did INT8 cost, and where?", about, answer, parts)
+    quantized = any(record.precision in formats.QUANTIZED for record in results.measurements)
+    if quantized and all(exact_difference(record) is None for record in results.measurements):
+        parts += paragraph(anatomy.NOT_EXACT)
+    where = ", and in which layers" if layers else ""
+    about = f"what each lower precision costs against the FP32 file of the same weights{where}"
+    return _chapter("int8", f"What did INT8 cost{', and where' if layers else ''}?", about, answer, parts)
 
 
 def _classes(results: Results, drawn: Sequence[str]) -> Chapter | None:
@@ -444,7 +451,7 @@ def _exactness(results: Results) -> Blocks:
     quantized = {bench: found for bench, found in measured.items() if any(r.precision in known for r in found)}
     compared = {bench: anatomy.exactness(results, found) for bench, found in quantized.items()}
     if not any(compared.values()):
-        return paragraph(anatomy.NOT_EXACT) if compared else []
+        return []
     headline = results.headline_bench()
     warned = results.candidate_file(headline) if headline else []
     blocks: Blocks = []
