@@ -57,7 +57,7 @@ from trimlab.report.text import (
 )
 
 TOLERATED_POINTS = 1.0
-"""What a pruned model may lose and still count as kept."""
+"""What a pruned model may lose and still count as kept, and the file to deploy at most."""
 
 FLAT = 1.3
 """Latencies within this factor of each other count as flat."""
@@ -89,10 +89,11 @@ def headline(results: Results) -> Finding:
     gained = results.difference(candidate, base)
     compared = Finding.of(
         strong(
-            f"{describe(results, candidate)}: {percent(_mean_top1(candidate))} % top-1 in {mib(size)} MiB, "
-            f"against {percent(_mean_top1(base))} % in {mib(base_size)} MiB for {describe(results, base)}."
+            f"The study's candidate, {describe(results, candidate)} ({candidate[0].variant}): "
+            f"{percent(_mean_top1(candidate))} % top-1 in {mib(size)} MiB, against {percent(_mean_top1(base))} % in "
+            f"{mib(base_size)} MiB for {describe(results, base)}."
         ),
-        f" That is {base_size / size:.1f}× smaller, with {_lost_or_gained(gained)}.",
+        f" That is {base_size / size:.1f}× smaller, with {_lost_or_gained(gained)}{_tolerated(gained)}.",
         top1_percent=100 * _mean_top1(candidate),
         baseline_top1_percent=100 * _mean_top1(base),
         size_mib=size / MIB,
@@ -555,17 +556,22 @@ def _rounding(results: Results, rounded: Sequence[Measurement], plain: Sequence[
     widths = rounded_to(results.study.pruning_of(first.variant))
     return Finding.of(
         strong(f"Widths {widths}:"),
-        f" {_name(first)}, {ratio_percent(first.ratio)}, {precision_name(first.precision)} ({first.variant}) is "
-        f"{times(large[0], '×')} as fast at batch {batch} in place of {times(large[1], '×')}, "
-        f"{times(single[0], '×')} in place of {times(single[1], '×')} at batch 1, with {first.macs / 1e6:.1f} M "
-        f"multiply-accumulates in place of {other.macs / 1e6:.1f} M ({other.variant}); top-1 "
-        f"{percent(_mean_top1(rounded))} % in place of {percent(_mean_top1(plain))} % "
+        f" {_name(first)}, {ratio_percent(first.ratio)}, {precision_name(first.precision)} ({first.variant}), against "
+        f"the same without rounding ({other.variant}): speed-up over unpruned FP32 {_instead(*large)} at batch {batch} "
+        f"and {_instead(*single)} at batch 1, {first.macs / 1e6:.1f} M multiply-accumulates instead of "
+        f"{other.macs / 1e6:.1f} M, top-1 {percent(_mean_top1(rounded))} % against {percent(_mean_top1(plain))} % "
         f"({_told(results.difference(rounded, plain))}).",
         batch_speedup=large[0].mean,
         unrounded_batch_speedup=large[1].mean,
         macs=first.macs,
         unrounded_macs=other.macs,
     )
+
+
+def _instead(gained: Replicated, other: Replicated) -> str:
+    """Write two speed-ups: "22× instead of 11×", "unchanged at 14×"."""
+    new, old = times(gained, "×"), times(other, "×")
+    return f"unchanged at {new}" if new == old else f"{new} instead of {old}"
 
 
 def baseline_times(measured: Sequence[Measurement]) -> Finding | None:
@@ -604,9 +610,9 @@ def large_against_small(results: Results, workloads: Sequence[str]) -> Finding |
         if lost is None or saved <= 0:  # rounded widths may remove nothing
             return None
         losses[key] = lost
-        said.append(f"{pretty(pruned[0].model)} {_pays(lost)} for {decimals(saved)} MiB")
+        said.append(f"{pretty(pruned[0].model)} {_pays(lost)} to save {decimals(saved)} MiB")
     recipe = f"distilled with weight {distillation:g}" if distillation else "without distillation"
-    text = f"At {ratio_percent(ratio)}, the highest ratio they share {recipe}: {'; '.join(said)}."
+    text = f"At {ratio_percent(ratio)}, the highest shared ratio {recipe}: {'; '.join(said)}."
     about = results.key(f"losses-{results.study.workloads[workloads[0]].dataset}", results.prunings[0].device.identity)
     values = {f"{key}_points_lost": lost.points for key, lost in losses.items()}
     return Finding(text_of(f"{text} {_dearest(results, losses)}"), values, about)
@@ -831,6 +837,14 @@ def _lost_or_gained(gained: Difference | None) -> str:
     return f"{abs(gained.points):.2f} ± {gained.half_width:.2f} points {direction} ({_known_by(gained)})"
 
 
+def _tolerated(gained: Difference | None) -> str:
+    """Say whether a loss keeps the limit of the file to deploy, with all of its interval."""
+    if gained is None:
+        return ""
+    kept = gained.half_width - gained.points <= TOLERATED_POINTS
+    return f"; its interval {'stays within' if kept else 'goes beyond'} a {TOLERATED_POINTS:g}-point loss"
+
+
 def _told(gained: Difference | None) -> str:
     """Write points gained with their interval, and whether it tells the two apart."""
     if gained is None:
@@ -928,8 +942,8 @@ def _name(record: Record) -> str:
 
 def _pays(lost: Difference) -> str:
     if not lost.separable:
-        return f"pays no points that can be told from chance ({plus_minus(lost.reversed)})"
-    return f"{'pays' if lost.points > 0 else 'gains'} {abs(lost.points):.2f} ± {lost.half_width:.2f} points"
+        return f"loses no points that can be told from chance ({plus_minus(lost.reversed)})"
+    return f"{'loses' if lost.points > 0 else 'gains'} {abs(lost.points):.2f} ± {lost.half_width:.2f} points"
 
 
 def _gain(records: Sequence[Pruning]) -> float:

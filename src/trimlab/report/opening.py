@@ -79,7 +79,7 @@ def _measured(results: Results) -> Blocks:
     seeded = "One seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
     days = sorted({record.moment.date() for record in results.records})
     span = str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    said.append(Finding.of(f"{seeded} ({listed}), {span}. Intervals are of 95 %."))
+    said.append(Finding.of(f"{seeded} ({listed}), {span}. Intervals are 95 % confidence intervals."))
     absent = results.missing()
     missing = [Finding.of(strong("Not measured yet"), f": {'; '.join(absent)}.")] if absent else []
     return bullets([*said, *missing, *(Finding.of(note) for note in results.study.report.notes)])

@@ -3,19 +3,17 @@
 from collections.abc import Sequence
 
 from trimlab.report import pick
-from trimlab.report.findings import tested
+from trimlab.report.findings import TOLERATED_POINTS, tested
 from trimlab.report.model import Column, Finding, Table, Value, strong, words
 from trimlab.report.pick import File, Limits, Objective
 from trimlab.report.results import Identity, Results
 from trimlab.report.tables import DELTA, SIZE, TOP1, describe, size, spread, top1, where
-from trimlab.report.text import MIB, mib, percent, plus_minus, precision_name, pretty, split_name, times
+from trimlab.report.text import MIB, mib, percent, plus_minus, precision_name, pretty, times
 
 DROPS = (0.5, 1.0, 3.0)
 """Points that a file may lose."""
 SIZES_MIB = (0.1, 1.0, 10.0)
 """How large a file may be, where that tells files apart."""
-RECOMMENDED_DROP = 1.0
-"""Points that the file may lose which the report recommends."""
 BEST: dict[Objective, str] = {
     "size": "smallest",
     "latency": "fastest at batch 1",
@@ -41,15 +39,15 @@ def sentence(results: Results, device: Identity) -> Finding | None:
     base = pick.baseline(found)
     if base is None:
         return None
-    best = pick.pick(found, Limits(RECOMMENDED_DROP), "size")
+    best = pick.pick(found, Limits(TOLERATED_POINTS), "size")
     if best is None or best is base:
         return Finding.of(
             strong("Deploy the unpruned FP32 file:"),
-            f" no smaller one was shown to lose at most {RECOMMENDED_DROP:g} point of top-1.",
+            f" no smaller one was shown to lose at most {TOLERATED_POINTS:g} point of top-1.",
         )
     return Finding.of(
         strong(f"Deploy {_name(results, best)} in {pretty(best.records[0].runtime)}."),
-        f" It is the smallest file whose entire 95 % interval stays within a {RECOMMENDED_DROP:g}-point loss: "
+        f" It is the smallest file whose entire 95 % interval stays within a {TOLERATED_POINTS:g}-point loss: "
         f"{_mean_top1(best)} % top-1, against {_mean_top1(base)} % for the unpruned FP32 baseline "
         f"({tested(best.gained)}). It takes {mib(best.size_bytes)} MiB instead of {mib(base.size_bytes)} MiB, "
         f"and {times(best.latency_ms)} ms per image instead of {times(base.latency_ms)} ms.",

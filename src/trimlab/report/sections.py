@@ -243,7 +243,7 @@ def _why(results: Results, drawn: Sequence[str]) -> Chapter | None:
     parts += [Section(text_of("Rounded widths"), tuple(bullets(rounded)))] if rounded else []
     about = "layers by time, work saved against time saved, widths that the hardware pads"
     answer = anatomy.answer(results, headline) if headline else None
-    return _chapter("speed", "Why is it not faster?", about, answer, parts)
+    return _chapter("speed", anatomy.QUESTION, about, answer, parts)
 
 
 def _rounding(results: Results, workload: str) -> list[Finding]:

@@ -414,13 +414,16 @@ def losses(results: Results, workloads: Sequence[str]) -> Table:
 
 
 def describe(results: Results, found: Sequence[Measurement]) -> str:
-    """Name a deployed file: model, dataset, ratio, precision."""
+    """Name a deployed file: model, dataset, ratio, whether it is distilled, precision."""
     first = found[0]
     model = f"{pretty(first.model)} on {pretty(first.dataset)}"
     ratio = results.ratio_name(first)
     shape = f"pruned by {ratio}" if first.ratio else "unpruned"
-    if results.study.point(first.variant).initial == "scratch":
+    point = results.study.point(first.variant)
+    if point.initial == "scratch":
         shape = f"trained from scratch at the widths of {ratio} pruning"
+    if point.distillation:
+        shape += ", distilled"
     return f"{model}, {shape}, {precision_name(first.precision)}"
 
 
