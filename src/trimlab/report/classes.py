@@ -257,7 +257,7 @@ def _counts(
     known = [(a, b) for a, b in pairs if a is not None and b is not None]
     if not known or len(known) < len(pairs):
         return None
-    size = found[0].num_classes
+    size = 1 + max(int(labels.max()) for pair in known for one in pair for labels in one)
     before, after = (np.zeros((size, size), int) for _ in range(2))
     for a, b in known:
         np.add.at(before, (a.true, a.predicted), 1)

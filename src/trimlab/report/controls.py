@@ -8,7 +8,7 @@ from trimlab.records import Pruning
 from trimlab.report import budgets
 from trimlab.report.findings import tested
 from trimlab.report.intervals import Difference
-from trimlab.report.model import Column, Finding, Table, Value, words
+from trimlab.report.model import Column, Finding, Table, Value, strong, words
 from trimlab.report.results import Results
 from trimlab.report.tables import RATIO, SEEDS, TOP1, Values, ratio_of, top1, where, whole
 from trimlab.report.text import p_value, plus_minus, ratio_percent
@@ -116,6 +116,17 @@ def table(results: Results, control: Control, found: Sequence[Pair]) -> Table:
     )
     key = results.key(f"controls-{control.key}", everything[0].device.identity)
     return Table.of(key, columns, rows, caption)
+
+
+def absent(results: Results) -> Finding | None:
+    """Say where a study prunes, but trains no pruned shape from scratch: that leaves pruning itself untested."""
+    points = [results.study.point(variant) for variant in results.study.variants]
+    if not any(point.prunes for point in points) or any(point.initial == "scratch" for point in points):
+        return None
+    return Finding.of(
+        strong("No control:"),
+        " the study trains no pruned shape from scratch, so it does not show what pruning gains over that.",
+    )
 
 
 def findings(results: Results, found: Sequence[Pair]) -> list[Finding]:

@@ -518,8 +518,8 @@ def beside_bf16(results: Results, bench: Bench) -> Finding | None:
     if not found or not bf16:
         return None
     return Finding.of(
-        f"The unpruned model in BF16 is {_speeds(bf16)} as fast as in FP32; the candidate in "
-        f"{precision_name(found[0].precision)} {_speeds(found)}.",
+        f"Against unpruned FP32, the unpruned model in BF16 is {_speeds(bf16)} as fast; the candidate in "
+        f"{precision_name(found[0].precision)} is {_speeds(found)} as fast.",
         unpruned_batch_speedup=batch_speedup(bf16).mean,
         batch_speedup=batch_speedup(found).mean,
     )
@@ -589,6 +589,36 @@ def baseline_times(measured: Sequence[Measurement]) -> Finding | None:
         least_batch_ms=min(batch),
         most_batch_ms=max(batch),
     )
+
+
+def time_spread(results: Results, device: Identity) -> Finding | None:
+    """Say how far times of the same computation lie apart on a device: what differences in time can mean."""
+    spread = results.time_spread(device)
+    if spread is None:
+        return None
+    several = len({bench.device for bench in results.benches()}) > 1
+    on = f" on {results.labels[device]}" if several else ""
+    usual = f"{spread.usual_single:.2f}× and {spread.usual_batch:.2f}×"
+    median = f" (median of {spread.groups} groups of such files: {usual})" if spread.groups > 1 else ""
+    return Finding.of(
+        strong(f"Equal work, unequal times{on}:"),
+        " files of equal shape and arithmetic, and the unpruned FP32 file, which is timed again beside each, differ in "
+        f"time by up to {spread.single:.2f}× at batch 1 and {spread.batch:.2f}× at the large batch{median}.",
+        most_times=spread.single,
+        most_batch_times=spread.batch,
+    )
+
+
+def disturbed(results: Results) -> Finding:
+    """Say how many records were timed while other processes took part of the machine, and from which code all are."""
+    records = results.records
+    contended = [record for record in records if record.contended]
+    number = f"{len(contended) or 'None'} of {count(len(records), 'record')} {'were' if len(contended) > 1 else 'was'}"
+    marked = ": a footnote marks their times" if contended else ""
+    said = f"{number} timed while other processes took more than a tenth of the processor{marked}."
+    commits = len({record.commit for record in records})
+    code = f" The records come from {commits} commits of the code, all with the same params." if commits > 1 else ""
+    return Finding.of(f"{said}{code}", contended=len(contended), commits=commits)
 
 
 def large_against_small(results: Results, workloads: Sequence[str]) -> Finding | None:
@@ -875,7 +905,7 @@ def _unrounded(results: Results, variant: str) -> str | None:
 
 def _speeds(found: Sequence[Measurement]) -> str:
     batch = found[0].batch_latency.batch_size
-    return f"{times(speedup(found), '×')} at batch 1, {times(batch_speedup(found), '×')} at batch {batch}"
+    return f"{times(speedup(found), '×')} at batch 1 and {times(batch_speedup(found), '×')} at batch {batch}"
 
 
 def _speed(results: Results, candidate: Sequence[Measurement], bench: Bench) -> Finding:

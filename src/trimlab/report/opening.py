@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from trimlab import formats
+from trimlab.records import Measurement
 from trimlab.report import anatomy, controls, findings, recommendation
 from trimlab.report.model import Block, Figure, Finding, Section, bullets, paragraph, strong, text_of
-from trimlab.report.results import Bench, Results
-from trimlab.report.tables import replicates, timing, where
+from trimlab.report.results import Identity, Results
+from trimlab.report.tables import calls, replicates, where
 from trimlab.report.text import pretty
 
 Blocks = list[Block]
@@ -70,24 +71,29 @@ def _figures(results: Results, drawn: Sequence[str]) -> Blocks:
 
 
 def _measured(results: Results) -> Blocks:
-    """Say on what, in which runtimes and how often it was measured, and what is missing."""
-    said = [_bench(results, bench) for bench in results.benches()]
+    """Say on what, in which runtimes and how often it was measured, how sure that is, and what is missing."""
+    said: list[Finding | None] = [*_timed(results)]
     if not said:
         said = [Finding.of(f"{where(results, [*on.trainings, *on.prunings])}.") for on in _trainers(results)]
+    said += [findings.time_spread(results, device) for device in recommendation.devices(results)]
     seeds = results.study.seeds
     listed = ", ".join(map(str, seeds))
-    seeded = "One seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
+    seeded = "One training seed" if len(seeds) == 1 else f"{len(seeds)} training seeds"
     days = sorted({record.moment.date() for record in results.records})
     span = str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    said.append(Finding.of(f"{seeded} ({listed}), {span}. Intervals are 95 % confidence intervals."))
+    said += [Finding.of(f"{seeded} ({listed}), {span}. Intervals are 95 % confidence intervals.")]
+    said += [findings.disturbed(results), controls.absent(results)]
     absent = results.missing()
     missing = [Finding.of(strong("Not measured yet"), f": {'; '.join(absent)}.")] if absent else []
     return bullets([*said, *missing, *(Finding.of(note) for note in results.study.report.notes)])
 
 
-def _bench(results: Results, bench: Bench) -> Finding:
-    measured = results.at(bench)
-    return Finding.of(
-        f"{where(results, measured)}. {timing(r.latency for r in measured)} and "
-        f"{timing(r.batch_latency for r in measured)}, copies included. {replicates(measured)}"
-    )
+def _timed(results: Results) -> list[Finding]:
+    """Say how files were timed; runtimes of one device in which they were timed alike share a finding."""
+    alike: dict[tuple[Identity, str], list[Measurement]] = {}
+    for bench in results.benches():
+        measured = results.at(bench)
+        single, large = calls(r.latency for r in measured), calls(r.batch_latency for r in measured)
+        how = f"Times are medians (p50) of {single} and of {large}, copying in and out included. {replicates(measured)}"
+        alike.setdefault((bench.device, how), []).extend(measured)
+    return [Finding.of(f"{where(results, measured)}. {how}") for (_, how), measured in alike.items()]

@@ -420,7 +420,7 @@ class Results:
         if not absent:
             return ""
         if len(absent) == len(asked):
-            return f"in {pretty(runtime)} all {len(asked)} files"
+            return f"in {pretty(runtime)} {'the only file' if len(asked) == 1 else f'all {len(asked)} files'}"
         here = {precision for _, precision, _ in measured}
         nowhere = [p for p in formats.COMPUTED if p not in here and any(precision == p for _, precision, _ in absent)]
         named = [f"every {precision_name(p)} file" for p in nowhere]

@@ -79,7 +79,7 @@ def _training(results: Results, drawn: Sequence[str]) -> Chapter | None:
     answer = findings.trained(results.on(results.training_device()))
     blocks = _per_device(results, lambda on: bool(on.trainings), section)
     blocks += _figure(drawn, "training", "Training loss and top-1 over the epochs")
-    about = "training curves, recipes, full and mixed precision, and what it took"
+    about = "training curves, epochs, full and mixed precision, and what it took"
     return _chapter("training", "Training", about, answer, blocks)
 
 
@@ -241,7 +241,7 @@ def _why(results: Results, drawn: Sequence[str]) -> Chapter | None:
             parts.append(Section(text_of(f"Layers{_bench_suffix(results, bench)}"), tuple(blocks)))
     rounded = [found for key in results.study.workloads for found in _rounding(results, key)]
     parts += [Section(text_of("Rounded widths"), tuple(bullets(rounded)))] if rounded else []
-    about = "layers by time, work saved against time saved, widths that the hardware pads"
+    about = "work saved against speed, the candidate's layers by time, and widths that the hardware pads"
     answer = anatomy.answer(results, headline) if headline else None
     return _chapter("speed", anatomy.QUESTION, about, answer, parts)
 
@@ -277,30 +277,41 @@ def _devices(results: Results, drawn: Sequence[str]) -> Chapter | None:
 
 
 def _origin(results: Results) -> Finding:
-    commits: list[str | Span] = []
-    for commit in sorted({record.commit for record in results.records}):
-        commits += [", ", code(commit)]
+    """Say from which code the records of each kind are, and from which params."""
+    said: list[str | Span] = []
+    kinds = {"Trained": results.trainings, "Sensitivity measured": results.sensitivities,
+             "Pruned": results.prunings, "Files measured": results.measurements}  # fmt: skip
+    for kind, records in kinds.items():
+        commits = [code(commit) for commit in sorted({record.commit for record in records})]
+        if commits:
+            said += [f"{kind} at ", *[part for commit in commits for part in (", ", commit)][1:], ". "]
     return Finding.of(
-        "Measured at commit ",
-        *commits[1:],
-        ". Study ",
+        *said,
+        "All records have the params of study ",
         code(results.study.study),
-        ", params digest ",
+        " (digest ",
         code(results.study.digest()[:12]),
-        ".",
+        ").",
     )
 
 
 def _runtimes(results: Results, drawn: Sequence[str]) -> Chapter | None:
     parts: Blocks = []
+    kinds = {
+        "a GPU's own times": anatomy.clocks,
+        "several builds of an engine": anatomy.builds,
+        "accuracy and labels": anatomy.agreement,
+    }
+    shown: list[str] = []
     for bench in results.benches():
         measured = _in_order(results, results.at(bench))
-        found = [table(results, measured) for table in (anatomy.clocks, anatomy.builds, anatomy.agreement)]
-        if any(found):
+        found = {told: table for told, of in kinds.items() if (table := of(results, measured))}
+        shown += found
+        if found:
             heading = text_of(f"Measured{_bench_suffix(results, bench)}")
-            parts.append(Section(heading, tuple(table for table in found if table)))
-    about = "the same files in torch, ONNX Runtime and others: accuracy, labels, a GPU's clocks, builds of an engine"
-    return _chapter("runtimes", "Runtimes beside each other", about, None, parts)
+            parts.append(Section(heading, tuple(found.values())))
+    about = f"how the same files do in torch, ONNX Runtime and others: {', '.join(dict.fromkeys(shown))}"
+    return _chapter("runtimes", "Runtimes side by side", about, None, parts)
 
 
 def _models(results: Results, drawn: Sequence[str]) -> Chapter | None:

@@ -373,9 +373,9 @@ def measurements(results: Results, measured: Sequence[Measurement]) -> Table:
     ]
     columns = [column for column, _, wanted in shown if wanted]
     rows = [[value(record) for _, value, wanted in shown if wanted] for record in measured]
-    single = "" if clocked else f"Batch 1: {_calls(r.latency for r in measured)}. "
+    single = "" if clocked else f"Batch 1: {calls(r.latency for r in measured)}. "
     caption = (
-        f"{where(results, measured)}. {single}Large batch: {_calls(r.batch_latency for r in measured)}; copies "
+        f"{where(results, measured)}. {single}Large batch: {calls(r.batch_latency for r in measured)}; copies "
         "included. Peak memory: of a process that ran this file alone, at the large batch."
     )
     caption += no_tail(latency for r in measured for latency in (*([] if clocked else [r.latency]), r.batch_latency))
@@ -448,7 +448,7 @@ def device_and_threads(results: Results, records: Sequence[Record]) -> list[str]
 
 def timing(latencies: Iterable[Latency]) -> str:
     """Return batch, statistic and number of timed calls."""
-    return "p50 of " + _calls(latencies)
+    return "p50 of " + calls(latencies)
 
 
 def spread(values: Sequence[float], write: Callable[[float], str]) -> Value:
@@ -911,7 +911,8 @@ def _has_reference(rows: list[Values]) -> bool:
     return any(row[0] == REFERENCE for row in rows)
 
 
-def _calls(latencies: Iterable[Latency]) -> str:
+def calls(latencies: Iterable[Latency]) -> str:
+    """Return the number of timed calls and their batch."""
     found = list(latencies)
     counts = " or ".join(str(n) for n in sorted({latency.n for latency in found}))
     batches = " or ".join(str(n) for n in sorted({latency.batch_size for latency in found}))
