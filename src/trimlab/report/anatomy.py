@@ -278,8 +278,8 @@ def explained(results: Results, bench: Bench) -> Table | None:
     caption = (
         f"{where(results, files)}. Seed {files[0].seed}. × fewer MACs: than the unpruned model. ×: as fast as the "
         "unpruned FP32 file. In proportion: what the unpruned file in the same precision gains, times × fewer MACs. "
-        f"Layers: convolutions and linear ones. Padded: no multiples of {MULTIPLE}, which kernels that take "
-        f"{MULTIPLE} channels at once fill up with zeros. Shares of time: at batch {batch}."
+        f"Layers: convolutions and linear ones. Padded: widths that are not multiples of {MULTIPLE}, which kernels "
+        f"that take {MULTIPLE} channels at once fill up with zeros. Shares of time: at batch {batch}."
     )
     rows = [_explained_row(results, record) for record in files]
     return Table.of(results.key("explained", bench), columns, rows, caption)
@@ -352,11 +352,15 @@ def _computed(measured: Sequence[Measurement], precision: str) -> Finding | None
     name = precision_name(precision)
     own = sum(layer.precision == name for layer in weighted)
     others = " and ".join(sorted({layer.precision for layer in weighted} - {name}))
-    rest = f"; the rest in {others}" if others and own else f"; all in {others}: smaller files, the same arithmetic"
+    rest = (
+        f", the rest in {others}"
+        if own
+        else f": all ran in {others}, so the files are smaller and the arithmetic is the same"
+    )
     return Finding.of(
         strong(f"{name}."),
-        f" {own} of the {len(weighted)} convolutions and linear layers of {len(records)} files were "
-        f"computed in {name}{rest if others else ''}.",
+        f" {own or 'None'} of the {len(weighted)} convolutions and linear layers in {count(len(records), 'file')} ran "
+        f"in {name}{rest if others else ''}.",
         layers=own,
         all_layers=len(weighted),
     )

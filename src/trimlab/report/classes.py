@@ -131,9 +131,10 @@ def finding(results: Results, bench: Bench) -> Finding | None:
     if sure:
         named = ", ".join(f"{one.name} ({plus_minus(one.gained)} points)" for one in sure[:NAMED])
         more = f" and {len(sure) - NAMED} more" if len(sure) > NAMED else ""
-        said = f"With all {len(classes)} classes compared at once, {len(sure)} can be told to lose: {named}{more}."
+        lose = "loses" if len(sure) == 1 else "lose"
+        said = f"Of {len(classes)} classes compared at once, {len(sure)} measurably {lose} recall: {named}{more}."
     else:
-        said = f"With all {len(classes)} classes compared at once, no class's loss can be told from chance."
+        said = f"Of {len(classes)} classes compared at once, none loses recall by more than chance would explain."
     most = next(iter(_gained(results, bench)), None)
     if most:
         said += (

@@ -31,6 +31,7 @@ from trimlab.report.results import (
 )
 from trimlab.report.tables import (
     CONTENDED,
+    TMACS,
     describe,
     least_to_most,
     lost_and_saved,
@@ -229,15 +230,17 @@ def intervals(results: Results) -> list[Finding]:
             strong("n"),
             " is the number of seeds. For one seed, top-1 is followed by its 95 % interval (Wilson), and Δ points by "
             "the half width of the paired 95 % interval: both files classify the same images, and those that only one "
-            "of the two gets right decide. Neither covers what another training seed would change. For several "
+            "of the two gets right count. Neither covers what another training seed would change. For several "
             "seeds, both are mean ± standard deviation (n − 1).",
         ),
         Finding.of(
             "Two accuracies ",
             strong("can be told apart"),
-            " where the 95 % interval of their difference does not contain 0 and McNemar's exact test gives p < 0.05; "
-            "no sentence ranks others. Over seeds the interval is Student's, or the images' where that is wider. An "
-            "unpaired interval knows the two accuracies alone, and is too wide for files that see the same images.",
+            " where the 95 % interval of their difference does not contain 0 and McNemar's exact test gives p < 0.05, "
+            "p being the probability of so uneven a split of the images that only one file gets right, if both were "
+            "equally accurate. No sentence ranks others. Over seeds the interval is Student's, or the images' where "
+            "that is wider. An unpaired interval is computed from the two accuracies alone, and is too wide for files "
+            "that see the same images.",
         ),
     ]
     unknown = [record for record in results.measurements if record.digest not in results.classified]
@@ -245,7 +248,7 @@ def intervals(results: Results) -> list[Finding]:
         said.append(
             Finding.of(
                 f"The true labels of the scored images are not stored for {len(unknown)} of "
-                f"{len(results.measurements)} measurements, so that their differences are unpaired."
+                f"{len(results.measurements)} measurements, so their differences are unpaired."
             )
         )
     return said
@@ -264,7 +267,7 @@ def _given_weights(records: Sequence[Training]) -> Finding:
     if not all(record.initial_training for record in records):
         said.append("How they were trained is not recorded.")
     if len(files) < len(records):
-        said.append("All seeds start from these weights: their spread says nothing of training.")
+        said.append("All seeds start from these weights: their spread says nothing about training.")
     return Finding.of(strong(f"Unpruned weights of {records[0].workload}:"), " ".join(said))
 
 
@@ -289,9 +292,10 @@ def budget(results: Results) -> list[Finding]:
     return [
         Finding.of(
             strong("Budget"),
-            " is what training took, in TMACs (10^12 multiply-accumulates): images × MACs of one forward pass × "
-            f"{TRAINING_PASSES}, because backward takes two more; epochs on smaller images count at their size, and a "
-            "teacher's forward pass counts once an image. Of a pruned model: the whole (training + fine-tuning).",
+            f" is what training took, in {TMACS}: images × MACs of one forward pass × "
+            f"{TRAINING_PASSES}, because the backward pass takes two more; epochs on smaller images count at their "
+            "size, and a teacher's forward pass counts once per image. Of a pruned model it is the whole: training + "
+            "fine-tuning.",
         )
     ]
 
@@ -329,8 +333,8 @@ def _amp(results: Results, key: str, twin: str) -> Finding:
     a, b = results.trained(key), results.trained(twin)
     ours, theirs = (100 * mean([r.top1_accuracy for r in records]) for records in (a, b))
     return Finding.of(
-        f"{_name(a[0])}: after {a[0].epochs} epochs AMP ({a[0].precision}) is at {ours:.2f} %, "
-        f"{b[0].precision.upper()} at {theirs:.2f} % ({_told(results.difference(a, b))}).",
+        f"{_name(a[0])}: after {count(a[0].epochs, 'epoch')}, AMP (mixed precision, {a[0].precision}) reaches "
+        f"{ours:.2f} %, {b[0].precision.upper()} {theirs:.2f} % ({_told(results.difference(a, b))}).",
         about=results.key("trainings", a[0].device.identity),
         amp_top1_percent=ours,
         top1_percent=theirs,
@@ -369,7 +373,7 @@ def _latency_course(values: Sequence[float], ratios: Sequence[str]) -> str:
         )
     rises = any(value > FLAT * min(values[:index]) for index, value in enumerate(values) if index)
     if not rises and values[-1] < values[0]:
-        return f"falls with the ratio: {at[0]}, {at[-1]}, one process a ratio"
+        return f"falls with the ratio: {at[0]}, {at[-1]}, one process per ratio"
     return f"follows no trend over the ratios: least {at[least]}, most {at[most]}"
 
 

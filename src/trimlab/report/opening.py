@@ -81,7 +81,12 @@ def _measured(results: Results) -> Blocks:
     seeded = "One training seed" if len(seeds) == 1 else f"{len(seeds)} training seeds"
     days = sorted({record.moment.date() for record in results.records})
     span = str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    said += [Finding.of(f"{seeded} ({listed}), {span}. Intervals are 95 % confidence intervals.")]
+    said += [
+        Finding.of(
+            f"{seeded} ({listed}), {span}. Intervals are 95 % confidence intervals; “How to read the tables” explains "
+            "all terms."
+        )
+    ]
     said += [findings.disturbed(results), controls.absent(results)]
     absent = results.missing()
     missing = [Finding.of(strong("Not measured yet"), f": {'; '.join(absent)}.")] if absent else []

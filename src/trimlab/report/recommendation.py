@@ -93,9 +93,9 @@ def _apart(results: Results, device: Identity) -> str:
     if spread is None or not once:
         return ""
     return (
-        f" One process timed each file: times are ranked by their medians, and cannot be told apart where they differ by "
-        f"less than {spread.single:.2f}× at batch 1 and {spread.batch:.2f}× at the large batch, the most by which times of "
-        "equal work differ here."
+        f" One process timed each file: times are ranked by their medians, and cannot be told apart up to "
+        f"{spread.single:.2f}× at batch 1 and {spread.batch:.2f}× at the large batch, by which times of equal work "
+        "differ here."
     )
 
 

@@ -41,8 +41,8 @@ _PUBLISHED_ROWS = Finding.of(
     "Rows marked ",
     Span(tables.REFERENCE.text, tables.REFERENCE.style),
     " are the published ResNet-18 compression study's. Each stands directly under our row of the same model, dataset, "
-    "ratio and precision, and says what its size is of and in which runtime it was timed. Its GPU and batch size were "
-    "not published, so its sizes and times cannot be compared with ours.",
+    "ratio and precision, and names the kind of file whose size it gives and the runtime that was timed. The GPU and "
+    "the batch size were not published, so these sizes and times cannot be compared with ours.",
 )
 Blocks = list[Block]
 
@@ -381,15 +381,26 @@ def _how_to_read(results: Results, published: bool) -> Chapter:
             strong("× batch 1"),
             " and ",
             strong(f"× batch {batch}"),
-            " say how much faster a file is than its workload's unpruned FP32 file, timed in turn with "
-            "it in the same process. Of several processes, all seeds together, it is the geometric mean of their "
-            "ratios with its 95 % interval (Student's, of the logarithms), and no digit beyond that; of one process, "
-            "two digits. No sentence ranks files by times whose intervals overlap.",
+            " say how many times as fast a file is as the unpruned FP32 file of the same model, timed in turn with it "
+            "in the same process. Of several processes, all seeds together, it is the geometric mean of their ratios "
+            "with its 95 % interval (Student's, of the logarithms), and no digit beyond that; of one process, two "
+            "digits. No sentence ranks files by times whose intervals overlap; times of one process have none, and are "
+            "not told apart up to the factor by which times of equal work differ.",
         ),
         Finding.of(
             strong("Times"),
-            " are wall clock, warm-up left out, and percentiles of the calls of all processes; the caption of each "
-            "table of latencies says whether copies are included.",
+            " are wall clock, warm-up left out, and percentiles of the calls of all processes: p50 is the median. The "
+            "caption of each table of latencies says whether copying images in and results out is included.",
+        ),
+        Finding.of(
+            strong("Distilled"),
+            " models are fine-tuned to match the unpruned model's outputs as well as the true labels. ",
+            strong("AMP"),
+            " is mixed precision. The ",
+            strong("hold-out"),
+            " is a fixed part of the training images, on which a study may score in place of the test set. The ",
+            strong("Pareto front"),
+            " is the files that no other one beats in both accuracy and a cost.",
         ),
         *findings.intervals(results),
         *findings.budget(results),
@@ -404,7 +415,8 @@ def _how_to_read(results: Results, published: bool) -> Chapter:
         facts.append(
             Finding.of(
                 strong("INT8"),
-                " is post-training quantization of weights and activations (Q/DQ), with ranges from "
+                " is post-training quantization of weights and activations, as pairs of nodes that quantize and "
+                "dequantize (Q/DQ), with ranges from "
                 f"{settings.calibration_images} training images by {_METHODS[settings.method]}{kept}{corrected}.",
             )
         )
