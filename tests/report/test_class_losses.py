@@ -53,8 +53,8 @@ def test_only_a_loss_that_holds_among_all_classes_is_said() -> None:
 def test_what_the_precision_alone_changed_is_said_against_the_fp32_file() -> None:
     said = classes.finding(results(100), BENCH)
     assert said and said.plain.endswith(
-        " INT8 alone, against the candidate's FP32 file, changes the label of 100 of 10,000 images: 100 right ones become "
-        "wrong, 0 wrong ones right."
+        " INT8 alone, against the candidate's FP32 file, changes the label of 100 of 10,000 images: 100 right ones "
+        "become wrong, 0 wrong ones right."
     )
 
 
