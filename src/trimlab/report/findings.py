@@ -478,9 +478,8 @@ def _cost(results: Results, bench: Bench, moved: Sequence[tuple[Measurement, Dif
         if apart
         else f", none of which can be told apart from {precision_name(against)}"
     )
-    return (
-        f"by {span} points in {results.runtime_name(bench)} (mean {signed(mean(moves))} over {len(moved)} files{told})"
-    )
+    files = f"{len(moved)} files" if low == high else f"mean {signed(mean(moves))} over {len(moved)} files"
+    return f"by {span} points in {results.runtime_name(bench)} ({files}{told})"
 
 
 def fastest(results: Results) -> Finding | None:
@@ -617,7 +616,10 @@ def disturbed(results: Results) -> Finding:
     """Say how many records were timed while other processes took part of the machine, and from which code all are."""
     records = results.records
     contended = [record for record in records if record.contended]
-    number = f"{len(contended) or 'None'} of {count(len(records), 'record')} {'were' if len(contended) > 1 else 'was'}"
+    which = f"{len(contended) or 'None'} of {len(records)} records"
+    if len(contended) == len(records):
+        which = f"All {len(records)} records" if len(records) > 1 else "The only record"
+    number = f"{which} {'were' if len(contended) > 1 else 'was'}"
     marked = ": a footnote marks their times" if contended else ""
     said = f"{number} timed while other processes took more than a tenth of the processor{marked}."
     commits = len({record.commit for record in records})

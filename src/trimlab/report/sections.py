@@ -177,8 +177,8 @@ def _fronts(results: Results, drawn: Sequence[str]) -> Chapter | None:
                 blocks += _figure(drawn, f"accuracy-by-{name}-{dataset}", f"Top-1 over {name} on {pretty(dataset)}")
     several = len(results.benches()) > len(recommendation.devices(results))
     answer = Finding.of(
-        "A file is listed where no other one of its device"
-        f"{', in whatever runtime,' if several else ''} is at least as accurate and smaller, or faster: the Pareto "
+        "A file is listed unless another one on the same device"
+        f"{', in any runtime,' if several else ''} is at least as accurate and also smaller, or faster: the Pareto "
         f"front.{' Each figure shows one runtime alone.' if several else ''}"
     )
     about = "the files that no other one beats in accuracy and in size, latency or throughput"
