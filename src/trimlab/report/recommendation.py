@@ -80,17 +80,16 @@ def table(results: Results, device: Identity) -> Table | None:
         f"{where(results, [record for file in found for record in file.records])}. Δ points: top-1 less that of the "
         f"unpruned FP32 baseline{several}, with the half width of the 95 % interval; a file is within a loss if its "
         f"entire interval is. Most accurate: the highest lower bound of that interval. Latency: at batch 1, median "
-        f"(p50).{_apart(results, device)}"
+        f"(p50).{_apart(results, device, found)}"
     )
     number = devices(results).index(device) + 1
     return Table.of("recommended" if number == 1 else f"recommended-{number}", columns, rows, caption)
 
 
-def _apart(results: Results, device: Identity) -> str:
+def _apart(results: Results, device: Identity, found: Sequence[File]) -> str:
     """Say what ranks the times of files that one process timed."""
     spread = results.time_spread(device)
-    once = any(len(r.speedups) == 1 for r in results.measurements if r.device.identity == device)
-    if spread is None or not once:
+    if spread is None or all(file.latency_ms.low is not None for file in found):
         return ""
     return (
         f" One process timed each file: times are ranked by their medians, and cannot be told apart up to "
