@@ -157,8 +157,8 @@ STATED = (
     "`candidate 50 % · pruning`",  # names of runs
     "`candidate 50 % INT8 · onnxruntime`",
     "The environment takes 7.6 GB on Linux",  # of the installation, when it was written
-    "**Intervals** are of 95 %.",
-    'The report\'s section "Why is it not faster?" says which widths',
+    "**Intervals** are 95 % confidence intervals.",
+    'The report\'s section "How much of the saved work becomes speed?" says which widths',
     "the smallest file that is not measurably less accurate",  # how an opponent is chosen
     "Each file has half the size of its training's",  # 16 of 32 bits
     "refuses files of more than 100 MB",
@@ -169,7 +169,6 @@ STATED = (
     "The report opens with an answer: the smallest file, the fastest one at batch 1 and the one with the highest "
     "throughput that lose at most 0.5, 1 and 3 points",
     "the most accurate file up to 0.1, 1 and 10 MiB",
-    "what INT8 cost and where, why it is not faster, which classes lose",
     "A file is within `--max-drop` if the whole 95 % interval of the paired difference",
     "The best of many is a little lucky",
     "the target is met within 2 %, a [latency](#pruning-to-a-latency) within 10 %",

@@ -115,7 +115,8 @@ def choose(
     best = pick.pick(found, limits, objective)
     if best is None:
         raise UserError(_none_within(results, found, limits, name))
-    return Choice(best, limits, objective, pick.as_fast(best, found, limits, objective), len(found))
+    as_fast = pick.as_fast(best, found, limits, objective, results.time_spread(known[name]))
+    return Choice(best, limits, objective, as_fast, len(found))
 
 
 def _none_within(results: Results, found: Sequence[File], limits: Limits, device: str) -> str:

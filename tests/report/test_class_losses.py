@@ -30,7 +30,7 @@ def test_the_class_that_loses_most_stands_first_with_its_paired_interval() -> No
     table = classes.losses(results(100), BENCH)
     assert table
     first, second, *_ = ([value.text for value in row] for row in table.rows)
-    assert first[:4] == ["class 3", "1000", "100.00", "90.00"]
+    assert first[:4] == ["cat", "1000", "100.00", "90.00"]
     assert first[4].startswith("−10.00 ± ") and first[5] == first[4]  # all of it by INT8
     assert second[2:5] == ["100.00", "100.00", "0.00 ± 0.20"]
 
@@ -38,23 +38,31 @@ def test_the_class_that_loses_most_stands_first_with_its_paired_interval() -> No
 def test_a_confusion_that_gained_is_counted_and_others_are_left_out() -> None:
     table = classes.confusions(results(100), BENCH)
     assert table
-    assert [[value.text for value in row] for row in table.rows] == [["class 3", "class 5", "0", "100", "100"]]
+    assert [[value.text for value in row] for row in table.rows] == [["cat", "dog", "0", "0", "100", "100"]]
     assert classes.confusions(results(0), BENCH) is None
 
 
 def test_only_a_loss_that_holds_among_all_classes_is_said() -> None:
     said = classes.finding(results(100), BENCH)
-    assert said and "1 can be told to lose: class 3 (−10.00 ± " in said.plain
-    assert "class 3 is taken for class 5 in 100 images, in the baseline in 0." in said.plain
+    assert said and "1 measurably loses recall: cat (−10.00 ± " in said.plain
+    assert "cat mistaken for dog in 100 images, against 0 by the baseline." in said.plain
     few = classes.finding(results(7), BENCH)  # p = 0.016 alone
-    assert few and "no class's loss can be told from chance" in few.plain
+    assert few and "none loses recall by more than chance would explain" in few.plain
+
+
+def test_what_the_precision_alone_changed_is_said_against_the_fp32_file() -> None:
+    said = classes.finding(results(100), BENCH)
+    assert said and said.plain.endswith(
+        " INT8 alone, against the candidate's FP32 file, changes the label of 100 of 10,000 images: 100 right ones "
+        "become wrong, 0 wrong ones right."
+    )
 
 
 def test_seeds_are_counted_together_and_averaged() -> None:
     table = classes.losses(results(100, [0, 1]), BENCH)
     assert table and table.rows[0][3].text == "90.00"
     pairs = classes.confusions(results(100, [0, 1]), BENCH)
-    assert pairs and pairs.rows[0][3].text == "200"
+    assert pairs and pairs.rows[0][4].text == "200"
 
 
 def test_without_labels_the_records_counts_do_and_without_both_there_is_nothing() -> None:

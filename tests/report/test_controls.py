@@ -163,7 +163,7 @@ def test_a_budget_of_older_records_follows_from_their_curves() -> None:
         )
     table = tables.pruning(older(results()), "large")
     row = next(row for row in table.rows if row[0].text == "large-r50")
-    assert (row[7].text, row[7].note) == ("—", "not in the record, which an older version wrote")
+    assert (row[7].text, row[7].note) == ("—", "not recorded by the older version that made it")
 
 
 def test_epochs_on_smaller_images_count_at_their_size() -> None:

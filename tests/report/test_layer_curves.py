@@ -29,8 +29,8 @@ def test_the_groups_that_lose_most_and_least_are_named_with_the_images() -> None
     found = sensitivity.finding(results(), "large")
     assert found is not None
     assert found.plain == (
-        "Pruned alone and not fine-tuned, conv1 with the 1 layer coupled to it loses most: 40.0 points of top-1 at "
-        "50 %; conv3 loses least: 0.0 points at 50 %. BatchNorm's statistics are estimated anew each time; scored on "
+        "Pruned alone and not fine-tuned, conv1 (with the 1 layer coupled to it) costs most: 40.0 points of top-1 at "
+        "50 %; conv3 costs least: 0.0 points at 50 %. BatchNorm's statistics are re-estimated each time. Scored on "
         "1,000 images of the hold-out, on which the model was trained."
     )
     assert dict(found.values) == pytest.approx({"most_lost_points": 40.0, "least_lost_points": 0.0})

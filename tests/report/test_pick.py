@@ -10,7 +10,7 @@ import factories
 from trimlab.report import pick, recommendation
 from trimlab.report.intervals import Difference, Replicated
 from trimlab.report.pick import File, Limits
-from trimlab.report.results import Results
+from trimlab.report.results import Results, Spread
 from trimlab.report.sections import report
 from trimlab.report.text import precision_name
 
@@ -63,13 +63,41 @@ def test_files_as_fast_as_the_best_are_those_whose_times_overlap():
     best, near, far = file(ms=1.0, spread=0.1), file(ms=1.15, spread=0.1), file(ms=1.5, spread=0.1)
     lossy = file(ms=1.1, spread=0.1, points=-9)
     found = [best, near, far, lossy]
-    assert pick.as_fast(best, found, Limits(1.0), "latency") == [near]
-    assert pick.as_fast(best, found, Limits(1.0), "size") == []
+    assert pick.as_fast(best, found, Limits(1.0), "latency", None) == [near]
+    assert pick.as_fast(best, found, Limits(1.0), "size", None) == []
 
 
-def test_times_of_one_process_are_ranked_by_their_medians_alone():
-    once = [one._replace(latency_ms=Replicated(ms, None, None, 1)) for ms, one in ((1.0, file()), (1.01, file()))]
-    assert pick.as_fast(once[0], once, Limits(1.0), "latency") == []
+def test_times_of_one_process_are_told_apart_beyond_those_of_equal_work():
+    once = [file()._replace(latency_ms=Replicated(ms, None, None, 1)) for ms in (1.0, 1.01, 1.5)]
+    assert pick.as_fast(once[0], once, Limits(1.0), "latency", None) == []
+    assert pick.as_fast(once[0], once, Limits(1.0), "latency", Spread(1.2, 2.0, 1.1, 1.1, 4)) == [once[1]]
+
+
+def test_equal_work_is_of_one_shape_arithmetic_and_runtime():
+    of = results()
+    device = of.benches()[0].device
+    spread = of.time_spread(device)
+    alike = {}
+    for record in of.measurements:
+        layers = tuple(layer.precision for layer in record.batch_layers if layer.channels is not None)
+        alike.setdefault((record.model, record.macs, layers), []).append(record.latency.p50_ms)
+    beside = {}
+    for record in of.measurements:
+        beside.setdefault(record.workload, []).append(record.baseline_latency.p50_ms)
+    groups = [times for times in (*alike.values(), *beside.values()) if len(times) > 1]
+    assert spread.groups == len(groups)
+    assert spread.single == max(max(times) / min(times) for times in groups)
+    assert Results.of(of.study, of.measurements[:1]).time_spread(device) is None
+
+
+def test_a_smaller_and_faster_file_that_is_as_accurate_is_named():
+    of = results()
+    found = pick.files(of, of.benches()[0].device)
+    base = pick.baseline(found)
+    spread = of.time_spread(of.benches()[0].device)
+    for one in pick.as_accurate(base, found, of):
+        assert one.size_bytes < base.size_bytes and one.latency_ms.mean * spread.single < base.latency_ms.mean
+        assert not of.difference(one.records, base.records).separable
 
 
 def results(**changes):
@@ -151,12 +179,12 @@ def test_nothing_is_recommended_without_the_baseline():
     of = Results.of(study, measured)
     device = of.benches()[0].device
     assert recommendation.table(of, device) is None
-    assert "Chosen on" not in factories.document(report(of, []))
+    assert "selected on" not in factories.document(report(of, []))
 
 
 def test_a_pick_on_the_test_set_says_that_it_is_lucky_and_one_on_the_hold_out_does_not():
     for split, lucky in (("test", True), ("holdout", False)):
         of = results(data={"split": split, "holdout_fraction": 0.1, "seed": 0})
         said = factories.document(report(of, []))
-        assert "Chosen on the " in said
-        assert ("lucky" in said) is lucky
+        assert "images that they are scored on, so their accuracies are slightly optimistic" in said
+        assert ("The test set was not used." in said) is not lucky

@@ -25,7 +25,7 @@ from trimlab.errors import UserError
 from trimlab.measure import timing
 from trimlab.records import Measurement, Pruning, Record, Training, archive, imports
 from trimlab.records.select import select
-from trimlab.report import figures, findings, tables
+from trimlab.report import anatomy, figures, findings, tables
 from trimlab.report import stage as report_stage
 from trimlab.report.markdown import table as shown
 from trimlab.report.results import Results, device_labels
@@ -208,7 +208,7 @@ def test_a_study_that_proposes_nothing_reports_its_trainings() -> None:
     assert "- large reaches 92.00 (91.5–92.5) % top-1 after 3 epochs;" in text
     measured = document(only, factories.everything(only))
     assert "The study proposes no other file." in measured
-    assert "Why is it not faster?" not in measured.split("## Details")[0]
+    assert anatomy.QUESTION not in measured.split("## Details")[0]
 
 
 def document(study: factories.Params, records: list[Record]) -> str:
@@ -521,7 +521,7 @@ def test_other_files_whose_kernels_are_not_exact_are_warned_of_beside_their_tabl
 def test_each_table_says_whether_its_times_hold_copies() -> None:
     text = markdown(factories.everything(factories.study()))
     assert all("copies left out" in line for line in text.splitlines() if "Eager latency: torch" in line)
-    assert all("Copies are included" in line for line in text.splitlines() if "Images/s: p50" in line)
+    assert all("copying in and out included" in line for line in text.splitlines() if "Latency and images/s: " in line)
 
 
 def test_notes_of_the_study_are_printed() -> None:

@@ -53,6 +53,6 @@ def test_a_report_has_no_such_section_unless_it_is_asked_and_known(evaluate: lis
 
 def test_a_missing_figure_says_why() -> None:
     of = scored(["top5", "macro_f1"], **FIGURES | {"top5_accuracy": None})
-    assert "an older version wrote" in shown(scores.overall(of, of.at(BENCH)))
+    assert "by the older version" in shown(scores.overall(of, of.at(BENCH)))
     few = [record.model_copy(update={"num_classes": 5}) for record in of.at(BENCH)]
     assert "five classes or fewer" in shown(scores.overall(of, few))

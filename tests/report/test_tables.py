@@ -179,9 +179,9 @@ def test_a_speed_up_of_several_processes_has_its_interval_and_no_digit_beyond_it
     cells = {(row[0], row[3]): row[-3] for row in rows(table) if row[0] != REFERENCE}
     assert cells["large", "INT8"].rstrip("¹²³") == "5.6 (5.4–5.9)"
     assert cells["candidate", "INT8"].rstrip("¹²³") == "12 (10–15)"
-    assert "×: geometric mean of 3 processes, with its 95 % interval." in table.caption
+    assert "Speed-ups: geometric mean of 3 processes, with its 95 % interval." in table.caption
     alone = tables.precisions(results(), "large", BENCH)
-    assert "One process timed each file, so that speed-ups have no interval." in alone.caption
+    assert "One process timed each file, so speed-ups have no interval." in alone.caption
     assert "5.6× (5.4–5.9) at batch 1" not in plain(findings.headline(of))
     assert "12× (10–15) as fast at batch 1" in plain(findings.headline(of))
     assert "in each of 3 processes (geometric mean and 95 % interval)" in plain(findings.headline(of))
@@ -191,30 +191,37 @@ def test_a_speed_up_of_several_processes_has_its_interval_and_no_digit_beyond_it
 def test_the_processes_of_all_seeds_count() -> None:
     study = factories.study(seeds=[0, 1], benchmark={"processes": 3})
     table = tables.precisions(Results.of(study, factories.everything(study)), "large", BENCH)
-    assert "×: geometric mean of 6 processes" in table.caption
+    assert "Speed-ups: geometric mean of 6 processes" in table.caption
 
 
 def test_only_files_whose_intervals_are_disjoint_are_ranked_by_speed() -> None:
     apart = {("large", "int8"): [5.5, 5.6, 5.7], ("candidate", "int8"): [11.0, 11.9, 12.9]}
-    said = plain(findings.fastest(replicated(apart).at(BENCH)))
-    assert said.startswith("Largest gain in throughput over its unpruned FP32 file: candidate INT8, 12× (10–15)")
-    assert "Not told apart" not in said
+    said = plain(findings.fastest(replicated(apart)))
+    gain = "Largest gain in throughput over the unpruned FP32 file in the same runtime: in ONNX Runtime "
+    assert said.startswith(f"{gain}candidate INT8, 12× (10–15) at batch 1 and 12× (10–15) at batch 64 (")
+    assert "told apart" not in said
     close = apart | {("large-r50", "int8"): [10.0, 10.5, 11.0]}
-    said = plain(findings.fastest(replicated(close).at(BENCH)))
-    assert said.endswith(" Not told apart from it: large-r50 INT8.")
-    said = plain(findings.fastest(results().at(BENCH)))
-    assert said.startswith(
-        "Largest gain in throughput over its unpruned FP32 file, of one process each and so not ranked"
-    )
+    said = plain(findings.fastest(replicated(close)))
+    assert said.endswith("; not told apart from it: large-r50 INT8).")
+    said = plain(findings.fastest(results()))
+    assert said.endswith(" One process timed each file, so close gains may change places.")
+
+
+def test_the_largest_gain_is_named_in_each_runtime() -> None:
+    study = factories.study()
+    found = [r for r in factories.everything(study) if isinstance(r, Measurement)]
+    elsewhere = [r.model_copy(update={"runtime": "openvino"}) for r in found if r.variant == "large-r50"]
+    said = plain(findings.fastest(Results.of(study, [*found, *elsewhere])))
+    assert "in ONNX Runtime candidate INT8, " in said and "; in OpenVINO large-r50 INT8, " in said
 
 
 def test_neighbours_on_a_front_of_times_that_cannot_be_told_apart_are_named() -> None:
     close = {("candidate", "int8"): [11.0, 11.9, 12.9], ("large-r50", "int8"): [10.0, 10.5, 11.0]}
-    _, latency, throughput = (found.plain for found in findings.fronts(replicated(close), BENCH, "cifar10"))
+    _, latency, throughput = (found.plain for found in findings.fronts(replicated(close), BENCH.device, "cifar10"))
     for said in (latency, throughput):
         assert "Cannot be told apart by these times: candidate INT8 and large-r50 INT8" in said
-    _, latency, _ = (found.plain for found in findings.fronts(results(), BENCH, "cifar10"))
-    assert latency.endswith("Close times may change places: each is of one process.")
+    _, latency, _ = (found.plain for found in findings.fronts(results(), BENCH.device, "cifar10"))
+    assert latency.endswith("Close times may change places: one process timed each file.")
 
 
 def test_p99_takes_1000_calls() -> None:
@@ -351,8 +358,8 @@ def test_a_bar_in_a_name_does_not_break_the_table() -> None:
 @pytest.mark.parametrize(
     ("latencies", "said"),
     [
-        ((9.0, 3.0), "falls with the ratio: 9.00 ms at 0 %, 3.00 ms at 50 %, one process a ratio."),
-        ((9.0, 4.0, 4.4, 2.0), "falls with the ratio: 9.00 ms at 0 %, 2.00 ms at 80 %, one process a ratio."),
+        ((9.0, 3.0), "falls with the ratio: 9.00 ms at 0 %, 3.00 ms at 50 %, one process per ratio."),
+        ((9.0, 4.0, 4.4, 2.0), "falls with the ratio: 9.00 ms at 0 %, 2.00 ms at 80 %, one process per ratio."),
         ((1.9, 1.8), "is flat over the ratios (1.80 to 1.90 ms)"),
         ((2.0, 4.0), "follows no trend over the ratios: least 2.00 ms at 0 %, most 4.00 ms at 50 %."),
         ((12.08, 4.57, 4.88, 9.59), "follows no trend over the ratios: least 4.57 ms at 50 %, most 12.08 ms at 0 %."),
@@ -393,8 +400,8 @@ def rivals(distillation: float) -> str:
 
 
 def test_models_are_compared_at_points_of_equal_distillation() -> None:
-    assert rivals(0.0).startswith("At 50 %, the highest ratio they share without distillation: ResNet-18 pays 2.00 ")
-    assert rivals(0.5).startswith("At 50 %, the highest ratio they share distilled with weight 0.5: ResNet-18 pays 1.0")
+    assert rivals(0.0).startswith("At 50 %, the highest shared ratio without distillation: ResNet-18 loses 2.00 ")
+    assert rivals(0.5).startswith("At 50 %, the highest shared ratio distilled with weight 0.5: ResNet-18 loses 1.0")
     assert rivals(0.25) == ""
 
 
@@ -430,9 +437,10 @@ def test_rounded_widths_are_compared_with_those_that_fall() -> None:
     bench = of.benches()[0]
     (found,) = findings.rounding(of, bench, "large")
     assert found.plain == (
-        "Widths rounded down to multiples of 16: ResNet-18 on CIFAR-10, 50 %, INT8 (large-r50-16) is 12× as fast at "
-        "batch 64 in place of 10×, 12× in place of 10× at batch 1, with 111.7 M multiply-accumulates in place of "
-        "139.7 M (large-r50); top-1 90.68 % in place of 90.68 % (0.00 ± 0.81 points, unpaired: cannot be told apart)."
+        "Widths rounded down to multiples of 16: ResNet-18 on CIFAR-10, 50 %, INT8 (large-r50-16), against the "
+        "same without rounding (large-r50): speed-up over unpruned FP32 12× instead of 10× at batch 64 and 12× instead "
+        "of 10× at batch 1, 111.7 M multiply-accumulates instead of 139.7 M, top-1 90.68 % against 90.68 % (0.00 ± "
+        "0.81 points, unpaired: cannot be told apart)."
     )
     assert findings.rounding(of, bench, "small") == []
     assert findings.rounded_candidate(of, bench) is None  # it is another variant's twin
@@ -552,11 +560,17 @@ def test_the_headline_ranks_only_what_can_be_told_apart() -> None:
 
 def test_files_that_their_precision_moves_are_named_and_no_others() -> None:
     of = scored({("small", "int8"): 0.88})
-    assert "can be told apart from their FP32 files: small (−2.00 ± " in plain(
-        findings.precision_cost(of, of.measurements, "int8")
-    )
-    said = plain(findings.precision_cost(of, of.measurements, "fp16"))
-    assert said.endswith("none can be told apart from its FP32 file.")
+    assert "told apart from FP32: small (−2.00 ± " in plain(findings.precision_cost(of, "int8"))
+    said = plain(findings.precision_cost(of, "fp16"))
+    assert said.endswith("5 files, none of which can be told apart from FP32).")
+
+
+def test_the_cost_of_a_precision_names_every_runtime() -> None:
+    study = factories.study()
+    found = [r for r in factories.everything(study) if isinstance(r, Measurement)]
+    elsewhere = [r.model_copy(update={"runtime": "openvino"}) for r in found]
+    said = plain(findings.precision_cost(Results.of(study, [*found, *elsewhere]), "int8"))
+    assert " points in ONNX Runtime (mean " in said and " points in OpenVINO (mean " in said
 
 
 def with_trained_int8() -> Results:
@@ -581,7 +595,8 @@ def test_training_for_int8_is_explained_and_compared_with_int8_without_it() -> N
     text = factories.document(report(of, []))
     assert "**INT8, QAT** is quantization-aware training: INT8 in the same ranges" in text
     assert "(3 epochs, learning rate 0.001; the FP32 model's soft labels weigh 1 in the loss)" in text
-    assert re.search(r"INT8, QAT against its INT8 moves top-1 by \S+ .*points, over 3 files", text)
+    said = r"\*\*INT8, QAT\*\* changes top-1 against the INT8 file of the same weights by \S+ .*over 3 files"
+    assert re.search(said, text)
 
 
 @pytest.mark.parametrize(
@@ -624,10 +639,10 @@ def test_a_loss_that_cannot_be_told_apart_has_no_price() -> None:
 
 def test_fronts_are_of_size_latency_and_throughput_and_mark_what_cannot_be_told_apart() -> None:
     of = scored({("large", "fp16"): 0.9201})
-    size, latency, throughput = (found.plain for found in findings.fronts(of, BENCH, "cifar10"))
-    assert "(size, top-1), smallest first: small-r50 INT8 (" in size and "MiB" in size
-    assert "(latency at batch 1, top-1), fastest first: " in latency and " ms, " in latency
-    assert "(throughput at batch 64, top-1), fastest first: " in throughput and " images/s, " in throughput
+    size, latency, throughput = (found.plain for found in findings.fronts(of, BENCH.device, "cifar10"))
+    assert "By size, smallest first: small-r50 INT8 (" in size and "MiB" in size
+    assert "By latency at batch 1, fastest first: " in latency and " ms, " in latency
+    assert "By throughput at batch 64, highest first: " in throughput and " images/s, " in throughput
     assert "≈ large FP16 (" in size and size.endswith("cannot be told apart from that of the file before it.")
 
 
@@ -636,7 +651,8 @@ def test_beside_a_runtime_with_bf16_the_unpruned_models_speed_in_it_is_noted() -
     bf16 = factories.measurement(study, "large", "bf16", latency=factories.latency(2.5))
     of = Results.of(study, [*factories.everything(study), bf16])
     assert "the unpruned model in BF16: 2.0×" in shown(tables.overview([of]))
-    assert "The unpruned model in BF16 is 2.0× at batch 1, " in plain(findings.beside_bf16(of, BENCH))
+    said = plain(findings.beside_bf16(of, BENCH))
+    assert said.startswith("Against unpruned FP32, the unpruned model in BF16 is 2.0× at batch 1 and ")
     assert findings.beside_bf16(results(), BENCH) is None
 
 

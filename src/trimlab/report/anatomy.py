@@ -1,4 +1,4 @@
-"""Why a file is as fast as it is: its layers, a GPU's clocks, builds of an engine, and whether runtimes agree.
+"""How much of the saved work becomes speed: layers, a GPU's clocks, builds of an engine; whether runtimes agree.
 
 Tables and findings, pure functions of results. Layers' times come from profiled runs, which are slower than
 timed ones: they are given as shares.
@@ -42,6 +42,7 @@ MULTIPLE = 16
 """Channels that vector units and tensor cores take at once; other widths are filled up."""
 LAUNCH_BOUND = 1.2
 """A GPU's time without a CUDA graph over that with one, from which on launching counts as the bound."""
+QUESTION = "How much of the saved work becomes speed?"
 NOT_EXACT = Finding.of(
     "The exact arithmetic of these INT8 files was not computed: what the runtime's kernels lose is not known."
 )
@@ -206,23 +207,53 @@ def in_short(results: Results, bench: Bench) -> Finding | None:
     measured = results.at(bench)
     same = of_file(measured, results.unpruned(record.workload) or "", record.precision)
     plain = of_file(measured, record.variant, "fp32") if record.precision != "fp32" else []
-    in_fp32 = f"{times(batch_speedup(plain), ' times')} as fast in FP32 and " if plain else ""
-    own = f"{times(batch_speedup(found), ' times')} in {name}"
+    in_fp32 = f"{times(batch_speedup(plain), '×')} as fast as unpruned FP32 in FP32 and " if plain else ""
+    own = f"{times(batch_speedup(found), '×')} {'' if plain else 'as fast as unpruned FP32 '}in {name}"
     alone = batch_speedup(same) if same else None
     expected = (
-        f"; unpruned {name} is {times(alone, ' times')} as fast, so {alone.mean * saved:.0f} times would be in "
-        "proportion"
+        f", where proportional scaling would give {alone.mean * saved:.0f}× (unpruned {name} alone gives "
+        f"{times(alone, '×')})"
         if alone
         else ""
     )
     said = Finding.of(
-        strong("Why is it not faster?"),
+        strong(QUESTION),
         f" Pruned by {ratio_percent(record.ratio)}, {record.variant} takes {saved:.1f} times fewer "
-        f"multiply-accumulates, and at batch {batch} it is {in_fp32}{own}{expected}.",
+        f"multiply-accumulates (MACs). At batch {batch} it is {in_fp32}{own}{expected}.",
         times_fewer_macs=saved,
         batch_speedup=batch_speedup(found).mean,
     )
-    return Finding.joined(part for part in (said, _widths(results, record)) if part)
+    parts = (said, _widths(results, record), _beside_full_widths(results, record))
+    return Finding.joined(part for part in parts if part)
+
+
+def _beside_full_widths(results: Results, record: Measurement) -> Finding | None:
+    """Set a file with padded widths beside the next larger one without: where that does more work at no less speed.
+
+    None where the padded file is as much faster as it has less work.
+    """
+    measured = results.at(bench_of(record))
+    pruned = [v for v in results.swept(record.workload) if not is_untouched(results.study, v)]
+    found = [of_file(measured, variant, record.precision) for variant in pruned]
+    larger = [r[0] for r in found if r and r[0].macs > record.macs and _padded(results, r[0]) == 0]
+    other = min(larger, key=lambda r: r.macs, default=None)
+    if other is None or not _padded(results, record):
+        return None
+    less = other.macs / record.macs
+    rates = [r.batch_latency.images_per_second for r in (record, other)]
+    if rates[0] / rates[1] >= less:
+        return None
+    return Finding.of(
+        f"{other.variant}, whose widths all are, takes {less:.1f} times as many MACs and does {rates[1]:,.0f} "
+        f"images/s; {record.variant} does {rates[0]:,.0f}.",
+        times_more_macs=less,
+    )
+
+
+def _padded(results: Results, record: Measurement) -> int | None:
+    """Count the widths that the hardware fills up; None where they are not known."""
+    widths = _all_widths(results, record)
+    return sum(width % MULTIPLE > 0 for width in widths) if widths else None
 
 
 def reduced(results: Results, bench: Bench) -> list[Finding]:
@@ -248,8 +279,8 @@ def explained(results: Results, bench: Bench) -> Table | None:
     caption = (
         f"{where(results, files)}. Seed {files[0].seed}. × fewer MACs: than the unpruned model. ×: as fast as the "
         "unpruned FP32 file. In proportion: what the unpruned file in the same precision gains, times × fewer MACs. "
-        f"Layers: convolutions and linear ones. Padded: no multiples of {MULTIPLE}, which kernels that take "
-        f"{MULTIPLE} channels at once fill up. Shares of time: at batch {batch}."
+        f"Layers: convolutions and linear ones. Padded: widths that are not multiples of {MULTIPLE}, which kernels "
+        f"that take {MULTIPLE} channels at once fill up with zeros. Shares of time: at batch {batch}."
     )
     rows = [_explained_row(results, record) for record in files]
     return Table.of(results.key("explained", bench), columns, rows, caption)
@@ -322,11 +353,15 @@ def _computed(measured: Sequence[Measurement], precision: str) -> Finding | None
     name = precision_name(precision)
     own = sum(layer.precision == name for layer in weighted)
     others = " and ".join(sorted({layer.precision for layer in weighted} - {name}))
-    rest = f"; the rest in {others}" if others and own else f"; all in {others}: smaller files, the same arithmetic"
+    rest = (
+        f", the rest in {others}"
+        if own
+        else f": all ran in {others}, so the files are smaller and the arithmetic is the same"
+    )
     return Finding.of(
         strong(f"{name}."),
-        f" {own} of the {len(weighted)} convolutions and linear layers of {len(records)} files were "
-        f"computed in {name}{rest if others else ''}.",
+        f" {own or 'None'} of the {len(weighted)} convolutions and linear layers in {count(len(records), 'file')} ran "
+        f"in {name}{rest if others else ''}.",
         layers=own,
         all_layers=len(weighted),
     )
@@ -410,7 +445,7 @@ def _in_proportion(unpruned: Sequence[Measurement], saved: float) -> Finding:
     alone = batch_speedup(unpruned)
     return Finding.of(
         f"Unpruned {precision_name(unpruned[0].precision)} is {times(alone, ' times')} as fast, so "
-        f"{alone.mean * saved:.0f} times would be in proportion.",
+        f"proportional scaling would give {alone.mean * saved:.0f} times.",
         unpruned_batch_speedup=alone.mean,
         proportional_batch_speedup=alone.mean * saved,
     )

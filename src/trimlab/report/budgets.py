@@ -9,7 +9,7 @@ from trimlab.report.model import Value
 from trimlab.report.results import Results, mean
 from trimlab.report.text import tera
 
-OLDER = "not in the record, which an older version wrote"
+OLDER = "not recorded by the older version that made it"
 GIVEN = "the weights were given, and what their training took is not known"
 INITIAL = "without what the weights took from which training started"
 

@@ -8,10 +8,10 @@ from trimlab.records import Pruning
 from trimlab.report import budgets
 from trimlab.report.findings import tested
 from trimlab.report.intervals import Difference
-from trimlab.report.model import Column, Finding, Table, Value, words
+from trimlab.report.model import Column, Finding, Table, Value, strong, words
 from trimlab.report.results import Results
 from trimlab.report.tables import RATIO, SEEDS, TOP1, Values, ratio_of, top1, where, whole
-from trimlab.report.text import p_value, plus_minus, ratio_percent
+from trimlab.report.text import count, p_value, plus_minus, ratio_percent
 
 UNEQUAL = "unequal budgets"
 
@@ -66,7 +66,7 @@ CONTROLS = (
     Control(
         "random",
         "Chosen channels against random ones",
-        "The control keeps random channels, and everything else is equal.",
+        "The control keeps random channels; everything else is equal.",
         lambda study, variant: study.pruning_of(variant).importance != "random",
         lambda study, control: study.pruning_of(control).importance == "random",
         _random,
@@ -74,7 +74,7 @@ CONTROLS = (
     Control(
         "undistilled",
         "Distilled against true labels alone",
-        "The control is fine-tuned without the unpruned model's soft labels, and everything else is equal.",
+        "The control is fine-tuned without the unpruned model's soft labels; everything else is equal.",
         lambda study, variant: study.point(variant).distillation > 0,
         lambda study, control: study.point(control).distillation == 0,
         _undistilled,
@@ -118,6 +118,17 @@ def table(results: Results, control: Control, found: Sequence[Pair]) -> Table:
     return Table.of(key, columns, rows, caption)
 
 
+def absent(results: Results) -> Finding | None:
+    """Say where a study prunes, but trains no pruned shape from scratch: that leaves pruning itself untested."""
+    points = [results.study.point(variant) for variant in results.study.variants]
+    if not any(point.prunes for point in points) or any(point.initial == "scratch" for point in points):
+        return None
+    return Finding.of(
+        strong("No control:"),
+        " the study trains no pruned shape from scratch, so it does not show what pruning gains over that.",
+    )
+
+
 def findings(results: Results, found: Sequence[Pair]) -> list[Finding]:
     """Say of each pair which of the two is more accurate, where that can be told."""
     differences = [(pair, results.difference(*pair)) for pair in found]
@@ -132,13 +143,18 @@ def answer(results: Results) -> Finding | None:
         return None
     apart = [difference for difference in differences if difference.separable]
     more = sum(difference.points > 0 for difference in apart)
+    less, alike = len(apart) - more, len(differences) - len(apart)
     return Finding.of(
-        f"Of {len(differences)} pruned models beside a control, {more} can be told to be more accurate than it, "
-        f"{len(apart) - more} less accurate, and {len(differences) - len(apart)} cannot be told apart from it.",
+        f"Of {count(len(differences), 'pruned model')} with a control, {more} {_are(more)} measurably more accurate "
+        f"than it, {less} {_are(less)} measurably less accurate, and {alike} cannot be told apart from it.",
         pairs=len(differences),
         more_accurate=more,
-        less_accurate=len(apart) - more,
+        less_accurate=less,
     )
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _finding(results: Results, pair: Pair, difference: Difference) -> Finding:

@@ -16,6 +16,7 @@ from trimlab.report.intervals import Difference, Replicated, least_separable, un
 from trimlab.report.model import Finding, strong, text_of
 from trimlab.report.results import (
     Bench,
+    Identity,
     Results,
     batch_latency_ms,
     batch_speedup,
@@ -30,6 +31,7 @@ from trimlab.report.results import (
 )
 from trimlab.report.tables import (
     CONTENDED,
+    TMACS,
     describe,
     least_to_most,
     lost_and_saved,
@@ -56,7 +58,7 @@ from trimlab.report.text import (
 )
 
 TOLERATED_POINTS = 1.0
-"""What a pruned model may lose and still count as kept."""
+"""What a pruned model may lose and still count as kept, and the file to deploy at most."""
 
 FLAT = 1.3
 """Latencies within this factor of each other count as flat."""
@@ -88,10 +90,11 @@ def headline(results: Results) -> Finding:
     gained = results.difference(candidate, base)
     compared = Finding.of(
         strong(
-            f"{describe(results, candidate)}: {percent(_mean_top1(candidate))} % top-1 in {mib(size)} MiB, "
-            f"against {percent(_mean_top1(base))} % in {mib(base_size)} MiB for {describe(results, base)}."
+            f"The study's candidate, {describe(results, candidate)} ({candidate[0].variant}): "
+            f"{percent(_mean_top1(candidate))} % top-1 in {mib(size)} MiB, against {percent(_mean_top1(base))} % in "
+            f"{mib(base_size)} MiB for {describe(results, base)}."
         ),
-        f" That is {base_size / size:.1f}× smaller, with {_lost_or_gained(gained)}.",
+        f" That is {base_size / size:.1f}× smaller, with {_lost_or_gained(gained)}{_tolerated(gained)}.",
         top1_percent=100 * _mean_top1(candidate),
         baseline_top1_percent=100 * _mean_top1(base),
         size_mib=size / MIB,
@@ -227,15 +230,17 @@ def intervals(results: Results) -> list[Finding]:
             strong("n"),
             " is the number of seeds. For one seed, top-1 is followed by its 95 % interval (Wilson), and Δ points by "
             "the half width of the paired 95 % interval: both files classify the same images, and those that only one "
-            "of the two gets right decide. Neither covers what another training seed would change. For several "
+            "of the two gets right count. Neither covers what another training seed would change. For several "
             "seeds, both are mean ± standard deviation (n − 1).",
         ),
         Finding.of(
             "Two accuracies ",
             strong("can be told apart"),
-            " where the 95 % interval of their difference does not contain 0 and McNemar's exact test gives p < 0.05; "
-            "no sentence ranks others. Over seeds the interval is Student's, or the images' where that is wider. An "
-            "unpaired interval knows the two accuracies alone, and is too wide for files that see the same images.",
+            " where the 95 % interval of their difference does not contain 0 and McNemar's exact test gives p < 0.05, "
+            "p being the probability of so uneven a split of the images that only one file gets right, if both were "
+            "equally accurate. No sentence ranks others. Over seeds the interval is Student's, or the images' where "
+            "that is wider. An unpaired interval is computed from the two accuracies alone, and is too wide for files "
+            "that see the same images.",
         ),
     ]
     unknown = [record for record in results.measurements if record.digest not in results.classified]
@@ -243,7 +248,7 @@ def intervals(results: Results) -> list[Finding]:
         said.append(
             Finding.of(
                 f"The true labels of the scored images are not stored for {len(unknown)} of "
-                f"{len(results.measurements)} measurements, so that their differences are unpaired."
+                f"{len(results.measurements)} measurements, so their differences are unpaired."
             )
         )
     return said
@@ -262,7 +267,7 @@ def _given_weights(records: Sequence[Training]) -> Finding:
     if not all(record.initial_training for record in records):
         said.append("How they were trained is not recorded.")
     if len(files) < len(records):
-        said.append("All seeds start from these weights: their spread says nothing of training.")
+        said.append("All seeds start from these weights: their spread says nothing about training.")
     return Finding.of(strong(f"Unpruned weights of {records[0].workload}:"), " ".join(said))
 
 
@@ -287,9 +292,10 @@ def budget(results: Results) -> list[Finding]:
     return [
         Finding.of(
             strong("Budget"),
-            " is what training took, in TMACs (10^12 multiply-accumulates): images × MACs of one forward pass × "
-            f"{TRAINING_PASSES}, because backward takes two more; epochs on smaller images count at their size, and a "
-            "teacher's forward pass counts once an image. Of a pruned model: the whole (training + fine-tuning).",
+            f" is what training took, in {TMACS}: images × MACs of one forward pass × "
+            f"{TRAINING_PASSES}, because the backward pass takes two more; epochs on smaller images count at their "
+            "size, and a teacher's forward pass counts once per image. Of a pruned model it is the whole: training + "
+            "fine-tuning.",
         )
     ]
 
@@ -327,8 +333,8 @@ def _amp(results: Results, key: str, twin: str) -> Finding:
     a, b = results.trained(key), results.trained(twin)
     ours, theirs = (100 * mean([r.top1_accuracy for r in records]) for records in (a, b))
     return Finding.of(
-        f"{_name(a[0])}: after {a[0].epochs} epochs AMP ({a[0].precision}) is at {ours:.2f} %, "
-        f"{b[0].precision.upper()} at {theirs:.2f} % ({_told(results.difference(a, b))}).",
+        f"{_name(a[0])}: after {count(a[0].epochs, 'epoch')}, AMP (mixed precision, {a[0].precision}) reaches "
+        f"{ours:.2f} %, {b[0].precision.upper()} {theirs:.2f} % ({_told(results.difference(a, b))}).",
         about=results.key("trainings", a[0].device.identity),
         amp_top1_percent=ours,
         top1_percent=theirs,
@@ -367,7 +373,7 @@ def _latency_course(values: Sequence[float], ratios: Sequence[str]) -> str:
         )
     rises = any(value > FLAT * min(values[:index]) for index, value in enumerate(values) if index)
     if not rises and values[-1] < values[0]:
-        return f"falls with the ratio: {at[0]}, {at[-1]}, one process a ratio"
+        return f"falls with the ratio: {at[0]}, {at[-1]}, one process per ratio"
     return f"follows no trend over the ratios: least {at[least]}, most {at[most]}"
 
 
@@ -425,69 +431,86 @@ def _no_headroom(results: Results, losses: Sequence[tuple[list[Pruning], Differe
     )
 
 
-def precision_costs(results: Results, measured: Sequence[Measurement]) -> list[Finding | None]:
+def precision_costs(results: Results) -> list[Finding]:
     """Say what each precision below FP32 costs, and what training for it gains over INT8 without it."""
-    pairs = [(low, "fp32") for low in formats.REDUCED] + [(low, "int8") for low in formats.TRAINED]
-    return [precision_cost(results, measured, *pair) for pair in pairs]
+    pairs = [(low, "fp32") for low in formats.COMPUTED[1:]] + [(low, "int8") for low in formats.TRAINED]
+    return [said for pair in pairs if (said := precision_cost(results, *pair))]
 
 
-def precision_cost(
-    results: Results, measured: Sequence[Measurement], precision: str, other: str = "fp32"
-) -> Finding | None:
-    """Say how a precision moves top-1 against the same variants' files of another; one file's move is in its row."""
-    base = {(r.variant, r.seed, r.weights_sha256): r for r in measured if r.precision == other}
-    low = [r for r in measured if r.precision == precision and (r.variant, r.seed, r.weights_sha256) in base]
-    pairs = [(r, results.difference([r], [base[r.variant, r.seed, r.weights_sha256]])) for r in low]
-    moved = [(record, difference) for record, difference in pairs if difference]
-    moves = [difference.points for _, difference in moved]
-    if len(moves) < 2:
+def precision_cost(results: Results, precision: str, other: str = "fp32") -> Finding | None:
+    """Say how a precision changes top-1 against the files of another with the same weights, in each runtime.
+
+    The change of a single file is in its row.
+    """
+    moved = [(bench, own) for bench in results.benches() if len(own := _moves(results, bench, precision, other)) > 1]
+    if not moved:
         return None
-    values = {"least_points": min(moves), "most_points": max(moves), "mean_points": mean(moves)}
-    low_end, high_end = signed(min(moves)), signed(max(moves))
-    span = low_end if low_end == high_end else f"{low_end} to {high_end} (mean {signed(mean(moves))})"
-    against = precision_name(other)
-    text = f"{precision_name(precision)} against its {against} moves top-1 by {span} points, over {len(moves)} files"
-    return Finding(text_of(f"{text}; {_apart(results, moved, against)}."), values)
+    said = " and ".join(_cost(results, bench, own, other) for bench, own in moved)
+    points = [difference.points for _, own in moved for _, difference in own]
+    values = {"least_points": min(points), "most_points": max(points)}
+    against = f" changes top-1 against the {precision_name(other)} file of the same weights {said}."
+    return Finding(text_of(strong(precision_name(precision)), against), values)
 
 
-def _apart(results: Results, moved: Sequence[tuple[Measurement, Difference]], against: str) -> str:
-    """Say which files can be told apart from their variant's file of another precision."""
+def _moves(results: Results, bench: Bench, precision: str, other: str) -> list[tuple[Measurement, Difference]]:
+    """Return the files of a precision with what they gain over those of another."""
+    measured = results.at(bench)
+    base = {(r.variant, r.seed, r.weights_sha256): r for r in measured if r.precision == other}
+    pairs = [(r, base.get((r.variant, r.seed, r.weights_sha256))) for r in measured if r.precision == precision]
+    compared = [(record, results.difference([record], [own])) for record, own in pairs if own]
+    return [(record, difference) for record, difference in compared if difference]
+
+
+def _cost(results: Results, bench: Bench, moved: Sequence[tuple[Measurement, Difference]], against: str) -> str:
+    """Say how far files of one bench move, and which of them can be told apart from those of another precision."""
+    moves = [difference.points for _, difference in moved]
+    low, high = signed(min(moves)), signed(max(moves))
+    span = low if low == high else f"{low} to {high}"
     several = len(results.study.seeds) > 1
     apart = [
         f"{record.variant}{f', seed {record.seed}' if several else ''} ({plus_minus(difference)})"
         for record, difference in moved
         if difference.separable
     ]
-    if not apart:
-        return f"none can be told apart from its {against} file"
     rest = f" and {len(apart) - 4} more" if len(apart) > 4 else ""
-    return f"these can be told apart from their {against} files: {', '.join(apart[:4])}{rest}"
+    told = (
+        f"; told apart from {precision_name(against)}: {', '.join(apart[:4])}{rest}"
+        if apart
+        else f", none of which can be told apart from {precision_name(against)}"
+    )
+    files = f"{len(moved)} files" if low == high else f"mean {signed(mean(moves))} over {len(moved)} files"
+    return f"by {span} points in {results.runtime_name(bench)} ({files}{told})"
 
 
-def fastest(measured: Sequence[Measurement]) -> Finding | None:
-    """Name the file that gains most throughput over its workload's unpruned FP32 file."""
-    files: dict[tuple[str, str], list[Measurement]] = {}
-    for record in measured:
-        files.setdefault((record.variant, record.precision), []).append(record)
-    if not files:
+def fastest(results: Results) -> Finding | None:
+    """Name in each runtime the file that gains most throughput over its workload's unpruned FP32 file there.
+
+    No gain is ranked across runtimes: each has a baseline of its own.
+    """
+    found = [(bench, gains) for bench in results.benches() if (gains := _gains(results, bench))]
+    if not found:
         return None
-    gains = {file: batch_speedup(found) for file, found in files.items()}
-    variant, precision = first = max(sorted(gains), key=lambda file: gains[file].mean)
-    best = files[first]
-    # By name: the order of records is that of their digests, and close times are not ranked.
-    near = [
-        f"{other[0]} {precision_name(other[1])}"
-        for other in sorted(gains)
-        if other != first and not gains[other].is_below(gains[first])
-    ]
-    single = ", of one process each and so not ranked" if gains[first].processes == 1 else ""
-    beside = f" Not told apart from it: {'; '.join(near)}." if near and not single else ""
-    return Finding.of(
-        f"Largest gain in throughput over its unpruned FP32 file{single}: {variant} {precision_name(precision)}, "
-        f"{_speeds(best)}, with {percent(_mean_top1(best))} % top-1.{beside}",
-        batch_speedup=gains[first].mean,
-        speedup=speedup(best).mean,
-        top1_percent=100 * _mean_top1(best),
+    said = "; ".join(_fastest(results, bench, gains) for bench, gains in found)
+    once = any(of.processes == 1 for _, gains in found for _, of in gains)
+    close = " One process timed each file, so close gains may change places." if once else ""
+    values = {results.key("batch_speedup", bench): gains[0][1].mean for bench, gains in found}
+    text = f"Largest gain in throughput over the unpruned FP32 file in the same runtime: {said}.{close}"
+    return Finding(text_of(text), values)
+
+
+def _gains(results: Results, bench: Bench) -> list[tuple[list[Measurement], Replicated]]:
+    """Return the files of a bench with their gains in throughput, the largest first."""
+    # By name first: the order of records is that of their digests.
+    files = sorted(results.by_file(results.at(bench)), key=lambda found: (found[0].variant, found[0].precision))
+    return sorted(((found, batch_speedup(found)) for found in files), key=lambda pair: -pair[1].mean)
+
+
+def _fastest(results: Results, bench: Bench, gains: Sequence[tuple[list[Measurement], Replicated]]) -> str:
+    (best, most), *others = gains
+    near = [_file(found) for found, gained in others if most.processes > 1 and not gained.is_below(most)]
+    beside = f"; not told apart from it: {', '.join(near)}" if near else ""
+    return (
+        f"in {results.runtime_name(bench)} {_file(best)}, {_speeds(best)} ({percent(_mean_top1(best))} % top-1{beside})"
     )
 
 
@@ -498,8 +521,8 @@ def beside_bf16(results: Results, bench: Bench) -> Finding | None:
     if not found or not bf16:
         return None
     return Finding.of(
-        f"The unpruned model in BF16 is {_speeds(bf16)} as fast as in FP32; the candidate in "
-        f"{precision_name(found[0].precision)} {_speeds(found)}.",
+        f"Against unpruned FP32, the unpruned model in BF16 is {_speeds(bf16)} as fast; the candidate in "
+        f"{precision_name(found[0].precision)} is {_speeds(found)} as fast.",
         unpruned_batch_speedup=batch_speedup(bf16).mean,
         batch_speedup=batch_speedup(found).mean,
     )
@@ -536,17 +559,22 @@ def _rounding(results: Results, rounded: Sequence[Measurement], plain: Sequence[
     widths = rounded_to(results.study.pruning_of(first.variant))
     return Finding.of(
         strong(f"Widths {widths}:"),
-        f" {_name(first)}, {ratio_percent(first.ratio)}, {precision_name(first.precision)} ({first.variant}) is "
-        f"{times(large[0], '×')} as fast at batch {batch} in place of {times(large[1], '×')}, "
-        f"{times(single[0], '×')} in place of {times(single[1], '×')} at batch 1, with {first.macs / 1e6:.1f} M "
-        f"multiply-accumulates in place of {other.macs / 1e6:.1f} M ({other.variant}); top-1 "
-        f"{percent(_mean_top1(rounded))} % in place of {percent(_mean_top1(plain))} % "
+        f" {_name(first)}, {ratio_percent(first.ratio)}, {precision_name(first.precision)} ({first.variant}), against "
+        f"the same without rounding ({other.variant}): speed-up over unpruned FP32 {_instead(*large)} at batch {batch} "
+        f"and {_instead(*single)} at batch 1, {first.macs / 1e6:.1f} M multiply-accumulates instead of "
+        f"{other.macs / 1e6:.1f} M, top-1 {percent(_mean_top1(rounded))} % against {percent(_mean_top1(plain))} % "
         f"({_told(results.difference(rounded, plain))}).",
         batch_speedup=large[0].mean,
         unrounded_batch_speedup=large[1].mean,
         macs=first.macs,
         unrounded_macs=other.macs,
     )
+
+
+def _instead(gained: Replicated, other: Replicated) -> str:
+    """Write two speed-ups: "22× instead of 11×", "unchanged at 14×"."""
+    new, old = times(gained, "×"), times(other, "×")
+    return f"unchanged at {new}" if new == old else f"{new} instead of {old}"
 
 
 def baseline_times(measured: Sequence[Measurement]) -> Finding | None:
@@ -564,6 +592,39 @@ def baseline_times(measured: Sequence[Measurement]) -> Finding | None:
         least_batch_ms=min(batch),
         most_batch_ms=max(batch),
     )
+
+
+def time_spread(results: Results, device: Identity) -> Finding | None:
+    """Say how far times of the same computation lie apart on a device: what differences in time can mean."""
+    spread = results.time_spread(device)
+    if spread is None:
+        return None
+    several = len({bench.device for bench in results.benches()}) > 1
+    on = f" on {results.labels[device]}" if several else ""
+    usual = f"{spread.usual_single:.2f}× and {spread.usual_batch:.2f}×"
+    median = f" (median of {spread.groups} groups of such files: {usual})" if spread.groups > 1 else ""
+    return Finding.of(
+        strong(f"Equal work, unequal times{on}:"),
+        " files of equal shape and arithmetic, and the unpruned FP32 file, which is timed again beside each, differ in "
+        f"time by up to {spread.single:.2f}× at batch 1 and {spread.batch:.2f}× at the large batch{median}.",
+        most_times=spread.single,
+        most_batch_times=spread.batch,
+    )
+
+
+def disturbed(results: Results) -> Finding:
+    """Say how many records were timed while other processes took part of the machine, and from which code all are."""
+    records = results.records
+    contended = [record for record in records if record.contended]
+    which = f"{len(contended) or 'None'} of {len(records)} records"
+    if len(contended) == len(records):
+        which = f"All {len(records)} records" if len(records) > 1 else "The only record"
+    number = f"{which} {'were' if len(contended) > 1 else 'was'}"
+    marked = ": a footnote marks their times" if contended else ""
+    said = f"{number} timed while other processes took more than a tenth of the processor{marked}."
+    commits = len({record.commit for record in records})
+    code = f" The records come from {commits} commits of the code, all with the same params." if commits > 1 else ""
+    return Finding.of(f"{said}{code}", contended=len(contended), commits=commits)
 
 
 def large_against_small(results: Results, workloads: Sequence[str]) -> Finding | None:
@@ -585,9 +646,9 @@ def large_against_small(results: Results, workloads: Sequence[str]) -> Finding |
         if lost is None or saved <= 0:  # rounded widths may remove nothing
             return None
         losses[key] = lost
-        said.append(f"{pretty(pruned[0].model)} {_pays(lost)} for {decimals(saved)} MiB")
+        said.append(f"{pretty(pruned[0].model)} {_pays(lost)} to save {decimals(saved)} MiB")
     recipe = f"distilled with weight {distillation:g}" if distillation else "without distillation"
-    text = f"At {ratio_percent(ratio)}, the highest ratio they share {recipe}: {'; '.join(said)}."
+    text = f"At {ratio_percent(ratio)}, the highest shared ratio {recipe}: {'; '.join(said)}."
     about = results.key(f"losses-{results.study.workloads[workloads[0]].dataset}", results.prunings[0].device.identity)
     values = {f"{key}_points_lost": lost.points for key, lost in losses.items()}
     return Finding(text_of(f"{text} {_dearest(results, losses)}"), values, about)
@@ -604,20 +665,27 @@ def _dearest(results: Results, losses: dict[str, Difference]) -> str:
     return f"{names[0]} loses {apart:.2f} ± {half_width:.2f} points more than {names[1]}."
 
 
-def fronts(results: Results, bench: Bench, dataset: str) -> list[Finding]:
-    """List the files that no other one beats in accuracy and in size, in latency, or in throughput."""
-    found = results.by_file(record for record in results.at(bench) if record.dataset == dataset)
+def fronts(results: Results, device: Identity, dataset: str) -> list[Finding]:
+    """List a device's files that no other one beats in accuracy and in size, in latency, or in throughput.
+
+    Files of all runtimes compete: on one device their times can be compared.
+    """
+    benches = [bench for bench in results.benches() if bench.device == device]
+    measured = [[r for r in results.at(bench) if r.dataset == dataset] for bench in benches]
+    found = [records for own in measured for records in results.by_file(own)]
     if len(found) < 2:
         return []
-    name, batch = pretty(dataset), results.batch_size(bench)
-    size = _front(results, f"{name} (size, top-1), smallest first", found, _mean_bytes, _in_mib)
-    latency = _front(results, f"{name} (latency at batch 1, top-1), fastest first", found, _mean_latency, _in_ms)
-    by_batch = f"{name} (throughput at batch {batch}, top-1), fastest first"
-    throughput = _front(results, by_batch, found, _image_seconds, _per_second)
+    named = _in_runtime if sum(map(bool, measured)) > 1 else _file
+    batch = results.batch_size(benches[0])
+    on = f" on {pretty(dataset)}" if len(results.study.datasets) > 1 else ""
+    size = _front(results, f"By size{on}, smallest first", found, _mean_bytes, _in_mib, named)
+    latency = _front(results, f"By latency at batch 1{on}, fastest first", found, _mean_latency, _in_ms, named)
+    by_batch = f"By throughput at batch {batch}{on}, highest first"
+    throughput = _front(results, by_batch, found, _image_seconds, _per_second, named)
     return [
         size,
-        Finding.joined([latency, *_close_times(found, _mean_latency, latency_ms)]),
-        Finding.joined([throughput, *_close_times(found, _image_seconds, batch_latency_ms)]),
+        Finding.joined([latency, *_close_times(found, _mean_latency, latency_ms, named)]),
+        Finding.joined([throughput, *_close_times(found, _image_seconds, batch_latency_ms, named)]),
     ]
 
 
@@ -625,18 +693,23 @@ def _close_times(
     found: Sequence[Sequence[Measurement]],
     cost: Callable[[Sequence[Measurement]], float],
     over: Callable[[Sequence[Measurement]], Replicated],
+    named: Callable[[Sequence[Measurement]], str],
 ) -> list[Finding]:
     """Name the neighbours on a front of times that cannot be ranked by them; nothing where all can."""
     best = [found[i] for i in pareto([(cost(records), _mean_top1(records)) for records in found])]
     pairs = list(itertools.pairwise(best))
     if any(over(records).low is None for pair in pairs for records in pair):
-        return [Finding.of("Close times may change places: each is of one process.")]
-    close = [f"{_file(a)} and {_file(b)}" for a, b in pairs if not over(a).is_below(over(b))]
+        return [Finding.of("Close times may change places: one process timed each file.")]
+    close = [f"{named(a)} and {named(b)}" for a, b in pairs if not over(a).is_below(over(b))]
     return [Finding.of(f"Cannot be told apart by these times: {'; '.join(close)}.")] if close else []
 
 
 def _file(found: Sequence[Measurement]) -> str:
     return f"{found[0].variant} {precision_name(found[0].precision)}"
+
+
+def _in_runtime(found: Sequence[Measurement]) -> str:
+    return f"{_file(found)} in {pretty(found[0].runtime)}"
 
 
 def _front(
@@ -645,6 +718,7 @@ def _front(
     found: Sequence[Sequence[Measurement]],
     cost: Callable[[Sequence[Measurement]], float],
     write: Callable[[float], str],
+    named: Callable[[Sequence[Measurement]], str],
 ) -> Finding:
     """List one front, and mark a file whose top-1 cannot be told apart from that of the cheaper one before it."""
     best = [found[i] for i in pareto([(cost(records), _mean_top1(records)) for records in found])]
@@ -653,9 +727,9 @@ def _front(
         gained = results.difference(records, cheaper) if cheaper else None
         own = f"{write(cost(records))}, {percent(_mean_top1(records))} %"
         mark = "" if gained is None or gained.separable else "≈ "
-        listed.append(f"{mark}{records[0].variant} {precision_name(records[0].precision)} ({own})")
+        listed.append(f"{mark}{named(records)} ({own})")
     legend = " ≈: its top-1 cannot be told apart from that of the file before it." if "≈" in "".join(listed) else ""
-    return Finding.of(f"Pareto-optimal files on {name}: {', '.join(listed)}.{legend}", files=len(best))
+    return Finding.of(strong(f"{name}:"), f" {', '.join(listed)}.{legend}", files=len(best))
 
 
 def _in_mib(size_bytes: float) -> str:
@@ -799,6 +873,14 @@ def _lost_or_gained(gained: Difference | None) -> str:
     return f"{abs(gained.points):.2f} ± {gained.half_width:.2f} points {direction} ({_known_by(gained)})"
 
 
+def _tolerated(gained: Difference | None) -> str:
+    """Say whether a loss keeps the limit of the file to deploy, with all of its interval."""
+    if gained is None:
+        return ""
+    kept = gained.half_width - gained.points <= TOLERATED_POINTS
+    return f"; its interval {'stays within' if kept else 'goes beyond'} a {TOLERATED_POINTS:g}-point loss"
+
+
 def _told(gained: Difference | None) -> str:
     """Write points gained with their interval, and whether it tells the two apart."""
     if gained is None:
@@ -831,7 +913,7 @@ def _unrounded(results: Results, variant: str) -> str | None:
 
 def _speeds(found: Sequence[Measurement]) -> str:
     batch = found[0].batch_latency.batch_size
-    return f"{times(speedup(found), '×')} at batch 1, {times(batch_speedup(found), '×')} at batch {batch}"
+    return f"{times(speedup(found), '×')} at batch 1 and {times(batch_speedup(found), '×')} at batch {batch}"
 
 
 def _speed(results: Results, candidate: Sequence[Measurement], bench: Bench) -> Finding:
@@ -898,8 +980,8 @@ def _name(record: Record) -> str:
 
 def _pays(lost: Difference) -> str:
     if not lost.separable:
-        return f"pays no points that can be told from chance ({plus_minus(lost.reversed)})"
-    return f"{'pays' if lost.points > 0 else 'gains'} {abs(lost.points):.2f} ± {lost.half_width:.2f} points"
+        return f"loses no points that can be told from chance ({plus_minus(lost.reversed)})"
+    return f"{'loses' if lost.points > 0 else 'gains'} {abs(lost.points):.2f} ± {lost.half_width:.2f} points"
 
 
 def _gain(records: Sequence[Pruning]) -> float:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from trimlab import formats
+from trimlab.records import Measurement
 from trimlab.report import anatomy, controls, findings, recommendation
 from trimlab.report.model import Block, Figure, Finding, Section, bullets, paragraph, strong, text_of
-from trimlab.report.results import Bench, Results
-from trimlab.report.tables import replicates, timing, where
+from trimlab.report.results import Identity, Results
+from trimlab.report.tables import calls, replicates, where
 from trimlab.report.text import pretty
 
 Blocks = list[Block]
@@ -34,7 +35,7 @@ def _recommended(results: Results) -> Blocks:
     if not recommendation.devices(results):
         return []
     blocks = recommended(results, 0)
-    return [*blocks, *paragraph(recommendation.chosen_on(results.study.data.split))] if blocks else []
+    return [*blocks, *paragraph(recommendation.chosen_on(results))] if blocks else []
 
 
 def _found(results: Results) -> Blocks:
@@ -45,7 +46,7 @@ def _found(results: Results) -> Blocks:
         on = results.on(results.training_device())
         compared = [one for kind in controls.CONTROLS for one in controls.findings(on, controls.pairs(on, kind))]
         return bullets([*map(findings.trained, _trainers(results)), *compared, *said])
-    said += [findings.opponents(results), int8(results, bench), anatomy.in_short(results, bench)]
+    said += [findings.opponents(results), int8(results), anatomy.in_short(results, bench)]
     said += [findings.few_images(results), *findings.inexact(results, results.candidate_file(bench))]
     return bullets([*said, findings.rounded_candidate(results, bench)])
 
@@ -54,9 +55,9 @@ def _trainers(results: Results) -> list[Results]:
     return [results.on(device) for device in results.training_devices()]
 
 
-def int8(results: Results, bench: Bench) -> Finding | None:
-    """Say what INT8 costs on a bench, of the first kind of INT8 that has several files there."""
-    costs = (findings.precision_cost(results, results.at(bench), precision) for precision in formats.QUANTIZED)
+def int8(results: Results) -> Finding | None:
+    """Say what INT8 costs in each runtime, of the first kind of INT8 that has several files."""
+    costs = (findings.precision_cost(results, precision) for precision in formats.QUANTIZED)
     return next((cost for cost in costs if cost), None)
 
 
@@ -70,24 +71,34 @@ def _figures(results: Results, drawn: Sequence[str]) -> Blocks:
 
 
 def _measured(results: Results) -> Blocks:
-    """Say on what, in which runtimes and how often it was measured, and what is missing."""
-    said = [_bench(results, bench) for bench in results.benches()]
+    """Say on what, in which runtimes and how often it was measured, how sure that is, and what is missing."""
+    said: list[Finding | None] = [*_timed(results)]
     if not said:
         said = [Finding.of(f"{where(results, [*on.trainings, *on.prunings])}.") for on in _trainers(results)]
+    said += [findings.time_spread(results, device) for device in recommendation.devices(results)]
     seeds = results.study.seeds
     listed = ", ".join(map(str, seeds))
-    seeded = "One seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
+    seeded = "One training seed" if len(seeds) == 1 else f"{len(seeds)} training seeds"
     days = sorted({record.moment.date() for record in results.records})
     span = str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    said.append(Finding.of(f"{seeded} ({listed}), {span}. Intervals are of 95 %."))
+    said += [
+        Finding.of(
+            f"{seeded} ({listed}), {span}. Intervals are 95 % confidence intervals; “How to read the tables” explains "
+            "all terms."
+        )
+    ]
+    said += [findings.disturbed(results), controls.absent(results)]
     absent = results.missing()
     missing = [Finding.of(strong("Not measured yet"), f": {'; '.join(absent)}.")] if absent else []
     return bullets([*said, *missing, *(Finding.of(note) for note in results.study.report.notes)])
 
 
-def _bench(results: Results, bench: Bench) -> Finding:
-    measured = results.at(bench)
-    return Finding.of(
-        f"{where(results, measured)}. {timing(r.latency for r in measured)} and "
-        f"{timing(r.batch_latency for r in measured)}, copies included. {replicates(measured)}"
-    )
+def _timed(results: Results) -> list[Finding]:
+    """Say how files were timed; runtimes of one device in which they were timed alike share a finding."""
+    alike: dict[tuple[Identity, str], list[Measurement]] = {}
+    for bench in results.benches():
+        measured = results.at(bench)
+        single, large = calls(r.latency for r in measured), calls(r.batch_latency for r in measured)
+        how = f"Times are medians (p50) of {single} and of {large}, copying in and out included. {replicates(measured)}"
+        alike.setdefault((bench.device, how), []).extend(measured)
+    return [Finding.of(f"{where(results, measured)}. {how}") for (_, how), measured in alike.items()]

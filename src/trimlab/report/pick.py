@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 from trimlab.records import Measurement
 from trimlab.report.intervals import Difference, Replicated
-from trimlab.report.results import Identity, Results, batch_latency_ms, latency_ms, mean, of_file
+from trimlab.report.results import Identity, Results, Spread, batch_latency_ms, latency_ms, mean, of_file
 from trimlab.report.text import MIB
 
 Objective = Literal["size", "latency", "throughput"]
@@ -95,17 +95,50 @@ def within(file: File, limits: Limits) -> bool:
     )
 
 
-def as_fast(best: File, found: Iterable[File], limits: Limits, objective: Objective) -> list[File]:
-    """Return the other files within the limits that cannot be told apart from the best: their times overlap.
+def as_fast(
+    best: File, found: Iterable[File], limits: Limits, objective: Objective, spread: Spread | None
+) -> list[File]:
+    """Return the other files within the limits that cannot be told apart from the best by their times.
 
-    Sizes are exact, and one process gives no interval: then there are none.
+    Their intervals overlap; or, as one process gives no interval, they lie no further apart than times of one and the
+    same computation on that device. Sizes are exact.
+
+    Args:
+        best: the file that was picked.
+        found: all of the device.
+        limits: what the others have to keep, too.
+        objective: for what the best one was picked.
+        spread: of the device (`Results.time_spread`).
     """
     if objective == "size":
         return []
     time = _TIMES[objective]
     others = [file for file in found if file is not best and within(file, limits)]
-    timed = [file for file in others if time(file).low is not None and time(best).low is not None]
-    return [file for file in timed if not time(best).is_below(time(file))]
+    factor = 1.0 if spread is None else spread.single if objective == "latency" else spread.batch
+
+    def apart(file: File) -> bool:
+        if time(file).low is None or time(best).low is None:
+            return time(file).mean > factor * time(best).mean
+        return time(best).is_below(time(file))
+
+    return [file for file in others if not apart(file)]
+
+
+def as_accurate(best: File, found: Iterable[File], results: Results) -> list[File]:
+    """Return the files that are smaller and faster at batch 1 and not known to be less accurate, the smallest first.
+
+    A difference in time counts that is larger than times of the same computation lie apart.
+    """
+    spread = results.time_spread(best.records[0].device.identity)
+    factor = 1.0 if spread is None else spread.single
+    cheaper = [
+        file
+        for file in found
+        if file.size_bytes < best.size_bytes and file.latency_ms.mean * factor < best.latency_ms.mean
+    ]
+    compared = [(file, results.difference(file.records, best.records)) for file in cheaper]
+    alike = [file for file, gained in compared if gained and not gained.separable]
+    return sorted(alike, key=lambda file: (file.size_bytes, file.latency_ms.mean))
 
 
 def _alike(found: Sequence[Measurement], base: Sequence[Measurement]) -> bool:

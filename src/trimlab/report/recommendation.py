@@ -3,19 +3,17 @@
 from collections.abc import Sequence
 
 from trimlab.report import pick
-from trimlab.report.findings import tested
+from trimlab.report.findings import TOLERATED_POINTS, tested
 from trimlab.report.model import Column, Finding, Table, Value, strong, words
 from trimlab.report.pick import File, Limits, Objective
 from trimlab.report.results import Identity, Results
 from trimlab.report.tables import DELTA, SIZE, TOP1, describe, size, spread, top1, where
-from trimlab.report.text import MIB, mib, percent, plus_minus, pretty, split_name, times
+from trimlab.report.text import MIB, mib, percent, plus_minus, precision_name, pretty, times
 
 DROPS = (0.5, 1.0, 3.0)
 """Points that a file may lose."""
 SIZES_MIB = (0.1, 1.0, 10.0)
 """How large a file may be, where that tells files apart."""
-RECOMMENDED_DROP = 1.0
-"""Points that the file may lose which the report recommends."""
 BEST: dict[Objective, str] = {
     "size": "smallest",
     "latency": "fastest at batch 1",
@@ -41,18 +39,18 @@ def sentence(results: Results, device: Identity) -> Finding | None:
     base = pick.baseline(found)
     if base is None:
         return None
-    best = pick.pick(found, Limits(RECOMMENDED_DROP), "size")
+    best = pick.pick(found, Limits(TOLERATED_POINTS), "size")
     if best is None or best is base:
         return Finding.of(
             strong("Deploy the unpruned FP32 file:"),
-            f" no smaller one was shown to lose at most {RECOMMENDED_DROP:g} point of top-1.",
+            f" no smaller one was shown to lose at most {TOLERATED_POINTS:g} point of top-1.",
         )
     return Finding.of(
         strong(f"Deploy {_name(results, best)} in {pretty(best.records[0].runtime)}."),
-        f" It is the smallest file whose loss is at most {RECOMMENDED_DROP:g} point with all of its 95 % interval: "
-        f"{_mean_top1(best)} % top-1, the unpruned FP32 baseline {_mean_top1(base)} % ({tested(best.gained)}). "
-        f"It takes {mib(best.size_bytes)} MiB in place of {mib(base.size_bytes)} MiB, "
-        f"and {times(best.latency_ms)} ms an image in place of {times(base.latency_ms)} ms.",
+        f" It is the smallest file whose entire 95 % interval stays within a {TOLERATED_POINTS:g}-point loss: "
+        f"{_mean_top1(best)} % top-1, against {_mean_top1(base)} % for the unpruned FP32 baseline "
+        f"({tested(best.gained)}). It takes {mib(best.size_bytes)} MiB instead of {mib(base.size_bytes)} MiB, "
+        f"and {times(best.latency_ms)} ms per image instead of {times(base.latency_ms)} ms.",
         points_gained=best.gained.points,
         size_mib=best.size_bytes / MIB,
         baseline_size_mib=base.size_bytes / MIB,
@@ -70,7 +68,7 @@ def table(results: Results, device: Identity) -> Table | None:
     order = list(dict.fromkeys([*best, *under]))
     rows = [_row(results, found, found[at], best.get(at, {}), under.get(at, [])) for at in order]
     if found.index(base) not in order:
-        rows.append([BASELINE, *_figures(results, found, base, {})])
+        rows.append([BASELINE, *_figures(results, found, base, {}, [])])
     batch = found[0].records[0].batch_latency.batch_size
     columns = [
         words("Best for"), words("File"), words("Runtime"), TOP1, DELTA, SIZE, Column("Latency ms", "ms"),
@@ -80,21 +78,37 @@ def table(results: Results, device: Identity) -> Table | None:
     several = f", as {base_in} computes it" if len({file.records[0].runtime for file in found}) > 1 else ""
     caption = (
         f"{where(results, [record for file in found for record in file.records])}. Δ points: top-1 less that of the "
-        f"unpruned FP32 baseline{several}, with the half width of the 95 % interval; a file is within a loss if all of "
-        "that interval is. Most accurate: the highest lower bound of the 95 % interval. Latency: at batch 1, p50."
+        f"unpruned FP32 baseline{several}, with the half width of the 95 % interval; a file is within a loss if its "
+        f"entire interval is. Most accurate: the highest lower bound of that interval. Latency: at batch 1, median "
+        f"(p50).{_apart(results, device, found)}"
     )
     number = devices(results).index(device) + 1
     return Table.of("recommended" if number == 1 else f"recommended-{number}", columns, rows, caption)
 
 
-def chosen_on(split: str) -> Finding:
-    """Say on which images the files were chosen, and what that means."""
-    meaning = (
-        "The best of many files is a little lucky on the images that it was chosen on: choose on the hold-out "
-        "(data.split: holdout), and show the chosen file on the test set."
+def _apart(results: Results, device: Identity, found: Sequence[File]) -> str:
+    """Say what ranks the times of files that one process timed."""
+    spread = results.time_spread(device)
+    if spread is None or all(file.latency_ms.low is not None for file in found):
+        return ""
+    return (
+        f" One process timed each file: times are ranked by their medians, and cannot be told apart up to "
+        f"{spread.single:.2f}× at batch 1 and {spread.batch:.2f}× at the large batch, by which times of equal work "
+        "differ here."
     )
-    text = f"Chosen on the {split_name(split)}."
-    return Finding.of(f"{text} {meaning}" if split == "test" else text)
+
+
+def chosen_on(results: Results) -> Finding:
+    """Say on which images the files were chosen, and what that and the number of seeds mean for their accuracies."""
+    split = results.study.data.split
+    images = {"test": "test", "holdout": "hold-out"}[split]
+    said = f"These files were selected on the {images} images that they are scored on, so their accuracies are slightly"
+    said += " optimistic."
+    if split == "holdout":
+        said += " The test set was not used."
+    if len({record.seed for record in results.measurements}) == 1:
+        said += " There is one training seed: no interval here covers what another one would change."
+    return Finding.of(said)
 
 
 def _best(found: Sequence[File]) -> dict[int, Best]:
@@ -127,7 +141,7 @@ def _row(results: Results, found: Sequence[File], file: File, best: Best, sizes:
         f"{', '.join(BEST[o] for o in own)} within {_either(drops)} {_points(drops)}" for drops, own in together.items()
     ]
     said += [f"most accurate up to {_either(sizes)} MiB"] if sizes else []
-    return ["; ".join(said), *_figures(results, found, file, best)]
+    return ["; ".join(said), *_figures(results, found, file, best, sizes)]
 
 
 def _points(drops: Sequence[float]) -> str:
@@ -138,21 +152,29 @@ def _either(values: Sequence[float]) -> str:
     return " or ".join(f"{value:g}" for value in values)
 
 
-def _figures(results: Results, found: Sequence[File], file: File, best: Best) -> list[str | Value]:
+def _figures(
+    results: Results, found: Sequence[File], file: File, best: Best, sizes: Sequence[float]
+) -> list[str | Value]:
+    """Return a file's figures, with a note where they do not tell it apart from another file that could be named."""
     rates = [record.batch_latency.images_per_second for record in file.records]
     latency, rate = Value(times(file.latency_ms), file.latency_ms.mean), spread(rates, lambda value: f"{value:,.0f}")
     timed: dict[Objective, Value] = {"latency": latency, "throughput": rate}
     for objective, drops in best.items():
-        rivals = pick.as_fast(file, found, Limits(max(drops)), objective)
+        apart = results.time_spread(file.records[0].device.identity)
+        rivals = pick.as_fast(file, found, Limits(max(drops)), objective, apart)
         if rivals:
-            named = "; ".join(f"{_name(results, r)} in {pretty(r.records[0].runtime)}" for r in rivals[:_NAMED])
+            named = ", ".join(map(_short, rivals[:_NAMED]))
             more = f" and {len(rivals) - _NAMED} more" if len(rivals) > _NAMED else ""
             timed[objective] = timed[objective]._replace(note=f"cannot be told apart in this from {named}{more}")
+    accuracy = top1(file.records)
+    if sizes and (rivals := pick.as_accurate(file, found, results)):
+        cheaper = f"{_short(rivals[0])}, {mib(rivals[0].size_bytes)} MiB, {times(rivals[0].latency_ms)} ms"
+        accuracy = accuracy._replace(note=f"cannot be told apart in this from a smaller and faster file: {cheaper}")
     gained = "0" if file is pick.baseline(found) else plus_minus(file.gained)
     return [
         _name(results, file),
         pretty(file.records[0].runtime),
-        top1(file.records),
+        accuracy,
         Value(gained, file.gained.points),
         size(file.size_bytes),
         *timed.values(),
@@ -162,6 +184,12 @@ def _figures(results: Results, found: Sequence[File], file: File, best: Best) ->
 def _name(results: Results, file: File) -> str:
     """Name a file by what it is and by its variant."""
     return f"{describe(results, file.records)} ({file.records[0].variant})"
+
+
+def _short(file: File) -> str:
+    """Name a file by its variant, precision and runtime."""
+    first = file.records[0]
+    return f"{first.variant} {precision_name(first.precision)} in {pretty(first.runtime)}"
 
 
 def _mean_top1(file: File) -> str:

@@ -47,6 +47,20 @@ class Files(list[Measurement]):
         return _grouped(self, lambda record: (record.variant, record.precision))
 
 
+class Spread(NamedTuple):
+    """How far times of one and the same computation lie apart on a device: the largest median over the smallest."""
+
+    single: float
+    """At batch 1, of the group that lies furthest apart."""
+    batch: float
+    """At the large batch."""
+    usual_single: float
+    """Median over the groups."""
+    usual_batch: float
+    groups: int
+    """Each of files of one shape, computed in the same precisions by one runtime."""
+
+
 @dataclass(frozen=True)
 class Results:
     """A study and its records; each list is ordered by device, seed and digest."""
@@ -98,6 +112,11 @@ class Results:
     def where(self, bench: Bench) -> str:
         """Name a bench: device and runtime."""
         return f"{self.labels[bench.device]}, {pretty(bench.runtime)}"
+
+    def runtime_name(self, bench: Bench) -> str:
+        """Name a bench's runtime, and its device where several devices measured files."""
+        several = len({other.device for other in (self.whole or self).benches()}) > 1
+        return f"{pretty(bench.runtime)} on {self.labels[bench.device]}" if several else pretty(bench.runtime)
 
     def key(self, name: str, where: Bench | Identity) -> str:
         """Return the key of a table of one bench or training device: `name`, numbered from the second one on."""
@@ -162,6 +181,21 @@ class Results:
                 statistics.median(record.baseline_batch_latency.p50_ms for record in found),
             )
             for key, found in beside.items()
+        }
+
+    def time_spread(self, device: Identity) -> Spread | None:
+        """Return how far times of the same computation lie apart on a device; None where nothing was timed twice.
+
+        The same are files of equal shape and arithmetic, and the unpruned FP32 file, which is timed beside each file.
+        """
+        return self._time_spreads.get(device)
+
+    @cached_property
+    def _time_spreads(self) -> dict[Identity, Spread]:
+        return {
+            device: spread
+            for device, found in _grouped(self.measurements, lambda record: record.device.identity).items()
+            if (spread := _time_spread(found))
         }
 
     def answers(self, record: Scored) -> Answers | None:
@@ -386,7 +420,7 @@ class Results:
         if not absent:
             return ""
         if len(absent) == len(asked):
-            return f"in {pretty(runtime)} all {len(asked)} files"
+            return f"in {pretty(runtime)} {'the only file' if len(asked) == 1 else f'all {len(asked)} files'}"
         here = {precision for _, precision, _ in measured}
         nowhere = [p for p in formats.COMPUTED if p not in here and any(precision == p for _, precision, _ in absent)]
         named = [f"every {precision_name(p)} file" for p in nowhere]
@@ -439,6 +473,29 @@ def _label(device: Device, alike: Sequence[Device]) -> str:
     if device.kind == "cpu" and len(twins) > 1:
         parts.append(count(device.threads, "thread"))
     return ", ".join(parts)
+
+
+def _time_spread(measured: Sequence[Measurement]) -> Spread | None:
+    """Compare the medians of files that compute the same; see `Results.time_spread`."""
+    alike = _grouped(measured, _computation)
+    beside = _grouped(measured, lambda record: (bench_of(record), record.workload))
+    medians = [([r.latency.p50_ms for r in own], [r.batch_latency.p50_ms for r in own]) for own in alike.values()]
+    medians += [
+        ([r.baseline_latency.p50_ms for r in own], [r.baseline_batch_latency.p50_ms for r in own])
+        for own in beside.values()
+    ]
+    apart = [(max(one) / min(one), max(many) / min(many)) for one, many in medians if len(one) > 1]
+    if not apart:
+        return None
+    single, batch = zip(*apart, strict=True)
+    return Spread(max(single), max(batch), statistics.median(single), statistics.median(batch), len(apart))
+
+
+def _computation(record: Measurement) -> Hashable:
+    """Return what is equal of files that compute the same: runtime, shape, and each layer's precision where known."""
+    computed = tuple(layer.precision for layer in record.batch_layers if layer.channels is not None)
+    shape = (record.model, record.num_classes, record.num_params, record.macs, record.batch_latency.batch_size)
+    return bench_of(record), shape, computed or record.precision
 
 
 def paired_noise(disagreement: float, num_images: int) -> float:

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 
 from trimlab.config import Evaluated
 from trimlab.records import Measurement
+from trimlab.report.budgets import OLDER
 from trimlab.report.model import Column, Table, Value, words
 from trimlab.report.results import Results, bench_of
 from trimlab.report.tables import SEEDS, TOP1, Values, hundredths, spread, top1, where, whole
 from trimlab.report.text import precision_name
 
-OLDER = Value("—", note="not in the record, which an older version wrote")
 FEW_CLASSES = Value("—", note="says nothing with five classes or fewer")
 COLUMNS: dict[Evaluated, Column] = {"top1": TOP1, "top5": Column("Top-5 %", "%"), "macro_f1": Column("Macro-F1 %", "%")}
 
@@ -46,4 +46,4 @@ def _figure(found: Sequence[Measurement], name: Evaluated) -> Value:
     values = [value for record in found if (value := _FIGURES[name](record)) is not None]
     if len(values) == len(found):
         return top1(found) if name == "top1" else spread([100 * value for value in values], hundredths)
-    return FEW_CLASSES if name == "top5" and found[0].num_classes <= 5 else OLDER
+    return FEW_CLASSES if name == "top5" and found[0].num_classes <= 5 else Value("—", note=OLDER)

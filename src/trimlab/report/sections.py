@@ -33,7 +33,7 @@ from trimlab.report.model import (
     strong,
     text_of,
 )
-from trimlab.report.results import Bench, Files, Results
+from trimlab.report.results import Bench, Files, Results, exact_difference
 from trimlab.report.text import count, precision_name, pretty
 
 _METHODS = {"minmax": "their minimum and maximum", "entropy": "least entropy loss", "percentile": "percentile"}
@@ -41,8 +41,8 @@ _PUBLISHED_ROWS = Finding.of(
     "Rows marked ",
     Span(tables.REFERENCE.text, tables.REFERENCE.style),
     " are the published ResNet-18 compression study's. Each stands directly under our row of the same model, dataset, "
-    "ratio and precision, and says what its size is of and in which runtime it was timed. Its GPU and batch size were "
-    "not published, so its sizes and times cannot be compared with ours.",
+    "ratio and precision, and names the kind of file whose size it gives and the runtime that was timed. The GPU and "
+    "the batch size were not published, so these sizes and times cannot be compared with ours.",
 )
 Blocks = list[Block]
 
@@ -79,7 +79,7 @@ def _training(results: Results, drawn: Sequence[str]) -> Chapter | None:
     answer = findings.trained(results.on(results.training_device()))
     blocks = _per_device(results, lambda on: bool(on.trainings), section)
     blocks += _figure(drawn, "training", "Training loss and top-1 over the epochs")
-    about = "training curves, recipes, full and mixed precision, and what it took"
+    about = "training curves, epochs, full and mixed precision, and what it took"
     return _chapter("training", "Training", about, answer, blocks)
 
 
@@ -157,42 +157,49 @@ def _files(results: Results, drawn: Sequence[str]) -> Chapter | None:
                 heading = (*_workload_heading(results, workload), Span(_bench_suffix(results, bench)))
                 read = paragraph(findings.baseline_times(measured))
                 parts.append(Section(heading, (tables.precisions(results, workload, bench), *read)))
-    answer = next((said for bench in results.benches() if (said := findings.fastest(results.at(bench)))), None)
+    answer = findings.fastest(results)
     about = "every variant in every precision: size, accuracy, latency, throughput, speed-up"
     return _chapter("files", "Pruning × precision", about, answer, [*parts, *_speed(drawn)])
 
 
 def _fronts(results: Results, drawn: Sequence[str]) -> Chapter | None:
-    bench = results.main_bench()
-    if bench is None:
-        return None
     blocks: Blocks = []
+    for device in recommendation.devices(results):
+        listed = bullets(said for key in results.study.datasets for said in findings.fronts(results, device, key))
+        if listed and len(recommendation.devices(results)) > 1:
+            blocks += paragraph(Finding.of(strong(results.labels[device])))
+        blocks += listed
     for dataset in results.study.datasets:
-        blocks += bullets(findings.fronts(results, bench, dataset))
         alternative = f"Top-1 over throughput on {pretty(dataset)}"
         blocks += _figure(drawn, f"accuracy-by-throughput-{dataset}", alternative)
         if dataset != results.dataset_of(results.study.report.baseline):
             for name in ("latency", "size"):
                 blocks += _figure(drawn, f"accuracy-by-{name}-{dataset}", f"Top-1 over {name} on {pretty(dataset)}")
+    several = len(results.benches()) > len(recommendation.devices(results))
+    answer = Finding.of(
+        "A file is listed unless another one on the same device"
+        f"{', in any runtime,' if several else ''} is at least as accurate and also smaller, or faster: the Pareto "
+        f"front.{' Each figure shows one runtime alone.' if several else ''}"
+    )
     about = "the files that no other one beats in accuracy and in size, latency or throughput"
-    return _chapter("fronts", "Which files no other file beats", about, None, blocks)
+    return _chapter("fronts", "Which files no other file beats", about, answer, blocks)
 
 
 def _int8(results: Results, drawn: Sequence[str]) -> Chapter | None:
-    headline = results.headline_bench()
-    answer = opening.int8(results, headline) if headline else None
-    parts: Blocks = []
-    for bench in results.benches():
-        said = findings.precision_costs(results, results.at(bench))
-        others = bullets(one for one in said if one != answer or bench != headline)
-        parts += _measured_on(results, bench, others) if others else []
+    answer = opening.int8(results)
+    parts = bullets(said for said in findings.precision_costs(results) if said != answer)
+    layers = _mixed(results, drawn)
     for heading, blocks in (
-        ("INT8, mixed: which layers stay in float", _mixed(results, drawn)),
+        ("INT8, mixed: which layers stay in float", layers),
         ("INT8 against its exact arithmetic", _exactness(results)),
     ):
         parts += [Section(text_of(heading), tuple(blocks))] if blocks else []
-    about = "what INT8 and FP16 cost against the same variant's FP32 file, and in which layers"
-    return _chapter("int8", "What did INT8 cost, and where?", about, answer, parts)
+    quantized = any(record.precision in formats.QUANTIZED for record in results.measurements)
+    if quantized and all(exact_difference(record) is None for record in results.measurements):
+        parts += paragraph(anatomy.NOT_EXACT)
+    where = ", and in which layers" if layers else ""
+    about = f"what each lower precision costs against the FP32 file of the same weights{where}"
+    return _chapter("int8", f"What did INT8 cost{', and where' if layers else ''}?", about, answer, parts)
 
 
 def _classes(results: Results, drawn: Sequence[str]) -> Chapter | None:
@@ -234,9 +241,9 @@ def _why(results: Results, drawn: Sequence[str]) -> Chapter | None:
             parts.append(Section(text_of(f"Layers{_bench_suffix(results, bench)}"), tuple(blocks)))
     rounded = [found for key in results.study.workloads for found in _rounding(results, key)]
     parts += [Section(text_of("Rounded widths"), tuple(bullets(rounded)))] if rounded else []
-    about = "layers by time, work saved against time saved, widths that the hardware pads"
+    about = "work saved against speed, the candidate's layers by time, and widths that the hardware pads"
     answer = anatomy.answer(results, headline) if headline else None
-    return _chapter("speed", "Why is it not faster?", about, answer, parts)
+    return _chapter("speed", anatomy.QUESTION, about, answer, parts)
 
 
 def _rounding(results: Results, workload: str) -> list[Finding]:
@@ -270,30 +277,41 @@ def _devices(results: Results, drawn: Sequence[str]) -> Chapter | None:
 
 
 def _origin(results: Results) -> Finding:
-    commits: list[str | Span] = []
-    for commit in sorted({record.commit for record in results.records}):
-        commits += [", ", code(commit)]
+    """Say from which code the records of each kind are, and from which params."""
+    said: list[str | Span] = []
+    kinds = {"Trained": results.trainings, "Sensitivity measured": results.sensitivities,
+             "Pruned": results.prunings, "Files measured": results.measurements}  # fmt: skip
+    for kind, records in kinds.items():
+        commits = [code(commit) for commit in sorted({record.commit for record in records})]
+        if commits:
+            said += [f"{kind} at ", *[part for commit in commits for part in (", ", commit)][1:], ". "]
     return Finding.of(
-        "Measured at commit ",
-        *commits[1:],
-        ". Study ",
+        *said,
+        "All records have the params of study ",
         code(results.study.study),
-        ", params digest ",
+        " (digest ",
         code(results.study.digest()[:12]),
-        ".",
+        ").",
     )
 
 
 def _runtimes(results: Results, drawn: Sequence[str]) -> Chapter | None:
     parts: Blocks = []
+    kinds = {
+        "a GPU's own times": anatomy.clocks,
+        "several builds of an engine": anatomy.builds,
+        "accuracy and labels": anatomy.agreement,
+    }
+    shown: list[str] = []
     for bench in results.benches():
         measured = _in_order(results, results.at(bench))
-        found = [table(results, measured) for table in (anatomy.clocks, anatomy.builds, anatomy.agreement)]
-        if any(found):
+        found = {told: table for told, of in kinds.items() if (table := of(results, measured))}
+        shown += found
+        if found:
             heading = text_of(f"Measured{_bench_suffix(results, bench)}")
-            parts.append(Section(heading, tuple(table for table in found if table)))
-    about = "the same files in torch, ONNX Runtime and others: accuracy, labels, a GPU's clocks, builds of an engine"
-    return _chapter("runtimes", "Runtimes beside each other", about, None, parts)
+            parts.append(Section(heading, tuple(found.values())))
+    about = f"how the same files do in torch, ONNX Runtime and others: {', '.join(dict.fromkeys(shown))}"
+    return _chapter("runtimes", "Runtimes side by side", about, None, parts)
 
 
 def _models(results: Results, drawn: Sequence[str]) -> Chapter | None:
@@ -363,15 +381,26 @@ def _how_to_read(results: Results, published: bool) -> Chapter:
             strong("× batch 1"),
             " and ",
             strong(f"× batch {batch}"),
-            " say how much faster a file is than its workload's unpruned FP32 file, timed in turn with "
-            "it in the same process. Of several processes, all seeds together, it is the geometric mean of their "
-            "ratios with its 95 % interval (Student's, of the logarithms), and no digit beyond that; of one process, "
-            "two digits. No sentence ranks files by times whose intervals overlap.",
+            " say how many times as fast a file is as the unpruned FP32 file of the same model, timed in turn with it "
+            "in the same process. Of several processes, all seeds together, it is the geometric mean of their ratios "
+            "with its 95 % interval (Student's, of the logarithms), and no digit beyond that; of one process, two "
+            "digits. No sentence ranks files by times whose intervals overlap; times of one process have none, and are "
+            "not told apart up to the factor by which times of equal work differ.",
         ),
         Finding.of(
             strong("Times"),
-            " are wall clock, warm-up left out, and percentiles of the calls of all processes; the caption of each "
-            "table of latencies says whether copies are included.",
+            " are wall clock, warm-up left out, and percentiles of the calls of all processes: p50 is the median. The "
+            "caption of each table of latencies says whether copying images in and results out is included.",
+        ),
+        Finding.of(
+            strong("Distilled"),
+            " models are fine-tuned to match the unpruned model's outputs as well as the true labels. ",
+            strong("AMP"),
+            " is mixed precision. The ",
+            strong("hold-out"),
+            " is a fixed part of the training images, on which a study may score in place of the test set. The ",
+            strong("Pareto front"),
+            " is the files that no other one beats in both accuracy and a cost.",
         ),
         *findings.intervals(results),
         *findings.budget(results),
@@ -386,7 +415,8 @@ def _how_to_read(results: Results, published: bool) -> Chapter:
         facts.append(
             Finding.of(
                 strong("INT8"),
-                " is post-training quantization of weights and activations (Q/DQ), with ranges from "
+                " is post-training quantization of weights and activations, as pairs of nodes that quantize and "
+                "dequantize (Q/DQ), with ranges from "
                 f"{settings.calibration_images} training images by {_METHODS[settings.method]}{kept}{corrected}.",
             )
         )
@@ -444,7 +474,7 @@ def _exactness(results: Results) -> Blocks:
     quantized = {bench: found for bench, found in measured.items() if any(r.precision in known for r in found)}
     compared = {bench: anatomy.exactness(results, found) for bench, found in quantized.items()}
     if not any(compared.values()):
-        return paragraph(anatomy.NOT_EXACT) if compared else []
+        return []
     headline = results.headline_bench()
     warned = results.candidate_file(headline) if headline else []
     blocks: Blocks = []

@@ -88,10 +88,10 @@ def finding(results: Results, workload: str) -> Finding | None:
     return Finding.of(
         "Pruned alone and not fine-tuned, ",
         *_named(first, dearest),
-        f" loses most: {points(most)} points of top-1 at {ratio_percent(most.ratio)}; ",
+        f" costs most: {points(most)} points of top-1 at {ratio_percent(most.ratio)}; ",
         *_named(first, cheapest),
-        f" loses least: {points(least)} points at {ratio_percent(least.ratio)}. BatchNorm's statistics are "
-        f"estimated anew each time; scored on {first.num_images:,} images of the hold-out"
+        f" costs least: {points(least)} points at {ratio_percent(least.ratio)}. BatchNorm's statistics are "
+        f"re-estimated each time. Scored on {first.num_images:,} images of the hold-out"
         f"{_IMAGES[first.trained_on_images]}.",
         most_lost_points=most.points,
         least_lost_points=least.points,
@@ -101,7 +101,7 @@ def finding(results: Results, workload: str) -> Finding | None:
 def _named(record: Sensitivity, name: str) -> list[str | Span]:
     """Name a group by its first layer, and say how many it couples."""
     layers = next(len(group.layers) for group in record.groups if group.layers[0] == name)
-    return [code(name), f" with the {count(layers - 1, 'layer')} coupled to it" if layers > 1 else ""]
+    return [code(name), f" (with the {count(layers - 1, 'layer')} coupled to it)" if layers > 1 else ""]
 
 
 def chosen(results: Results, workload: str) -> list[list[Pruning]]:

@@ -72,6 +72,7 @@ SIZE = Column("Size MiB", "MiB")
 TOP1 = Column("Top-1 %", "%")
 BUDGET = Column("Budget TMACs", "TMACs")
 SEEDS = Column("n")
+TMACS = "TMACs (10^12 multiply-accumulates)"
 DELTA = Column("Δ points", "points")
 """Against the study's unpruned FP32 baseline, wherever it stands."""
 OWN = Column("Against its FP32, points", "points")
@@ -121,7 +122,7 @@ def baselines(results: Results) -> Table:
     everything = [record for records in groups for record in records]
     caption = (
         f"{where(results, everything)}. Top-1 of the last epoch. Epoch s and images/s: median over the epochs at full "
-        "image size, evaluation left out."
+        f"image size, evaluation left out. AMP: mixed precision. Budget: in {TMACS}."
     )
     key = results.key("trainings", everything[0].device.identity)
     return Table.of(key, columns, rows, " ".join([caption, *recipes]))
@@ -146,8 +147,9 @@ def pruning(results: Results, workload: str) -> Table:
     ]  # fmt: skip
     everything = [record for records in groups for record in records]
     caption = (
-        f"{where(results, everything)}. Size: parameters and buffers of the torch model. Eager latency: torch, FP32, "
-        f"{timing(record.eager_latency for record in everything)}, copies left out. Before and after: fine-tuning. "
+        f"{where(results, everything)}. Size: parameters and buffers of the torch model. Eager latency: the torch "
+        f"model as it is, in FP32, median (p50) of {calls(record.eager_latency for record in everything)}, copies left "
+        f"out. Before, after: before and after fine-tuning. Budget: of the whole training, in {TMACS}. "
         f"{_batchnorm(everything)}"
         f"{_fine_tuning(results, everything)} {_pruning_reference_note(results, rows, everything)}"
     )
@@ -187,7 +189,7 @@ def _budgets(results: Results, variants: Iterable[str]) -> str:
     found = {variant: records for variant in variants if (records := on.pruned(variant))}
     values = {variant: budgets.of_pruned(on, records) for variant, records in found.items()}
     said = [f"{variant} {value.text}" for variant, value in values.items() if not value.note]
-    return f" Budgets in TMACs (training + fine-tuning): {', '.join(said)}." if said else ""
+    return f" Budgets (training + fine-tuning) in {TMACS}: {', '.join(said)}." if said else ""
 
 
 def precisions(results: Results, workload: str, bench: Bench) -> Table:
@@ -236,8 +238,8 @@ def benches(results: Results) -> Table | None:
     ]  # fmt: skip
     caption = (
         f"Candidate: {results.study.report.candidate}. Baseline: {results.study.report.baseline} in FP32. "
-        "Latency: p50 at batch 1. Images/s: p50 at the large batch. Copies are included. ×: as fast as the unpruned "
-        "FP32 file on the same device in the same runtime; no ratio crosses devices or runtimes."
+        "Latency and images/s: medians (p50) at batch 1 and at the large batch, copying in and out included. ×: as "
+        "fast as the unpruned FP32 file on the same device in the same runtime; no ratio crosses devices or runtimes."
     )
     return Table.of("benches", columns, rows, caption)
 
@@ -374,10 +376,11 @@ def measurements(results: Results, measured: Sequence[Measurement]) -> Table:
     ]
     columns = [column for column, _, wanted in shown if wanted]
     rows = [[value(record) for _, value, wanted in shown if wanted] for record in measured]
-    single = "" if clocked else f"Batch 1: {_calls(r.latency for r in measured)}. "
+    single = "" if clocked else f"Batch 1: {calls(r.latency for r in measured)}. "
     caption = (
-        f"{where(results, measured)}. {single}Large batch: {_calls(r.batch_latency for r in measured)}; copies "
-        "included. Peak memory: of a process that ran this file alone, at the large batch."
+        f"{where(results, measured)}. {single}Large batch: {calls(r.batch_latency for r in measured)}; copies "
+        "included. p50, p90, p99: percentiles of the calls. Peak memory: of a process that ran this file alone, at the "
+        "large batch."
     )
     caption += no_tail(latency for r in measured for latency in (*([] if clocked else [r.latency]), r.batch_latency))
     if known:
@@ -408,20 +411,24 @@ def losses(results: Results, workloads: Sequence[str]) -> Table:
     ]  # fmt: skip
     caption = (
         f"{where(results, results.prunings)}. Torch models after fine-tuning, FP32, each against the same workload "
-        "unpruned, which has no fine-tuning behind it. MiB: parameters and buffers."
+        "unpruned, which was not fine-tuned. MiB: parameters and buffers. Points lost per MiB saved compare the ratios "
+        "of one model: of a smaller model, every MiB is a larger part."
     )
     key = results.key(f"losses-{chosen[0].dataset}", results.prunings[0].device.identity)
     return Table.of(key, columns, rows, caption)
 
 
 def describe(results: Results, found: Sequence[Measurement]) -> str:
-    """Name a deployed file: model, dataset, ratio, precision."""
+    """Name a deployed file: model, dataset, ratio, whether it is distilled, precision."""
     first = found[0]
     model = f"{pretty(first.model)} on {pretty(first.dataset)}"
     ratio = results.ratio_name(first)
     shape = f"pruned by {ratio}" if first.ratio else "unpruned"
-    if results.study.point(first.variant).initial == "scratch":
+    point = results.study.point(first.variant)
+    if point.initial == "scratch":
         shape = f"trained from scratch at the widths of {ratio} pruning"
+    if point.distillation:
+        shape += ", distilled"
     return f"{model}, {shape}, {precision_name(first.precision)}"
 
 
@@ -442,11 +449,6 @@ def device_and_threads(results: Results, records: Sequence[Record]) -> list[str]
     threads = " or ".join(str(n) for n in sorted({record.device.threads for record in records}))
     counted = f"{threads} thread{'' if threads == '1' else 's'}"
     return [device] if device.endswith(f", {counted}") else [device, counted]
-
-
-def timing(latencies: Iterable[Latency]) -> str:
-    """Return batch, statistic and number of timed calls."""
-    return "p50 of " + _calls(latencies)
 
 
 def spread(values: Sequence[float], write: Callable[[float], str]) -> Value:
@@ -769,8 +771,8 @@ def _compared(
 
 
 def _precision(record: Measurement) -> Value:
-    calibrated = record.precision == "int8-entropy"
-    note = "the FP32 file, which TensorRT calibrated itself" if calibrated else ""
+    made = "computed from the FP32 file, so of its size" if formats.derived(record.precision) else ""
+    note = "the FP32 file, which TensorRT calibrated itself" if record.precision == "int8-entropy" else made
     return Value(precision_name(record.precision), note=note)
 
 
@@ -792,7 +794,7 @@ def _against_own(results: Results, found: Sequence[Measurement]) -> Value:
     """Write the points gained against the FP32 file of the same weights, as `delta` does."""
     fp32 = of_file(results.at(bench_of(found[0])), found[0].variant, "fp32")
     if found == fp32:
-        return Value("—", note="is the FP32 file")
+        return Value("—", note="this is the FP32 file")
     own = {record.weights_sha256 for record in found}
     gained = _points(results, found, [record for record in fp32 if record.weights_sha256 in own])
     return gained or Value("—", note="no FP32 file of the same weights was measured")
@@ -834,8 +836,10 @@ def _deployed_caption(results: Results, chosen: Sequence[Measurement], absent: S
         return f"Not measured here: {', '.join(absent)}."
     parts = [
         f"{where(results, chosen)}.",
-        f"Latency: {timing(r.latency for r in chosen)}. Images/s: {timing(r.batch_latency for r in chosen)}.",
-        f"Copies are included. {replicates(chosen)}",
+        f"Latency and images/s: medians (p50) of {calls(r.latency for r in chosen)} and of "
+        f"{calls(r.batch_latency for r in chosen)}, copying in and out included.",
+        f"Δ points: against {results.study.report.baseline} in FP32. ×: as fast as the unpruned FP32 file of the same "
+        f"model. {replicates(chosen)}",
     ]
     if learned := budgets.of_quantized(chosen):
         parts.append(f"Budgets of quantization-aware training, besides those of the variants, in TMACs: {learned}.")
@@ -851,8 +855,8 @@ def replicates(chosen: Iterable[Measurement]) -> str:
         processes[record.variant, record.precision] += len(record.speedups)
     counts = sorted(set(processes.values()))
     if counts == [1]:
-        return "One process timed each file, so that speed-ups have no interval."
-    return f"×: geometric mean of {' or '.join(map(str, counts))} processes, with its 95 % interval."
+        return "One process timed each file, so speed-ups have no interval."
+    return f"Speed-ups: geometric mean of {' or '.join(map(str, counts))} processes, with its 95 % interval."
 
 
 def _loss_rows(results: Results, workload: str) -> list[Values]:
@@ -909,7 +913,8 @@ def _has_reference(rows: list[Values]) -> bool:
     return any(row[0] == REFERENCE for row in rows)
 
 
-def _calls(latencies: Iterable[Latency]) -> str:
+def calls(latencies: Iterable[Latency]) -> str:
+    """Return the number of timed calls and their batch."""
     found = list(latencies)
     counts = " or ".join(str(n) for n in sorted({latency.n for latency in found}))
     batches = " or ".join(str(n) for n in sorted({latency.batch_size for latency in found}))
