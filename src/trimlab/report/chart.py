@@ -17,6 +17,7 @@ MACS, PARAMS, TOP1 = "MACs, millions", "Parameters, millions", "Top-1, %"
 ACROSS = (SIZE, LATENCY, RATE, MACS, PARAMS)
 UP = (TOP1, *ACROSS)
 PUBLISHED = "published study"
+INK, FAINT = "currentColor", "#888888"
 CONTROLS = "chart-controls"
 """The element of the page that holds the selectors."""
 
@@ -32,7 +33,7 @@ _FRONT = [
 NOTE = (
     "Each point is a file; point at it for its figures. Bars are 95 % intervals, or standard deviations over seeds; "
     "hollow points are the published study's; the line is what no other file beats. Click a precision in the legend to "
-    "highlight its files, and click beside the legend to see all again."
+    "highlight its files, and click in the chart to see all again."
 )
 _DESCRIPTION = "A chart of all measured files, over axes to choose. The tables below hold the same figures."
 
@@ -58,10 +59,23 @@ def specification(results: Results) -> dict[str, Any] | None:
         "background": "transparent",
         "title": {"text": {"expr": "[up + ' over ' + across, place]"}, "anchor": "start", "fontSize": 14},
         "config": {
-            "axis": {"labelFontSize": 12},
+            # The page's own colours, which differ in dark mode.
+            "axis": {
+                "labelColor": INK,
+                "domainColor": FAINT,
+                "tickColor": FAINT,
+                "gridColor": FAINT,
+                "gridOpacity": 0.4,
+                "labelFontSize": 12,
+                "labelSeparation": 6,
+            },
+            "title": {"color": INK},
+            "view": {"stroke": None},
             "legend": {
                 "orient": "bottom",
-                "columns": {"expr": "width < 450 ? 3 : 6"},
+                "columns": {"expr": "width < 350 ? 3 : 6"},
+                "labelColor": INK,
+                "titleColor": INK,
                 "labelFontSize": 12,
                 "titleFontSize": 12,
                 "layout": {"bottom": {"direction": "vertical", "margin": 6}},
@@ -81,7 +95,7 @@ def specification(results: Results) -> dict[str, Any] | None:
             "x": {
                 "field": "x",
                 "type": "quantitative",
-                "scale": {"type": "log", "nice": False, "padding": 24},
+                "scale": {"type": "log", "nice": False, "padding": 40},
                 "title": None,
             },
             "y": _upwards("y"),
@@ -94,7 +108,7 @@ def specification(results: Results) -> dict[str, Any] | None:
                     "type": "line",
                     "interpolate": {"expr": f"across === '{RATE}' ? 'step-before' : 'step-after'"},
                     "strokeWidth": 1,
-                    "color": "#777777",
+                    "color": FAINT,
                 },
             },
             # The legend is that of the first layer with colours: the one that it chooses from.
@@ -104,14 +118,14 @@ def specification(results: Results) -> dict[str, Any] | None:
                     {"name": "chosen", "select": {"type": "point", "fields": ["Precision"]}, "bind": "legend"},
                 ],
                 "mark": {"type": "point", "filled": True, "size": 80},
-                "encoding": {**_looks(colours, 0.8), "tooltip": _tooltip(*UP)},
+                "encoding": {**_looks(colours, 0.9), "tooltip": _tooltip(*UP)},
             },
             {
                 "mark": {"type": "rule", "strokeWidth": 1},
                 "encoding": {
                     "y": _upwards("low"),
                     "y2": {"field": "high"},
-                    **{name: how for name, how in _looks(colours, 0.8).items() if name != "shape"},
+                    **{name: how for name, how in _looks(colours, 0.9).items() if name != "shape"},
                 },
             },
             {
@@ -121,11 +135,16 @@ def specification(results: Results) -> dict[str, Any] | None:
             },
             {
                 "transform": [{"filter": "datum.Role"}],
-                "mark": {"type": "point", "size": 420, "color": "black", "tooltip": None},
+                "mark": {"type": "point", "size": 420, "color": INK, "tooltip": None},
             },
             {
                 "transform": [{"filter": "datum.Role"}],
-                "mark": {"type": "text", "dy": -14, "baseline": "bottom", "fontSize": 12, "color": "black"},
+                "mark": {
+                    "type": "text",
+                    "dy": {"expr": "datum.Role === 'candidate' ? -34 : -20"},
+                    "fontSize": 12,
+                    "color": INK,
+                },
                 "encoding": {"text": {"field": "Role"}},
             },
         ],
@@ -142,7 +161,11 @@ def _looks(colours: dict[str, Any], opacity: float) -> dict[str, Any]:
     """Return how a file's mark looks; a point that lies under another one shows through."""
     return {
         "color": {"field": "Precision", "type": "nominal", "scale": colours},
-        "shape": {"field": "Model", "type": "nominal"},
+        "shape": {
+            "field": "Model",
+            "type": "nominal",
+            "legend": {"symbolFillColor": FAINT, "symbolStrokeColor": FAINT},
+        },
         "opacity": {"condition": {"param": "chosen", "value": opacity}, "value": 0.1},
     }
 
@@ -156,7 +179,7 @@ def _upwards(field: str) -> dict[str, Any]:
     return {
         "field": field,
         "type": "quantitative",
-        "scale": {"zero": False, "nice": False, "padding": 24},
+        "scale": {"zero": False, "nice": False, "padding": 40},
         "title": None,
     }
 

@@ -10,10 +10,13 @@ from typing import Any
 
 import vl_convert
 
-from trimlab.report.chart import NOTE
+from trimlab.report.chart import CONTROLS, NOTE
+from trimlab.report.figures import GRID, GROUND, INK
 from trimlab.report.model import Block, Chapter, Column, Figure, Findings, Report, Section, Span, Table, Text, Value
 
 _TAGS = {"plain": "", "strong": "strong", "code": "code", "published": "em"}
+_OWN_COLOURS = {GROUND: "page", INK: "text", GRID: "line"}
+"""The page's names for colours of figures."""
 LONG = 10
 """Rows from which on a table can be filtered and sorted; a shorter one is read at a glance, on a telephone as cards."""
 
@@ -193,6 +196,8 @@ def _figure(figure: Figure, svg: str) -> str:
     drawing = svg[svg.index("<svg") :]
     # Names within a drawing have to be the page's own, too.
     drawing = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{figure.name}-", drawing)
+    # Ground, text and grid are the page's own, which differ in dark mode.
+    drawing = re.sub("|".join(_OWN_COLOURS), lambda found: f"var(--{_OWN_COLOURS[found[0]]})", drawing)
     return f'<figure role="img" aria-label="{escape(figure.alternative)}">{drawing}</figure>\n'
 
 
@@ -200,7 +205,7 @@ def _chart(anchors: _Anchors) -> str:
     heading = (Span("All files"),)
     anchor = anchors.of(heading, 2)
     return (
-        f'<section id="{anchor}">\n<h2>All files</h2>\n<div id="chart-controls"></div>\n<div id="chart"></div>\n'
+        f'<section id="{anchor}">\n<h2>All files</h2>\n<div id="{CONTROLS}"></div>\n<div id="chart"></div>\n'
         f'<div class="caption"><p>{escape(NOTE)}</p></div>\n</section>\n'
     )
 
