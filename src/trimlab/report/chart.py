@@ -65,7 +65,7 @@ def specification(results: Results) -> dict[str, Any] | None:
                 "domainColor": FAINT,
                 "tickColor": FAINT,
                 "gridColor": FAINT,
-                "gridOpacity": 0.4,
+                "gridOpacity": 0.25,
                 "labelFontSize": 12,
                 "labelSeparation": 6,
             },

@@ -492,7 +492,7 @@ def _bars(
         height=0.72,
     )
     axes.bar_label(bars, [write(value) for value in values], padding=3, fontsize=9)
-    axes.margins(x=0.3, y=0.01)
+    axes.margins(x=0.36, y=0.01)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(3))
@@ -523,7 +523,7 @@ def _training(results: Results) -> Figure | None:
 def _curves(loss: Axes, top1: Axes, records: Sequence[Training], number: int) -> None:
     """Draw the trainings of a workload; `number` is its place among the others."""
     colour, style = LINES[number % len(LINES)], _DASHES[number % len(_DASHES)]
-    wide = max(1.0, 3 - number / 2)  # so that a line which lies under another one shows
+    wide = max(1.0, 2.5 - number / 2)  # so that a line which lies under another one shows
     for index, record in enumerate(records):
         label = f"{record.workload} ({record.precision.upper()})" if index == 0 else None
         scored = [(e.epoch, 100 * e.top1_accuracy) for e in record.curve if e.top1_accuracy is not None]

@@ -152,7 +152,7 @@ def table(table: Table, heading: str = "") -> str:
     under = "".join([f"<p>{escape(table.caption)}</p>" if table.caption else "", _legend(notes)])
     anchor = f"table-{escape(table.key)}"
     search = (
-        f'<p class="filter"><label>Filter the {len(table.rows)} rows of “{heading}”: <input type="search" '
+        f'<p class="filter"><label>Filter the rows of “{heading}”: <input type="search" '
         f'aria-controls="{anchor}"></label> <span role="status"></span></p>\n'
         if long
         else ""
@@ -164,7 +164,8 @@ def table(table: Table, heading: str = "") -> str:
 
 
 def _sorting(column: Column) -> str:
-    return f'<button type="button">{escape(column.header)}</button>'
+    hint = "Sort by this column; the arrow keys lead to the others"
+    return f'<button type="button" title="{hint}">{escape(column.header)}</button>'
 
 
 def _legend(notes: Mapping[str, int]) -> str:

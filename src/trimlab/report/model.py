@@ -45,7 +45,7 @@ class Column(NamedTuple):
     """Of the values' numbers; the header names it too."""
     kind: Literal["number", "text"] = "number"
     usual: str = ""
-    """What says nothing where all rows have it; a column that is blank or a dash all the way says nothing either."""
+    """What says nothing where all rows have it, if they know; so does a column that is blank or a dash all the way."""
 
 
 def words(header: str) -> Column:
@@ -95,7 +95,7 @@ class Table:
 
 
 def _says_something(column: Column, values: Iterable[Value]) -> bool:
-    return any(value.note or value.text not in ("", "—", column.usual) for value in values)
+    return any((value.note and not column.usual) or value.text not in ("", "—", column.usual) for value in values)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,14 @@ for (const table of document.querySelectorAll("table.long")) {
       body.append(...sorted.flat());
     });
   });
+  // One header is on the way of the tabulator key; the arrow keys lead to the others.
+  const buttons = headers.map((header) => header.firstElementChild);
+  const reach = (button) => buttons.forEach((other) => (other.tabIndex = other === button ? 0 : -1));
+  reach(buttons[0]);
+  buttons.forEach((button, index) => {
+    button.addEventListener("focus", () => reach(button));
+    button.addEventListener("keydown", ({ key }) => buttons[index + (key === "ArrowRight") - (key === "ArrowLeft")]?.focus());
+  });
   // A filter shows the rows with all of its words, each at the start of a word in one of their cells.
   const input = document.querySelector(`input[aria-controls="${table.id}"]`);
   const status = input.closest(".filter").querySelector("[role=status]");
@@ -36,7 +44,7 @@ for (const table of document.querySelectorAll("table.long")) {
   const texts = new Map(groups.map((group) => [group, group.flatMap((row) => [...row.cells]).map((one) => plain(one.textContent))]));
   input.addEventListener("input", () => {
     const words = plain(input.value).split(/\s+/).filter(Boolean);
-    const wanted = words.map((word) => new RegExp(`(?<![\\p{L}\\d.,])${word.replace(/[^\p{L}\d]/gu, "\\$&")}`, "u"));
+    const wanted = words.map((word) => new RegExp(`(?<![\\p{L}\\d.,])${word.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&")}`, "u"));
     let shown = 0;
     for (const [group, cells] of texts) {
       const kept = wanted.every((word) => cells.some((text) => word.test(text)));
