@@ -31,40 +31,89 @@ for (const name of ["error", "warn"]) console[name] = (...said) => errors.push(s
 """
 """Put before all scripts of the page."""
 TRIED = """<script>
-addEventListener("load", () => setTimeout(() => {
-  const column = (table, at) => [...table.tBodies[0].rows].filter((row) => !row.hidden).map((row) => row.cells[at]);
-  const known = (cells) => cells.filter((cell) => "number" in cell.dataset);
-  const numbers = (cells) => known(cells).map((cell) => Number(cell.dataset.number));
-  const table = document.getElementById("table-precisions-large");
-  const at = [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent.startsWith("Size"));
-  const button = table.tHead.rows[0].cells[at].querySelector("button");
-  const found = {errors, drawn: document.querySelectorAll("#chart svg").length};
-  found.focusable = button.tabIndex;
-  button.focus();
-  found.focused = document.activeElement === button;
-  button.click();
-  found.up = numbers(column(table, at));
-  button.click();
-  found.down = numbers(column(table, at));
-  const input = document.querySelector('input[aria-controls="table-precisions-large"]');
-  input.value = "candidate int8";
-  input.dispatchEvent(new Event("input"));
-  found.filtered = column(table, 0).map((cell) => cell.textContent);
-  found.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+const found = {errors};
+const say = () => {
   const said = document.createElement("pre");
   said.id = "said";
   said.textContent = JSON.stringify(found);
   document.body.append(said);
-}, 1000));
+};
+const soon = (act, ms = 1000) => new Promise((done) => setTimeout(() => done(act()), ms));
+if (self === top) addEventListener("load", () => soon(ACT).then(say));
 </script>
 """
+"""Put after all else: what is found by acting on the page stands in an element of its own."""
+ACT = """async () => {
+  const table = document.getElementById("table-precisions-large");
+  const rows = () => [...table.tBodies[0].rows].filter((row) => !row.hidden);
+  const names = () => rows().filter((row) => !row.className).map((row) => row.cells[0].textContent);
+  const order = () => rows().map((row) => row.textContent).join();
+  const under = () => rows().flatMap((row, at, all) => row.className ? [all[at - 1].textContent, row.textContent] : []);
+  const headers = [...table.tHead.rows[0].cells];
+  const at = headers.findIndex((cell) => cell.textContent.startsWith("Size"));
+  const numbers = () => rows().filter((row) => !row.className).map((row) => Number(row.cells[at].dataset.number));
+  const button = headers[at].querySelector("button");
+  found.drawn = document.querySelectorAll("#chart svg").length;
+  button.focus();
+  found.focused = document.activeElement === button && button.tabIndex === 0;
+  button.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowLeft"}));
+  found.moved = document.activeElement === headers[at - 1].firstElementChild && button.tabIndex === -1;
+  found.arrow = getComputedStyle(button, "::after").content;
+  const [before, published] = [order(), under()];
+  button.click();
+  found.down = numbers();
+  found.together = published.length > 0 && under().toSorted().join() === published.toSorted().join();
+  button.click();
+  found.up = numbers();
+  button.click();
+  found.restored = order() === before;
+  const input = document.querySelector('input[aria-controls="table-precisions-large"]');
+  const filtered = (words) => {
+    input.value = words;
+    input.dispatchEvent(new Event("input"));
+    return names();
+  };
+  found.filtered = filtered("candidate int8");
+  found.percent = filtered("60%").length > 0 && filtered("60%").join() === filtered("60 %").join();
+  found.across = filtered(rows()[0].cells[0].textContent.slice(-3) + rows()[0].cells[1].textContent);
+  found.status = input.closest("p").querySelector("[role=status]").textContent;
+  filtered("");
+  found.labels = [...document.querySelectorAll(".filter label")].map((label) => label.textContent);
+  found.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  const symbol = document.querySelector("#chart .role-legend-symbol path");
+  symbol.scrollIntoView({block: "center"});
+  const {x, y, width, height} = symbol.getBoundingClientRect();
+  const hit = document.elementFromPoint(x + width / 2, y + height / 2);
+  for (const kind of ["pointerdown", "mousedown", "pointerup", "mouseup", "click"])
+    hit.dispatchEvent(new MouseEvent(kind, {bubbles: true, clientX: x + width / 2, clientY: y + height / 2}));
+  await soon(() => {
+    const marks = [...document.querySelectorAll("#chart .mark-symbol.role-mark path")];
+    const of = (kind) => marks.filter((mark) => mark.ariaLabel?.includes(`Precision: ${kind};`));
+    const opacities = (kind) => [...new Set(of(kind).map((mark) => mark.getAttribute("opacity")))];
+    found.highlighted = opacities("FP32");
+    found.faint = opacities("INT8");
+  });
+  const phone = document.createElement("iframe");
+  phone.width = 390;
+  phone.height = 800;
+  phone.src = location.href;
+  document.body.append(phone);
+  await soon(() => {
+    const inside = phone.contentDocument;
+    const [width, needed] = [inside.documentElement.clientWidth, inside.documentElement.scrollWidth];
+    const kinds = "nav, h1, h2, p, li, figure, figure svg, #chart svg, select, input, .short, .short td";
+    const cut = [...inside.querySelectorAll(kinds)].filter((one) => one.getBoundingClientRect().right > width + 1);
+    found.cut = cut.map((one) => `${one.tagName} ${one.textContent.slice(0, 40)}`);
+    found.phone = [width > 300, needed - width, inside.querySelectorAll("#chart svg, figure svg").length > 2];
+  }, 3000);
+}"""
 
 
-def opened(text: str, tmp_path: Path, *flags: str) -> dict[str, Any]:
+def opened(text: str, tmp_path: Path, *flags: str, act: str = "() => {}") -> dict[str, Any]:
     """Return what the scripts found that were put into a page."""
     file = tmp_path / "page.html"
     body, _, rest = text.replace("<head>", f"<head>{CAUGHT}", 1).rpartition("</body>")
-    file.write_text(f"{body}{TRIED}</body>{rest}", encoding="utf-8")
+    file.write_text(f"{body}{TRIED.replace('ACT', act)}</body>{rest}", encoding="utf-8")
     command = [str(BROWSER), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", *flags, file.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     said = re.search(r'<pre id="said">(.*?)</pre>', done.stdout, re.DOTALL)
@@ -79,22 +128,27 @@ def test_the_page_renders_without_an_error_and_sorts_and_filters(tmp_path: Path)
     study = factories.study()
     of = Results.of(study, factories.everything(study))
     made = report(of, names := list(figures.draw(of)))
-    text = page(made, dict.fromkeys(names, "<svg></svg>"), chart.specification(of))
-    found = opened(text, tmp_path, "--window-size=500,900")
+    drawing = '<svg width="460pt" height="300pt" viewBox="0 0 460 300"></svg>'
+    text = page(made, dict.fromkeys(names, drawing), chart.specification(of))
+    found = opened(text, tmp_path, "--window-size=500,900", act=ACT)
     assert found["errors"] == []
     assert found["drawn"] == 1
-    assert found["focused"] and found["focusable"] == 0
+    assert found["focused"] and found["moved"] and found["arrow"] == '"\u00a0↕"'
     assert len(found["up"]) > 5 and found["up"] == sorted(found["up"])
     assert found["down"] == sorted(found["down"], reverse=True)
+    assert found["together"], "published rows stay under ours"
+    assert found["restored"]
     assert found["filtered"] == ["candidate"]
+    assert found["percent"]
+    assert (found["across"], found["status"][:14]) == ([], "No row matches"), "a word lies in one cell"
+    assert len(set(found["labels"])) == len(found["labels"]) > 1
+    assert (found["highlighted"], found["faint"]) == (["0.9", "1"], ["0.1"]), "ours, and published ones"
     assert found["wide"] == 0, "the page is wider than its window"
+    assert (found["cut"], found["phone"]) == ([], [True, 0, True]), "something is cut on a telephone"
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 @pytest.mark.timeout(180)
 def test_an_error_on_the_page_is_noticed(tmp_path: Path) -> None:
-    head = "<thead><tr><th>Size<button></button></th></tr></thead>"
-    table = f'<table id="table-precisions-large">{head}<tbody></tbody></table>'
-    field = '<input aria-controls="table-precisions-large">'
-    broken = f"<html><head></head><body>{table}{field}<script>nothing()</script></body>"
+    broken = "<html><head></head><body><script>nothing()</script></body>"
     assert opened(broken, tmp_path)["errors"] == ["Uncaught ReferenceError: nothing is not defined"]

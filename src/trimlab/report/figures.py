@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from trimlab import formats
@@ -27,21 +28,27 @@ from trimlab.records import Measurement, Pruning, Training
 from trimlab.report import anatomy, findings, mixed, reference, sensitivity
 from trimlab.report.findings import pareto
 from trimlab.report.intervals import wilson
+from trimlab.report.recommendation import roles
 from trimlab.report.results import Bench, Results, mean, of_file
 from trimlab.report.tables import milliseconds
 from trimlab.report.text import MIB, precision_name, pretty, ratio_percent, split_name
 
+_DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#777777"
+GROUND, INK, GRID = "#ffffff", "#000000", "#dddddd"
+"""What the page draws in its own colours."""
 Point = tuple[float, float]
 """Across and up, in the units of the axes."""
 
+_WIDTH = 6.4
+"""Inches: as wide as a figure stands on the page, and letters can still be read where a telephone shrinks it."""
 _LAYERS = 20
 """Bars of layers, at most."""
 _BARS = 18
-"""Bars of files, at most."""
-_TITLE_WIDTH = 96
+"""Files up to which all have a bar."""
+_TITLE_WIDTH = 78
 """Letters in a line of a title."""
 _OFFSETS = (
     ((7, 3), "left", "bottom"), ((-7, 3), "right", "bottom"), ((7, -3), "left", "top"), ((-7, -3), "right", "top"),
@@ -49,10 +56,16 @@ _OFFSETS = (
     ((-14, 14), "right", "bottom"), ((14, -14), "left", "top"), ((-14, -14), "right", "top"),
     ((9, 0), "left", "center"), ((-9, 0), "right", "center"), ((0, 24), "center", "bottom"),
     ((0, -24), "center", "top"), ((24, -28), "left", "top"), ((-24, 28), "right", "bottom"),
+    ((10, 28), "left", "bottom"), ((-10, 28), "right", "bottom"), ((10, -40), "left", "top"),
+    ((-10, -40), "right", "top"),
 )  # fmt: skip
 """Where a point's name may stand: its distance in points, and the corner that lies there."""
-_FRONT_STYLE: Any = {"color": "black", "linewidth": 1, "alpha": 0.6}
-_PANELS = 4
+_NEAR = 9
+"""Points within which a name needs no line to its point."""
+_RING = 14
+"""Points across the ring around a file that figures point out."""
+_FRONT_STYLE: Any = {"color": INK, "linewidth": 1, "alpha": 0.6}
+_PANELS = 3
 """Panels beside each other."""
 _SHARES = np.linspace(0, 1, 201)
 """Of the calls: where a line of latencies has its points."""
@@ -62,11 +75,11 @@ _STYLE: Any = {
     "font.size": 10,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#dddddd",
+    "grid.color": GRID,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 9,
     "text.parse_math": False,  # a name may hold dollar signs
     "axes.titlesize": 10,
 }
@@ -125,7 +138,7 @@ def _accuracy(results: Results, dataset: str, cost: Cost) -> Figure | None:
     found = results.by_file(measured)
     if len(found) < 2 or bench is None:
         return None
-    figure = Figure(figsize=(8, 5.4), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 5.4), layout="constrained")
     axes = figure.subplots()
     forms = _forms(found)
     published = [p for model in forms for p in _published_points(results, measured, model)] if cost.published else []
@@ -140,37 +153,30 @@ def _accuracy(results: Results, dataset: str, cost: Cost) -> Figure | None:
         _draw_files(axes, own, cost, forms[model], formats.BY_NAME[precision].colour, faint)
     corners = [_place(found[i], cost) for i in front]
     axes.step(*zip(*corners, strict=True), where="post", **_FRONT_STYLE)
-    candidate = results.candidate_file(bench)
-    if candidate in found:
-        axes.plot(*_place(candidate, cost), "o", color="black", fillstyle="none", markersize=15, zorder=4)
+    named = roles(results, bench)
+    marked = {named[key]: records for records in found if (key := (records[0].variant, records[0].precision)) in named}
+    for records in marked.values():
+        axes.plot(*_place(records, cost), "o", color=INK, fillstyle="none", markersize=_RING, zorder=4)
     _log_axis(axes)
     sizes = sorted({pretty(point.size_of) for point in published})
     others = f"; published: {' or '.join(f'{size}s' for size in sizes)}" if published else ""
-    axes.set_xlabel(cost.label.format(batch=results.batch_size(bench)) + others)
+    axes.set_xlabel(_wrapped(cost.label.format(batch=results.batch_size(bench)) + others))
     axes.set_ylabel(_top1_label(found))
     of_baseline = dataset == results.dataset_of(results.study.report.baseline)
     message = cost.message(results, bench) if of_baseline else ""
     where = f"{pretty(dataset)}, {results.where(bench)}, {len(found)} files; line: what no other file beats"
     _title(axes, message, where)
-    axes.margins(x=0.08, y=0.1)
-    _accuracy_legend(figure, found, bool(published), candidate in found)
+    axes.margins(x=0.08, y=0.14)
+    _accuracy_legend(figure, found, bool(published), list(marked))
     baseline = of_file(measured, results.study.report.baseline, "fp32")
-    first = [records for records in (candidate, baseline) if records in found]
-    named = [*first, *(records for i in front if (records := found[i]) not in first)]
+    several = len(forms) > 1
+    names = {f"{role}: {_point_name(results, r, several)}": _place(r, cost) for role, r in marked.items()}
+    for records in [baseline, *(found[i] for i in front)]:
+        if records in found and records not in marked.values():
+            names.setdefault(_point_name(results, records, several), _place(records, cost))
     points = [_place(records, cost) for records in found] + [(p.size_mib, p.top1_percent) for p in published]
-    _name_points(figure, axes, _names(results, named, found, cost), points, corners)
+    _name_points(figure, axes, names, points, corners, [_place(records, cost) for records in marked.values()])
     return figure
-
-
-def _names(
-    results: Results, named: Sequence[Sequence[Measurement]], found: Sequence[Sequence[Measurement]], cost: Cost
-) -> dict[str, Point]:
-    """Return where names stand, each once: those of the first points count."""
-    several = len({records[0].model for records in found}) > 1
-    names: dict[str, Point] = {}
-    for records in named:
-        names.setdefault(_point_name(results, records, several), _place(records, cost))
-    return names
 
 
 def _place(records: Sequence[Measurement], cost: Cost) -> Point:
@@ -183,7 +189,8 @@ def _draw_files(
     """Draw files in one call, with how sure their top-1 is; what another file beats is faint."""
     x, top1 = zip(*(_place(records, cost) for records in files), strict=True)
     style: dict[str, Any] = {"color": colour, "alpha": 0.35 if faint else 1.0}
-    axes.plot(x, top1, form, markersize=7, zorder=3, **style)
+    # A pale edge tells points apart that lie on each other.
+    axes.plot(x, top1, form, markersize=7, markeredgecolor=GROUND, markeredgewidth=0.6, zorder=3, **style)
     reach = np.hstack([uncertainty(records) for records in files])
     axes.errorbar(x, top1, reach, fmt="none", capsize=2, linewidth=1, zorder=2, **style)
 
@@ -199,31 +206,43 @@ def _title(axes: Axes, message: str, where: str) -> None:
     axes.set_title(_wrapped(message, where), loc="left")
 
 
-def _wrapped(*lines: str) -> str:
+def _wrapped(*lines: str, width: int = _TITLE_WIDTH) -> str:
     """Break lines that are too long for a figure, but not at a ±."""
     held = (line.replace(" ± ", "\u00a0±\u00a0") for line in lines)
-    return "\n".join(part for line in held for part in textwrap.wrap(line, _TITLE_WIDTH))
+    return "\n".join(part for line in held for part in textwrap.wrap(line, width))
 
 
 def _name_points(
-    figure: Figure, axes: Axes, names: Mapping[str, Point], points: Sequence[Point], front: Sequence[Point]
+    figure: Figure,
+    axes: Axes,
+    names: Mapping[str, Point],
+    points: Sequence[Point],
+    front: Sequence[Point],
+    ringed: Sequence[Point],
 ) -> None:
     """Write names beside their points; one that would lie on another, on a point or on the front is left out."""
     figure.draw_without_rendering()  # settles where the axes lie
     figure.set_layout_engine("none")
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in map(axes.transData.transform, points)]
+    axes.autoscale(enable=False)
+    boxes = []  # left, bottom, right, top
+    for places, size in ((points, 8), (ringed, _RING)):
+        half = size / 2 * figure.dpi / 72
+        boxes += [(x - half, y - half, x + half, y + half) for x, y in map(axes.transData.transform, places)]
     corners = [tuple(axes.transData.transform(point)) for point in front]
     for (x, y), (next_x, next_y) in itertools.pairwise(corners):
-        taken += [(min(x, next_x), y - 1, max(x, next_x), y + 1)]
-        taken += [(next_x - 1, min(y, next_y), next_x + 1, max(y, next_y))]
+        boxes += [(min(x, next_x), y - 1, max(x, next_x), y + 1)]
+        boxes += [(next_x - 1, min(y, next_y), next_x + 1, max(y, next_y))]
+    taken = np.asarray(boxes)
     for name, at in names.items():
-        label = axes.annotate(name, at, (0, 0), textcoords="offset points", fontsize=8)
+        label = axes.annotate(name, at, (0, 0), textcoords="offset points", fontsize=9)
         for offset, across, up in _OFFSETS:
             label.set(position=offset, ha=across, va=up)
             box = label.get_window_extent()
             inside = axes.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and axes.bbox.y0 <= box.y0
-            if inside and box.y1 <= axes.bbox.y1 + 4 and not _overlaps(box.extents, np.asarray(taken)):
-                taken.append(tuple(box.extents))
+            if inside and box.y1 <= axes.bbox.y1 + 4 and not _overlaps(box.extents, taken):
+                taken = np.vstack([taken, box.extents])
+                if max(map(abs, offset)) > _NEAR:
+                    _lead(axes, box, at)
                 break
         else:
             label.remove()
@@ -234,6 +253,13 @@ def _overlaps(box: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
     left, bottom, right, top = box
     apart = (others[:, 2] < left) | (others[:, 0] > right) | (others[:, 3] < bottom) | (others[:, 1] > top)
     return not bool(apart.all())
+
+
+def _lead(axes: Axes, box: Bbox, at: Point) -> None:
+    """Draw a line from a point to its name, which stands a little away."""
+    x, y = axes.transData.transform(at)
+    end = axes.transData.inverted().transform((np.clip(x, box.x0, box.x1), np.clip(y, box.y0, box.y1)))
+    axes.plot(*zip(at, end, strict=True), color=GREY, linewidth=0.7, zorder=2.5)
 
 
 def _point_name(results: Results, records: Sequence[Measurement], several: bool) -> str:
@@ -278,14 +304,22 @@ def _pruning(results: Results, workload: str) -> Figure | None:
     panels = [(d, sweep) for d in results.devices() if len(sweep := _points(results.on(d), workload)) > 1]
     if not panels:
         return None
-    figure = Figure(figsize=(8, 4 * len(panels)), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 4 * len(panels)), layout="constrained")
     for axes, (device, sweep) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
         _pruning_panel(axes, results, sweep)
         first = sweep[0][0]
         of = f"{pretty(first.model)} on {pretty(first.dataset)}, pruned on {results.labels[device]}"
-        kept = findings.headroom(results.on(device), workload)
-        _title(axes, kept.plain.rstrip(".") if kept else "", of)
+        _title(axes, "Top-1 before and after fine-tuning, by how much was pruned", of)
+    _legend_below(figure)
     return figure
+
+
+def _legend_below(figure: Figure, columns: int = 2) -> None:
+    """Name what is drawn, each once, under the axes."""
+    drawn = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(list(drawn.values()), list(drawn), loc="outside lower left", ncols=columns)
 
 
 def _pruning_panel(axes: Axes, results: Results, sweep: Sequence[Sequence[Pruning]]) -> None:
@@ -306,12 +340,11 @@ def _pruning_panel(axes: Axes, results: Results, sweep: Sequence[Sequence[Prunin
     _single_points(axes, allocated, "v", color=LINES[2], label="other allocation, after")
     _single_points(axes, [r for r in plain if r not in curve], "^", color=LINES[0], label="other fine-tuning, after")
     chosen = [records for records in sweep if records[0].variant == candidate]
-    _single_points(axes, chosen, "*", color="black", markersize=13, label="candidate, after")
+    _single_points(axes, chosen, "*", color=INK, fillstyle="none", markersize=15, label="candidate, after")
     _published_sweep(axes, results, curve)
     axes.set_xlabel("Pruning ratio: % of the channels removed")
     axes.set_ylabel("Top-1 in %")
     axes.set_ylim(0, 104)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _sensitivity(results: Results, workload: str) -> Figure | None:
@@ -323,7 +356,7 @@ def _sensitivity(results: Results, workload: str) -> Figure | None:
         return None
     curves = sensitivity.curves(found)
     rows = -(-len(curves) // _PANELS)
-    figure = Figure(figsize=(8, 1.4 + 1.4 * rows), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 1.4 + 1.4 * rows), layout="constrained")
     panels = list(figure.subplots(rows, _PANELS, sharex=True, sharey=True, squeeze=False).flat)
     for axes, (name, lost) in zip(panels, curves.items(), strict=False):
         ratios, points = ([0.0, *values] for values in zip(*((100 * p.ratio, p.points) for p in lost), strict=True))
@@ -333,16 +366,16 @@ def _sensitivity(results: Results, workload: str) -> Figure | None:
             style: dict[str, Any] = {"color": LINES[1 + number % (len(LINES) - 1)], "label": records[0].variant}
             axes.plot(at, np.interp(at, ratios, points), MARKERS[number % len(MARKERS)], linestyle="", **style)
         layers = next(len(group.layers) for group in found[0].groups if group.layers[0] == name)
-        axes.set_title(f"{name} (+{layers - 1})" if layers > 1 else name, loc="left", fontsize=8)
+        axes.set_title(f"{name} (+{layers - 1})" if layers > 1 else name, loc="left", fontsize=9)
     for axes in panels[len(curves) :]:
         axes.set_axis_off()
     for axes in panels[max(0, len(curves) - _PANELS) : len(curves)]:
-        axes.set_xlabel("% removed", fontsize=8)
+        axes.set_xlabel("% removed", fontsize=9)
         axes.tick_params(labelbottom=True)
     for axes in panels[::_PANELS]:
-        axes.set_ylabel("Points lost", fontsize=8)
+        axes.set_ylabel("Points lost", fontsize=9)
     if chosen:
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
+        _legend_below(figure)
     (dearest, most), (cheapest, least) = ends
     title = (
         f"{dearest} loses most of top-1, {sensitivity.points(most)} points at {ratio_percent(most.ratio)}; "
@@ -378,43 +411,43 @@ def _published_sweep(axes: Axes, results: Results, curve: Sequence[Sequence[Prun
 def _speed(results: Results, bench: Bench) -> Figure | None:
     """Draw latency at batch 1 and throughput at the large batch, a bar a file: those of the message and the fronts."""
     found = _chosen_files(results, bench)
-    figure = Figure(figsize=(8, 1.8 + 0.24 * len(found)), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 1.9 + 0.24 * len(found)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     _bars(left, found, lambda r: r.latency.p50_ms, milliseconds)
     _bars(right, found, lambda r: r.batch_latency.images_per_second, "{:,.0f}".format)
     labels = [f"{records[0].variant}  {precision_name(records[0].precision)}" for records in found]
-    left.set_yticks(range(len(found)), labels, fontsize=8)
+    left.set_yticks(range(len(found)), labels, fontsize=9)
     left.invert_yaxis()
     batches = sorted({r.batch_latency.batch_size for records in found for r in records})
-    left.set_xlabel("Latency at batch 1 in ms, p50 (less is better)", fontsize=8)
-    right.set_xlabel(f"Images/s at batch {' or '.join(map(str, batches))}, p50 (more is better)", fontsize=8)
+    left.set_xlabel("Latency at batch 1 in ms, p50\n(less is better)", fontsize=9)
+    right.set_xlabel(f"Images/s at batch {' or '.join(map(str, batches))}, p50\n(more is better)", fontsize=9)
     everything = len(results.by_file(results.at(bench)))
-    shown = f"{len(found)} of {everything} files: candidate, unpruned models, and what no other file beats"
+    shown = (
+        f"{len(found)} of {everything} files, the fastest first: the candidate, the unpruned models, and all that no "
+        "other file beats in both accuracy and speed"
+    )
     message = findings.sped_up(results, bench)
-    where = f"{results.where(bench)}; {shown if len(found) < everything else f'all {everything} files'}"
+    where = (
+        f"{results.where(bench)}; {shown if len(found) < everything else f'all {everything} files, the fastest first'}"
+    )
     figure.suptitle(_wrapped(message, where), x=0.01, ha="left", fontsize=10)
     return figure
 
 
 def _chosen_files(results: Results, bench: Bench) -> list[list[Measurement]]:
-    """Return the files that bars are drawn of: candidate and unpruned models first, then the fronts, as far as they go.
+    """Return the files that bars are drawn of, the fastest at batch 1 first.
 
-    They come in the order of the tables.
+    Without room for all they are the candidate, the unpruned models, and what no other file beats, so also the fastest.
     """
     found = results.by_file(results.at(bench))
     study = results.study
-    own = [i for i, r in enumerate(found) if r[0].variant in (study.report.candidate, study.report.baseline)]
-    datasets = [[i for i, r in enumerate(found) if r[0].dataset == key] for key in study.datasets]
-    fronts = [
-        places[i]
-        for places in datasets
-        for cost in _COSTS
-        for i in reversed(_front([found[place] for place in places], cost))
-    ]
-    unpruned = [i for i, r in enumerate(found) if r[0].variant == results.unpruned(r[0].workload)]
-    rest = range(len(found)) if len(found) <= _BARS else ()
-    chosen = list(dict.fromkeys([*own, *unpruned, *fronts, *rest]))[:_BARS]
-    return [found[i] for i in sorted(chosen)]
+    chosen = found
+    if len(found) > _BARS:
+        kept = {study.report.candidate, study.report.baseline, *map(results.unpruned, study.workloads)}
+        alike = [[records for records in found if records[0].dataset == key] for key in study.datasets]
+        fronts = [own[i] for own in alike for cost in _COSTS if not cost.published for i in _front(own, cost)]
+        chosen = [records for records in found if records[0].variant in kept or records in fronts]
+    return sorted(chosen, key=_latency_ms)
 
 
 def _latency(results: Results, bench: Bench) -> Figure | None:
@@ -425,7 +458,7 @@ def _latency(results: Results, bench: Bench) -> Figure | None:
     found = [records for file in files if (records := of_file(measured, *file)) and records[0].processes]
     if not found:
         return None
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 4), layout="constrained")
     axes = figure.subplots()
     for records in found:
         first = records[0]
@@ -440,7 +473,7 @@ def _latency(results: Results, bench: Bench) -> Figure | None:
     axes.set_xlabel("Latency of a call at batch 1 in ms, log scale")
     axes.set_ylabel("Calls that took at most as long, in %")
     _title(axes, _tail(results, bench), f"{results.where(bench)}, one line per process")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _legend_below(figure)
     return figure
 
 
@@ -467,11 +500,11 @@ def _bars(
         color=[formats.BY_NAME[records[0].precision].colour for records in found],
         height=0.72,
     )
-    axes.bar_label(bars, [write(value) for value in values], padding=3, fontsize=8)
-    axes.margins(x=0.16, y=0.01)
+    axes.bar_label(bars, [write(value) for value in values], padding=3, fontsize=9)
+    axes.margins(x=0.36, y=0.01)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
 
 
@@ -481,30 +514,36 @@ def _training(results: Results) -> Figure | None:
     curved = [r for r in results.trainings if r.curve and not on[r.device.identity].repeats(r.workload)]
     if not curved:
         return None
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 4), layout="constrained")
     loss, top1 = figure.subplots(1, 2)
     keys = [key for key in results.study.workloads if any(record.workload == key for record in curved)]
-    styles = ("-", "--", ":", "-.")
     for number, key in enumerate(keys):
-        colour, style = LINES[number % len(LINES)], styles[number % len(styles)]
-        _curves(loss, top1, [record for record in curved if record.workload == key], colour, style)
+        _curves(loss, top1, [record for record in curved if record.workload == key], number)
     for axes, label in ((loss, "Training loss"), (top1, f"Top-1 in %, {split_name(curved[0].split)}")):
         axes.set_xlabel("Epoch")
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(*top1.get_legend_handles_labels(), loc="outside lower left", ncols=2)
-    said = findings.trained(results.on(curved[0].device.identity))
-    figure.suptitle(_wrapped(said.plain if said else ""), x=0.01, ha="left", fontsize=10)
+    _legend_below(figure)
+    where = " and ".join(dict.fromkeys(results.labels[record.device.identity] for record in curved))
+    figure.suptitle(_wrapped(f"Loss and top-1 over the epochs, trained on {where}"), x=0.01, ha="left", fontsize=10)
     return figure
 
 
-def _curves(loss: Axes, top1: Axes, records: Sequence[Training], colour: str, style: str) -> None:
+def _curves(loss: Axes, top1: Axes, records: Sequence[Training], number: int) -> None:
+    """Draw the trainings of a workload; `number` is its place among the others."""
+    colour, style = LINES[number % len(LINES)], _DASHES[number % len(_DASHES)]
+    wide = max(1.0, 2.5 - number / 2)  # so that a line which lies under another one shows
     for index, record in enumerate(records):
         label = f"{record.workload} ({record.precision.upper()})" if index == 0 else None
         scored = [(e.epoch, 100 * e.top1_accuracy) for e in record.curve if e.top1_accuracy is not None]
-        loss.plot([e.epoch for e in record.curve], [e.train_loss for e in record.curve], style, color=colour)
-        dot = "o" if len(scored) == 1 else ""  # one point makes no line
-        top1.plot([x for x, _ in scored], [y for _, y in scored], style, marker=dot, color=colour, label=label)
+        losses = [e.train_loss for e in record.curve]
+        loss.plot([e.epoch for e in record.curve], losses, style, color=colour, linewidth=wide)
+        # One point makes no line; hollow ones of their own form show those of other workloads that lie under them.
+        dot = MARKERS[number % len(MARKERS)] if len(scored) == 1 else ""
+        at, scores = [x for x, _ in scored], [y for _, y in scored]
+        top1.plot(
+            at, scores, style, marker=dot, markersize=9, fillstyle="none", color=colour, linewidth=wide, label=label
+        )
 
 
 def _layers(results: Results, bench: Bench) -> Figure | None:
@@ -516,11 +555,11 @@ def _layers(results: Results, bench: Bench) -> Figure | None:
     shown = sorted(record.batch_layers, key=lambda layer: (-layer.ms, layer.name))[:_LAYERS]
     weighted = [layer.channels is not None for layer in shown]
     colours = {True: formats.BY_NAME[record.precision].colour, False: GREY}
-    figure = Figure(figsize=(8, 1.6 + 0.22 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 1.6 + 0.22 * len(shown)), layout="constrained")
     axes = figure.subplots()
     shares = [100 * layer.ms / total for layer in shown]
     bars = axes.barh(range(len(shown)), shares, color=[colours[own] for own in weighted], height=0.72)
-    axes.bar_label(bars, [f"{share:.1f}" for share in shares], padding=3, fontsize=8)
+    axes.bar_label(bars, [f"{share:.1f}" for share in shares], padding=3, fontsize=9)
     _layer_names(axes, [f"{layer.name}  {layer.channels or ''}".rstrip() for layer in shown])
     rest = f"; the {len(shown)} longest" if len(shown) < len(record.batch_layers) else ""
     axes.set_xlabel(f"% of the time at batch {record.batch_latency.batch_size}{rest}")
@@ -534,7 +573,7 @@ def _layers(results: Results, bench: Bench) -> Figure | None:
 
 def _layer_names(axes: Axes, names: Sequence[str]) -> None:
     """Write names of layers at the bars, the end of those that are long, and tidy the axes."""
-    axes.set_yticks(range(len(names)), [name if len(name) <= 34 else f"…{name[-33:]}" for name in names], fontsize=8)
+    axes.set_yticks(range(len(names)), [name if len(name) <= 34 else f"…{name[-33:]}" for name in names], fontsize=9)
     axes.invert_yaxis()
     axes.margins(x=0.1, y=0.01)
     axes.grid(visible=False, axis="y")
@@ -551,11 +590,11 @@ def _int8_layers(results: Results, variant: str) -> Figure | None:
     total = sum(layer.divergence for layer in chosen.sensitivity) or 1.0
     colours = {True: formats.BY_NAME["fp32"].colour, False: formats.BY_NAME["int8"].colour}
     in_float = [layer.layer in chosen.float_layers for layer in shown]
-    figure = Figure(figsize=(8, 1.5 + 0.22 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 1.5 + 0.22 * len(shown)), layout="constrained")
     axes = figure.subplots()
     shares = [100 * layer.divergence / total for layer in shown]
     bars = axes.barh(range(len(shown)), shares, color=[colours[kept] for kept in in_float], height=0.72)
-    axes.bar_label(bars, [f"{share:.1f}" for share in shares], padding=3, fontsize=8)
+    axes.bar_label(bars, [f"{share:.1f}" for share in shares], padding=3, fontsize=9)
     _layer_names(axes, [layer.layer for layer in shown])
     rest = f"; the {len(shown)} layers that lose most" if len(shown) < len(chosen.sensitivity) else ""
     axes.set_xlabel(f"Divergence from FP32 with this layer alone in INT8, in % of all layers' sum{rest}")
@@ -566,7 +605,7 @@ def _int8_layers(results: Results, variant: str) -> Figure | None:
     return figure
 
 
-def _accuracy_legend(figure: Figure, found: list[list[Measurement]], published: bool, ringed: bool) -> None:
+def _accuracy_legend(figure: Figure, found: list[list[Measurement]], published: bool, ringed: Sequence[str]) -> None:
     forms, precisions = _forms(found), {records[0].precision for records in found}
 
     def dot(label: str, colour: str, form: str = "o", **style: Any) -> Line2D:
@@ -577,9 +616,9 @@ def _accuracy_legend(figure: Figure, found: list[list[Measurement]], published: 
     if published:
         handles.append(dot("hollow: published study", GREY, fillstyle="none"))
     if ringed:
-        handles.append(dot("candidate", "black", fillstyle="none", markersize=12))
+        handles.append(dot(" or ".join(ringed), INK, fillstyle="none", markersize=12))
     handles.append(Line2D([], [], label="Pareto front, ours", **_FRONT_STYLE))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    figure.legend(handles=handles, loc="outside lower left", ncols=3)
 
 
 def _published_points(results: Results, measured: Sequence[Measurement], model: str) -> list[reference.Point]:

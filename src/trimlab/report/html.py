@@ -10,12 +10,15 @@ from typing import Any
 
 import vl_convert
 
-from trimlab.report.chart import NOTE
-from trimlab.report.model import Block, Chapter, Figure, Findings, Report, Section, Span, Table, Text, Value
+from trimlab.report.chart import CONTROLS, NOTE
+from trimlab.report.figures import GRID, GROUND, INK
+from trimlab.report.model import Block, Chapter, Column, Figure, Findings, Report, Section, Span, Table, Text, Value
 
 _TAGS = {"plain": "", "strong": "strong", "code": "code", "published": "em"}
-FILTERED = 10
-"""Rows from which on a table has a field that filters them."""
+_OWN_COLOURS = {GROUND: "page", INK: "text", GRID: "line"}
+"""The page's names for colours of figures."""
+LONG = 10
+"""Rows from which on a table can be filtered and sorted; a shorter one is read at a glance, on a telephone as cards."""
 
 
 def page(report: Report, figures: Mapping[str, str], chart: Mapping[str, Any] | None) -> str:
@@ -40,7 +43,8 @@ def page(report: Report, figures: Mapping[str, str], chart: Mapping[str, Any] | 
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(report.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f'<nav aria-label="Sections"><ul>{entries}</ul></nav>\n<main>\n<h1>{escape(report.title)}</h1>\n'
+        f'<nav aria-label="Sections"><details><summary>Sections<span id="here"></span></summary><ul>{entries}</ul>'
+        f"</details></nav>\n<main>\n<h1>{escape(report.title)}</h1>\n"
         f"{''.join([*sections, details, *chapters])}</main>\n{drawn}<script>\n{script}</script>\n</body>\n</html>\n"
     )
 
@@ -73,7 +77,7 @@ def _numbered(words: str) -> Iterator[str]:
 def _section(section: Section, level: int, figures: Mapping[str, str], anchors: _Anchors) -> str:
     anchor = anchors.of(section.heading, level)
     tag = f"h{min(level, 6)}"
-    blocks = _blocks(section.blocks, level, figures, anchors)
+    blocks = _blocks(section.blocks, level, section.heading, figures, anchors)
     return f'<section id="{anchor}">\n<{tag}>{inline(section.heading)}</{tag}>\n{blocks}</section>\n'
 
 
@@ -81,7 +85,7 @@ def _chapter(chapter: Chapter, figures: Mapping[str, str], anchors: _Anchors) ->
     heading = (Span(chapter.heading),)
     anchor = anchors.of(heading, 2)
     answer = f'<p class="answer">{inline(chapter.answer.text)}</p>\n' if chapter.answer else ""
-    blocks = _blocks(chapter.blocks, 2, figures, anchors)
+    blocks = _blocks(chapter.blocks, 2, heading, figures, anchors)
     return f'<section id="{anchor}">\n<h2>{inline(heading)}</h2>\n{answer}{blocks}</section>\n'
 
 
@@ -95,20 +99,20 @@ def _details(chapters: Sequence[Chapter], tops: Sequence[tuple[str, str]], ancho
     return f'<section id="{anchor}">\n<h2>Details</h2>\n<ul>{items}</ul>\n</section>\n'
 
 
-def _blocks(blocks: Iterable[Block], level: int, figures: Mapping[str, str], anchors: _Anchors) -> str:
+def _blocks(blocks: Iterable[Block], level: int, heading: Text, figures: Mapping[str, str], anchors: _Anchors) -> str:
     """Return blocks in turn; figures that follow each other stand side by side where there is room."""
     parts = []
     for drawn, group in groupby(blocks, key=lambda block: isinstance(block, Figure)):
-        shown = "".join(_block(block, level, figures, anchors) for block in group)
+        shown = "".join(_block(block, level, heading, figures, anchors) for block in group)
         parts.append(f'<div class="figures">{shown}</div>\n' if drawn else shown)
     return "".join(parts)
 
 
-def _block(block: Block, level: int, figures: Mapping[str, str], anchors: _Anchors) -> str:
+def _block(block: Block, level: int, heading: Text, figures: Mapping[str, str], anchors: _Anchors) -> str:
     if isinstance(block, Section):
         return _section(block, level + 1, figures, anchors)
     if isinstance(block, Table):
-        return table(block)
+        return table(block, inline(heading))
     if isinstance(block, Findings):
         return _findings(block)
     return _figure(block, figures[block.name])
@@ -131,25 +135,37 @@ def _span(span: Span) -> str:
     return f"<{tag}>{text}</{tag}>" if tag else text
 
 
-def table(table: Table) -> str:
-    """Return a table with its caption and footnotes."""
+def table(table: Table, heading: str = "") -> str:
+    """Return a table with its caption and footnotes.
+
+    Args:
+        table: the table.
+        heading: that of the section that it stands in, as HTML.
+    """
     notes = table.footnotes()
+    long = len(table.rows) >= LONG
     head = "".join(
-        f'<th scope="col" class="{column.kind}"><button type="button">{escape(column.header)}</button></th>'
+        f'<th scope="col" class="{column.kind}">{_sorting(column) if long else escape(column.header)}</th>'
         for column in table.columns
     )
-    body = "".join(f"<tr>{''.join(_cells(row, table, notes))}</tr>\n" for row in table.rows)
+    body = "".join(_row(row, table, notes) for row in table.rows)
     under = "".join([f"<p>{escape(table.caption)}</p>" if table.caption else "", _legend(notes)])
     anchor = f"table-{escape(table.key)}"
     search = (
-        f'<label class="filter">Filter <input type="search" aria-controls="{anchor}"></label>\n'
-        if len(table.rows) >= FILTERED
+        f'<p class="filter"><label>Filter the rows of “{heading}”: <input type="search" '
+        f'aria-controls="{anchor}"></label> <span role="status"></span></p>\n'
+        if long
         else ""
     )
     return (
-        f'{search}<div class="scroll" tabindex="0"><table id="{anchor}">\n<thead><tr>{head}</tr></thead>\n'
-        f'<tbody>\n{body}</tbody></table></div>\n<div class="caption">{under}</div>\n'
+        f'{search}<div class="scroll"><table id="{anchor}" class="{"long" if long else "short"}">\n'
+        f'<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n<div class="caption">{under}</div>\n'
     )
+
+
+def _sorting(column: Column) -> str:
+    hint = "Sort by this column; the arrow keys lead to the others"
+    return f'<button type="button" title="{hint}">{escape(column.header)}</button>'
 
 
 def _legend(notes: Mapping[str, int]) -> str:
@@ -158,20 +174,31 @@ def _legend(notes: Mapping[str, int]) -> str:
     return f"<p>{' '.join(f'<sup>{number}</sup> {escape(note)}.' for note, number in notes.items())}</p>"
 
 
+def _row(row: Sequence[Value], table: Table, notes: Mapping[str, int]) -> str:
+    # A published row belongs to the one above it, which it follows when rows are sorted.
+    belongs = ' class="published"' if row[0].style == "published" else ""
+    return f"<tr{belongs}>{''.join(_cells(row, table, notes))}</tr>\n"
+
+
 def _cells(row: Iterable[Value], table: Table, notes: Mapping[str, int]) -> Iterator[str]:
+    tag, scope = "th", ' scope="row"'
     for value, column in zip(row, table.columns, strict=True):
         shown = _span(Span(value.text, value.style))
         if value.link:
             shown = f'<a href="{escape(value.link)}">{shown}</a>'
         mark = f"<sup>{notes[value.note]}</sup>" if value.note else ""
         number = "" if value.number is None else f' data-number="{value.number!r}"'
-        yield f'<td class="{column.kind}"{number}>{shown}{mark}</td>'
+        held = f'{number} data-header="{escape(column.header)}"'
+        yield f'<{tag}{scope} class="{column.kind}"{held}>{shown}{mark}</{tag}>'
+        tag, scope = "td", ""
 
 
 def _figure(figure: Figure, svg: str) -> str:
     drawing = svg[svg.index("<svg") :]
     # Names within a drawing have to be the page's own, too.
     drawing = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{figure.name}-", drawing)
+    # Ground, text and grid are the page's own, which differ in dark mode.
+    drawing = re.sub("|".join(_OWN_COLOURS), lambda found: f"var(--{_OWN_COLOURS[found[0]]})", drawing)
     return f'<figure role="img" aria-label="{escape(figure.alternative)}">{drawing}</figure>\n'
 
 
@@ -179,7 +206,7 @@ def _chart(anchors: _Anchors) -> str:
     heading = (Span("All files"),)
     anchor = anchors.of(heading, 2)
     return (
-        f'<section id="{anchor}">\n<h2>All files</h2>\n<div id="chart" class="chart"></div>\n'
+        f'<section id="{anchor}">\n<h2>All files</h2>\n<div id="{CONTROLS}"></div>\n<div id="chart"></div>\n'
         f'<div class="caption"><p>{escape(NOTE)}</p></div>\n</section>\n'
     )
 

@@ -44,6 +44,8 @@ class Column(NamedTuple):
     unit: str = ""
     """Of the values' numbers; the header names it too."""
     kind: Literal["number", "text"] = "number"
+    usual: str = ""
+    """What says nothing where all rows have it, if they know; so does a column that is blank or a dash all the way."""
 
 
 def words(header: str) -> Column:
@@ -81,14 +83,19 @@ class Table:
     def of(
         cls, key: str, columns: Sequence[Column], rows: Iterable[Sequence[str | Value]], caption: str = ""
     ) -> "Table":
-        """Make a table; a plain string in a row is a value without number."""
-        made = (tuple(Value(value) if isinstance(value, str) else value for value in row) for row in rows)
-        return cls(key, tuple(columns), tuple(made), caption)
+        """Make a table without the columns that say nothing; a plain string in a row is a value without number."""
+        made = [[Value(value) if isinstance(value, str) else value for value in row] for row in rows]
+        kept = [i for i, column in enumerate(columns) if not made or _says_something(column, [row[i] for row in made])]
+        return cls(key, tuple(columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in made), caption)
 
     def footnotes(self) -> dict[str, int]:
         """Number the notes of the values, row by row; equal ones share a number."""
         notes = dict.fromkeys(value.note for row in self.rows for value in row if value.note)
         return {note: number for number, note in enumerate(notes, start=1)}
+
+
+def _says_something(column: Column, values: Iterable[Value]) -> bool:
+    return any((value.note and not column.usual) or value.text not in ("", "—", column.usual) for value in values)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from trimlab.report import pick
 from trimlab.report.findings import TOLERATED_POINTS, tested
 from trimlab.report.model import Column, Finding, Table, Value, strong, words
 from trimlab.report.pick import File, Limits, Objective
-from trimlab.report.results import Identity, Results
+from trimlab.report.results import Bench, Identity, Results
 from trimlab.report.tables import DELTA, SIZE, TOP1, describe, size, spread, top1, where
 from trimlab.report.text import MIB, mib, percent, plus_minus, precision_name, pretty, times
 
@@ -55,6 +55,21 @@ def sentence(results: Results, device: Identity) -> Finding | None:
         size_mib=best.size_bytes / MIB,
         baseline_size_mib=base.size_bytes / MIB,
     )
+
+
+def roles(results: Results, bench: Bench) -> dict[tuple[str, str], str]:
+    """Name the files of a bench that figures point out, by variant and precision: the candidate and the recommended."""
+    found = pick.files(results, bench.device)
+    best = pick.pick(found, Limits(RECOMMENDED_DROP), "size")
+    named = {
+        (records[0].variant, records[0].precision): "candidate"
+        for records in [results.candidate_file(bench)]
+        if records
+    }
+    if best and best is not pick.baseline(found) and best.records[0].runtime == bench.runtime:
+        key = (best.records[0].variant, best.records[0].precision)
+        named[key] = "recommended candidate" if key in named else "recommended"
+    return named
 
 
 def table(results: Results, device: Identity) -> Table | None:

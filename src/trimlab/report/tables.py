@@ -71,7 +71,7 @@ PARAMS = Column("Params M", "M")
 SIZE = Column("Size MiB", "MiB")
 TOP1 = Column("Top-1 %", "%")
 BUDGET = Column("Budget TMACs", "TMACs")
-SEEDS = Column("n")
+SEEDS = Column("n", usual="1")
 TMACS = "TMACs (10^12 multiply-accumulates)"
 DELTA = Column("Δ points", "points")
 """Against the study's unpruned FP32 baseline, wherever it stands."""
