@@ -327,10 +327,12 @@ def _pruning_panel(axes: Axes, results: Results, sweep: Sequence[Sequence[Prunin
     others = {records[0].ratio for records in sweep if records[0].variant != candidate}
     rounded = [r for r in sweep if results.study.point(r[0].variant).round_to and r[0].variant != candidate]
     allocated = [r for r in sweep if results.study.point(r[0].variant).allocation and r[0].variant != candidate]
-    plain = [
-        r for r in sweep if r not in [*rounded, *allocated] and (r[0].variant != candidate or r[0].ratio not in others)
-    ]
-    curve = [r for index, r in enumerate(plain) if r[0].ratio not in {other[0].ratio for other in plain[:index]}]
+    apart = {r[0].variant for r in (*rounded, *allocated)}
+    plain = [r for r in sweep if r[0].variant not in apart | ({candidate} if r[0].ratio in others else set())]
+    first: dict[float, Sequence[Pruning]] = {}
+    for r in plain:
+        first.setdefault(r[0].ratio, r)
+    curve = list(first.values())
     ratios = [100 * records[0].ratio for records in curve]
     before = [100 * mean([r.top1_before for r in records]) for records in curve]
     after = [100 * mean([r.top1_accuracy for r in records]) for records in curve]
@@ -338,7 +340,9 @@ def _pruning_panel(axes: Axes, results: Results, sweep: Sequence[Sequence[Prunin
     axes.plot(ratios, before, "s--", color=LINES[1], label="before fine-tuning")
     _single_points(axes, rounded, "D", color=LINES[2], label="rounded widths, after")
     _single_points(axes, allocated, "v", color=LINES[2], label="other allocation, after")
-    _single_points(axes, [r for r in plain if r not in curve], "^", color=LINES[0], label="other fine-tuning, after")
+    _single_points(
+        axes, [r for r in plain if first[r[0].ratio] is not r], "^", color=LINES[0], label="other fine-tuning, after"
+    )
     chosen = [records for records in sweep if records[0].variant == candidate]
     _single_points(axes, chosen, "*", color=INK, fillstyle="none", markersize=15, label="candidate, after")
     _published_sweep(axes, results, curve)

@@ -60,7 +60,7 @@ def sentence(results: Results, device: Identity) -> Finding | None:
 def roles(results: Results, bench: Bench) -> dict[tuple[str, str], str]:
     """Name the files of a bench that figures point out, by variant and precision: the candidate and the recommended."""
     found = pick.files(results, bench.device)
-    best = pick.pick(found, Limits(RECOMMENDED_DROP), "size")
+    best = pick.pick(found, Limits(TOLERATED_POINTS), "size")
     named = {
         (records[0].variant, records[0].precision): "candidate"
         for records in [results.candidate_file(bench)]
