@@ -248,8 +248,8 @@ def _name_points(
             label.remove()
 
 
-def _overlaps(box: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
-    """Say whether a box (4,) lies on one of others (N, 4), each left, bottom, right, top."""
+def _overlaps(box: Sequence[float], others: NDArray[np.float64]) -> bool:
+    """Say whether a box lies on one of others (N, 4), each left, bottom, right, top."""
     left, bottom, right, top = box
     apart = (others[:, 2] < left) | (others[:, 0] > right) | (others[:, 3] < bottom) | (others[:, 1] > top)
     return not bool(apart.all())

@@ -61,11 +61,8 @@ def roles(results: Results, bench: Bench) -> dict[tuple[str, str], str]:
     """Name the files of a bench that figures point out, by variant and precision: the candidate and the recommended."""
     found = pick.files(results, bench.device)
     best = pick.pick(found, Limits(TOLERATED_POINTS), "size")
-    named = {
-        (records[0].variant, records[0].precision): "candidate"
-        for records in [results.candidate_file(bench)]
-        if records
-    }
+    candidate = results.candidate_file(bench)[:1]
+    named: dict[tuple[str, str], str] = {(record.variant, record.precision): "candidate" for record in candidate}
     if best and best is not pick.baseline(found) and best.records[0].runtime == bench.runtime:
         key = (best.records[0].variant, best.records[0].precision)
         named[key] = "recommended candidate" if key in named else "recommended"
