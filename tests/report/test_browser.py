@@ -50,6 +50,10 @@ addEventListener("load", () => setTimeout(() => {
   input.value = "candidate int8";
   input.dispatchEvent(new Event("input"));
   found.filtered = column(table, 0).map((cell) => cell.textContent);
+  const edge = (element) => element.getBoundingClientRect().right;
+  const drawn = document.getElementById("chart");
+  const texts = drawn ? [...drawn.querySelectorAll("svg text")] : [];
+  found.cut = texts.filter((text) => edge(text) > edge(drawn)).map((text) => text.textContent);
   found.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
   const said = document.createElement("pre");
   said.id = "said";
@@ -77,7 +81,8 @@ def opened(text: str, tmp_path: Path, *flags: str) -> dict[str, Any]:
 @pytest.mark.timeout(180)
 def test_the_page_renders_without_an_error_and_sorts_and_filters(tmp_path: Path) -> None:
     study = factories.study()
-    of = Results.of(study, factories.everything(study))
+    device = factories.CPU.model_copy(update={"name": "NVIDIA RTX 6000 Ada Generation"})
+    of = Results.of(study, factories.everything(study, device))
     made = report(of, names := list(figures.draw(of)))
     text = page(made, dict.fromkeys(names, "<svg></svg>"), chart.specification(of))
     found = opened(text, tmp_path, "--window-size=500,900")
@@ -87,6 +92,7 @@ def test_the_page_renders_without_an_error_and_sorts_and_filters(tmp_path: Path)
     assert len(found["up"]) > 5 and found["up"] == sorted(found["up"])
     assert found["down"] == sorted(found["down"], reverse=True)
     assert found["filtered"] == ["candidate"]
+    assert found["cut"] == [], "the chart cuts a text off"
     assert found["wide"] == 0, "the page is wider than its window"
 
 

@@ -51,8 +51,9 @@ def specification(results: Results) -> dict[str, Any] | None:
         "width": "container",
         "height": 420,
         "autosize": {"type": "fit", "contains": "padding"},
-        "title": {"text": {"expr": "up + ' over ' + across + ' — ' + place"}, "anchor": "start", "fontSize": 15},
-        "config": {"legend": {"orient": "bottom", "titleOrient": "left"}},
+        # Two lines, because one is cut off on a telephone.
+        "title": {"text": {"expr": "[up + ' over ' + across, place]"}, "anchor": "start", "fontSize": 15},
+        "config": {"legend": {"orient": "bottom", "titleOrient": "left"}, "axis": {"labelSeparation": 6}},
         "params": [_select("across", ACROSS, "Across: "), _select("up", UP, "Up: "), _select("place", places, "On: ")],
         "data": {"values": points},
         "transform": [
@@ -76,8 +77,13 @@ def specification(results: Results) -> dict[str, Any] | None:
         "layer": [
             {
                 "transform": _FRONT,
-                "mark": {"type": "line", "strokeWidth": 1, "color": "#777777"},
-                "encoding": {"y": _upwards("y"), "color": {"value": "#777777"}, "opacity": {"value": 1}},
+                "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 1, "color": "#777777"},
+                "encoding": {
+                    "y": _upwards("y"),
+                    "order": {"field": "cost"},
+                    "color": {"value": "#777777"},
+                    "opacity": {"value": 1},
+                },
             },
             {
                 "mark": {"type": "rule", "strokeWidth": 1},

@@ -262,7 +262,7 @@ def _top1_label(found: Sequence[Sequence[Measurement]]) -> str:
 def _log_axis(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
@@ -338,7 +338,7 @@ def _sensitivity(results: Results, workload: str) -> Figure | None:
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
     (dearest, most), (cheapest, least) = ends
     title = (
-        f"{dearest} loses most of top-1, {sensitivity.points(most)} points at {ratio_percent(most.ratio)}; "
+        f"{dearest} loses most, {sensitivity.points(most)} points of top-1 at {ratio_percent(most.ratio)}; "
         f"{cheapest} least, {sensitivity.points(least)} at {ratio_percent(least.ratio)}\n"
         f"{pretty(found[0].model)} on {pretty(found[0].dataset)}, one group of coupled layers pruned at a time, not "
         "fine-tuned; (+n): layers coupled to it"
@@ -465,7 +465,7 @@ def _bars(
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
 
 
 def _training(results: Results) -> Figure | None:
@@ -484,10 +484,10 @@ def _training(results: Results) -> Figure | None:
     for axes, label in ((loss, "Training loss"), (top1, f"Top-1 in %, {split_name(curved[0].split)}")):
         axes.set_xlabel("Epoch")
         axes.set_ylabel(label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.legend(*top1.get_legend_handles_labels(), loc="outside lower left", ncols=2)
     said = findings.trained(results.on(curved[0].device.identity))
-    figure.suptitle(_wrapped(said.plain if said else ""), x=0.01, ha="left", fontsize=10)
+    figure.suptitle(_wrapped(said.plain.rstrip(".") if said else ""), x=0.01, ha="left", fontsize=10)
     return figure
 
 
