@@ -63,7 +63,10 @@ def ended(monkeypatch, capsys, *arguments):
         (["report"], "Missing argument 'study': see `trimlab report --help`"),
         (["report", "--json"], "Missing argument 'study': see `trimlab report --help`"),
         (["pick", "--max-drop", "101"], "Invalid value for '--max-drop': "),
-        (["pick", "--objective", "spee"], "'spee' is not one of 'size', 'latency', 'throughput': see `trimlab pick"),
+        (
+            ["pick", "--objective", "spee"],
+            "'--objective': 'spee' is not one of 'size', 'latency', 'throughput': see `trimlab pick",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments, said, monkeypatch, capsys):

@@ -172,7 +172,7 @@ def test_tracking_equals_the_store_rebuilt_from_records(tiny):
 
 def test_a_picked_file_is_deployed_as_its_card_says(tiny, tmp_path):
     said = tiny.run("trimlab", "pick", "--max-drop", "100", "--objective", "size", "--out", "deployed")
-    assert "smallest" in said
+    assert "smallest" in said and "wrote deployed/\n" in said
     deployed = tiny.root / "deployed"
     record = records.read(deployed / "record.json")
     assert sha256_of(deployed / "model.onnx") == record.file_sha256
@@ -259,6 +259,19 @@ def test_what_was_pushed_is_pulled_and_nothing_runs(shared, tmp_path):
     clone.run("dvc", "pull")
     assert clone.repro() == ["runtimes"]  # what the machine has is never restored
     assert "Data and pipelines are up to date." in clone.run("dvc", "repro")
+
+
+def test_a_colleague_who_sets_the_same_values_gets_what_was_computed(shared, tmp_path):
+    shared.edit("ratio: 0.3", "ratio: 0.6")
+    shared.repro()
+    shared.run("dvc", "push", "--run-cache")
+    clone = cloned(tmp_path)
+    clone.run("dvc", "pull")
+    clone.repro()
+    clone.edit("ratio: 0.3", "ratio: 0.6")
+    clone.run("dvc", "fetch", "--run-cache")
+    assert clone.repro("--pull") == ["report"]  # no cache has it: it is rendered
+    assert clone.records() == shared.records()
 
 
 def test_another_project_gets_the_candidates_files_by_their_version(shared, tmp_path):

@@ -194,6 +194,7 @@ def pick(
     choice = deploy.choose(results, limits, objective, device, runtime or [])
     if out:
         deploy.write(results, choice.file, out)
+        progress.wrote(out)
     if register is not None:
         progress.say(deploy.register(results, choice.file, register).sentence())
     print(deploy.as_json(results, choice) if as_json else deploy.sentence(results, choice))
@@ -367,7 +368,8 @@ def main() -> None:
 def _usage_error(error: Any) -> errors.UsageError:
     """Return what is wrong with a command line as one line."""
     path = error.ctx.command_path if error.ctx else "trimlab"
-    return errors.UsageError(f"{errors.one_line(error.format_message()).rstrip('.')}: see `{path} --help`")
+    said = errors.one_line(error.format_message()).replace("Value error, ", "").rstrip(".")  # pydantic's, in typer's
+    return errors.UsageError(f"{said}: see `{path} --help`")
 
 
 if __name__ == "__main__":

@@ -126,7 +126,8 @@ def opened(text: str, tmp_path: Path, *flags: str, act: str = "() => {}") -> dic
 @pytest.mark.timeout(180)
 def test_the_page_renders_without_an_error_and_sorts_and_filters(tmp_path: Path) -> None:
     study = factories.study()
-    of = Results.of(study, factories.everything(study))
+    device = factories.CPU.model_copy(update={"name": "NVIDIA RTX 6000 Ada Generation"})
+    of = Results.of(study, factories.everything(study, device))
     made = report(of, names := list(figures.draw(of)))
     drawing = '<svg width="460pt" height="300pt" viewBox="0 0 460 300"></svg>'
     text = page(made, dict.fromkeys(names, drawing), chart.specification(of))

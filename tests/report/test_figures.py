@@ -201,6 +201,14 @@ def test_a_training_that_was_evaluated_once_is_a_dot() -> None:
     assert [line.get_marker() for line in figures.draw(of)["training"].axes[1].get_lines()] == ["o", ""]
 
 
+def test_epochs_are_whole_numbers_where_all_were_evaluated_at_one() -> None:
+    study = factories.study()
+    first, *_, last = factories.curve(3, 0.9, seconds=1.0)
+    once = factories.training(study, "large", curve=[first.model_copy(update={"top1_accuracy": None}), last])
+    axes = figures.draw(Results.of(study, [once]))["training"].axes[1]
+    assert [tick for tick in axes.get_xticks() if tick % 1] == []
+
+
 def test_a_name_with_dollar_signs_is_drawn_as_it_is() -> None:
     study = factories.study()
     odd = factories.CPU.model_copy(update={"name": r"CPU $\frac{$"})

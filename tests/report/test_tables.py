@@ -188,6 +188,18 @@ def test_a_speed_up_of_several_processes_has_its_interval_and_no_digit_beyond_it
     assert "timed alternately with it in one process." in plain(findings.headline(results()))
 
 
+def test_a_candidate_measured_on_another_device_than_the_baseline_says_how_they_are_compared() -> None:
+    study = factories.study()
+    remedy = f"run `dvc repro -f -s benchmark@{study.report.baseline}`"
+    base, candidate = (
+        factories.measurement(study, study.report.baseline, "fp32"),
+        factories.measurement(study, study.report.candidate, "fp32", device=factories.GPU),
+    )
+    said = plain(findings.headline(Results.of(study, [base, candidate])))
+    assert "No device measured both" in said and remedy in said
+    assert remedy not in plain(findings.headline(Results.of(study, [base])))
+
+
 def test_the_processes_of_all_seeds_count() -> None:
     study = factories.study(seeds=[0, 1], benchmark={"processes": 3})
     table = tables.precisions(Results.of(study, factories.everything(study)), "large", BENCH)

@@ -295,7 +295,7 @@ def _top1_label(found: Sequence[Sequence[Measurement]]) -> str:
 def _log_axis(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
@@ -382,7 +382,7 @@ def _sensitivity(results: Results, workload: str) -> Figure | None:
         _legend_below(figure)
     (dearest, most), (cheapest, least) = ends
     title = (
-        f"{dearest} loses most of top-1, {sensitivity.points(most)} points at {ratio_percent(most.ratio)}; "
+        f"{dearest} loses most, {sensitivity.points(most)} points of top-1 at {ratio_percent(most.ratio)}; "
         f"{cheapest} least, {sensitivity.points(least)} at {ratio_percent(least.ratio)}\n"
         f"{pretty(found[0].model)} on {pretty(found[0].dataset)}, one group of coupled layers pruned at a time, not "
         "fine-tuned; (+n): layers coupled to it"

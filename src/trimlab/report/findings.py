@@ -77,7 +77,11 @@ def headline(results: Results) -> Finding:
             else f"No device measured both the baseline ({study.report.baseline}, FP32) and the candidate "
             f"({study.report.candidate})"
         )
-        return Finding.of(f"{missing}: there is nothing to compare yet.")
+        # As after `dvc pull` of what another machine measured, and an experiment here.
+        baselines = of_file(results.measurements, study.report.baseline, "fp32")
+        elsewhere = baselines and any(record.variant == study.report.candidate for record in results.measurements)
+        remedy = f"; on the candidate's run `dvc repro -f -s benchmark@{study.report.baseline}`" if elsewhere else ""
+        return Finding.of(f"{missing}: there is nothing to compare yet{remedy}.")
     base = of_file(results.at(bench), study.report.baseline, "fp32")
     candidate = results.candidate_file(bench)
     if candidate == base:
