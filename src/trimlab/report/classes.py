@@ -241,7 +241,8 @@ def _gained(results: Results, bench: Bench) -> list[Confusion]:
     order = sorted(zip(*np.nonzero(more > 0), strict=True), key=lambda at: (-int(more[at]), at))
     return [
         Confusion(
-            *(_name(results, found[0], int(index)) for index in at),
+            _name(results, found[0], int(at[0])),
+            _name(results, found[0], int(at[1])),
             int(before[at]),
             int(after[at]),
             None if fp32 is None else int(fp32[0][at]),
