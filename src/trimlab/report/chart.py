@@ -73,7 +73,7 @@ def specification(results: Results) -> dict[str, Any] | None:
             "view": {"stroke": None},
             "legend": {
                 "orient": "bottom",
-                "columns": {"expr": "width < 350 ? 3 : 6"},
+                "columns": 4,
                 "labelColor": INK,
                 "titleColor": INK,
                 "labelFontSize": 12,
@@ -141,7 +141,7 @@ def specification(results: Results) -> dict[str, Any] | None:
                 "transform": [{"filter": "datum.Role"}],
                 "mark": {
                     "type": "text",
-                    "dy": {"expr": "datum.Role === 'candidate' ? -34 : -20"},
+                    "dy": {"expr": "datum.Role === 'candidate' ? -40 : -20"},
                     "fontSize": 12,
                     "color": INK,
                 },
