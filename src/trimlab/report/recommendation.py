@@ -63,7 +63,7 @@ def roles(results: Results, bench: Bench) -> dict[tuple[str, str], str]:
     """Name the files of a bench that figures point out, by variant and precision: the candidate and the recommended."""
     found = pick.files(results, bench.device)
     best = pick.pick(found, Limits(RECOMMENDED_DROP), "size")
-    named = {
+    named: dict[tuple[str, str], str] = {
         (records[0].variant, records[0].precision): "candidate"
         for records in [results.candidate_file(bench)]
         if records
