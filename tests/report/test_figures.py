@@ -142,7 +142,7 @@ def test_a_title_says_what_was_found_and_ranks_nothing_that_cannot_be_told_apart
     of = results()
     bench = of.benches()[0]
     title = drawn()["accuracy-by-size-cifar10"].axes[0].get_title(loc="left")
-    assert title.replace("\u00a0", " ").startswith(findings.shrunk(of, bench))
+    assert " ".join(title.split()).startswith(findings.shrunk(of, bench))
     assert "points of top-1 lost" in findings.shrunk(of, bench)
     study = of.study
     alike = factories.measurement(study, "candidate", "int8", top1_accuracy=0.9195)

@@ -39,13 +39,13 @@ class Read(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         given = dict(attributes)
-        self._silent += tag in ("script", "style", "svg", "nav")
+        self._silent += tag in ("script", "style", "svg", "nav", "label")
         self.ids += [given["id"]] if "id" in given else []
         self.links += [given["href"]] if tag == "a" else []
         self.sources += [value for name, value in attributes if name in ("src", "srcset") or tag == "link"]
 
     def handle_endtag(self, tag):
-        self._silent -= tag in ("script", "style", "svg", "nav")
+        self._silent -= tag in ("script", "style", "svg", "nav", "label")
 
     def handle_data(self, data):
         if not self._silent:
