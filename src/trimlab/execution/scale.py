@@ -173,10 +173,7 @@ class _Head:
         self.stages = {stage.addressing: stage for stage in networkx.dfs_postorder_nodes(graph)}
         """All but the report, each after those that it needs."""
         del self.stages[_LAST]
-        self.needs = {
-            name: tuple(sorted(other.addressing for other in graph.successors(stage)))
-            for name, stage in self.stages.items()
-        }
+        self.needs = {name: _needs(graph, stage) for name, stage in self.stages.items()}
         self.nodes = [each for each in ray.nodes() if each["Alive"]]  # type: ignore[no-untyped-call]
         self.answers: dict[str, Any] = {}
         """The answers of finished cells, by name."""
@@ -311,6 +308,18 @@ class _Head:
         for answer in self.answers.values():
             one_cell.write(answer["files"])
         self.repo.pull([name for name in given if not self.answers[name]["files"]], force=True)
+
+
+def _needs(graph: Any, stage: "Stage") -> tuple[str, ...]:
+    """Return the cells whose outputs a cell reads: those that it depends on, and the dataset of its workload.
+
+    DVC's templates cannot name the dataset of a variant, so that cell stands further back in the graph.
+    """
+    import networkx
+
+    found = {other.addressing for other in graph.successors(stage)}
+    back = {other.addressing for other in networkx.descendants(graph, stage)}
+    return tuple(sorted(found | {name for name in back if name.startswith("prepare@")}))
 
 
 def _fill(stage: "Stage", entry: dict[str, Any] | None) -> None:
