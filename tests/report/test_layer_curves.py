@@ -77,7 +77,7 @@ def test_a_panel_a_group_shows_its_curve_and_the_chosen_ratio() -> None:
     curve, chosen = first.get_lines()
     assert [float(y) for y in curve.get_ydata()] == pytest.approx([0, 20, 40, 60])
     assert (float(chosen.get_xdata()[0]), float(chosen.get_ydata()[0])) == pytest.approx((25, 20))
-    assert figure.get_suptitle().startswith("conv1 loses most of top-1, 40.0 points at 50 %; conv3 least, 0.0 at 50 %")
+    assert figure.get_suptitle().startswith("conv1 loses most, 40.0 points of top-1 at 50 %; conv3 least, 0.0 at 50 %")
 
 
 def test_the_section_is_there_where_something_was_measured() -> None:

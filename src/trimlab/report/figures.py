@@ -509,7 +509,7 @@ def _bars(
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(3))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
 
 
 def _training(results: Results) -> Figure | None:
@@ -526,7 +526,7 @@ def _training(results: Results) -> Figure | None:
     for axes, label in ((loss, "Training loss"), (top1, f"Top-1 in %, {split_name(curved[0].split)}")):
         axes.set_xlabel("Epoch")
         axes.set_ylabel(label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _legend_below(figure)
     where = " and ".join(dict.fromkeys(results.labels[record.device.identity] for record in curved))
     figure.suptitle(_wrapped(f"Loss and top-1 over the epochs, trained on {where}"), x=0.01, ha="left", fontsize=10)
