@@ -214,7 +214,7 @@ def overview(studies: Iterable[Results]) -> Table:
         Column("× batch 1"),
         Column("× large batch"),
         Column("Large batch"),
-        SEEDS,
+        Column("n"),
     ]
     caption = (
         "Top-1 and size: the study's unpruned FP32 baseline → its candidate; in TensorRT the size is the engine's, "
