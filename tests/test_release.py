@@ -150,7 +150,7 @@ def test_one_file_for_several_seeds_is_said(mine):
     study = using(released())
     found = [train(study, seed) for seed in SEEDS]
     (said,) = findings.given_weights(Results.of(study, found))
-    assert said.plain.endswith("All seeds start from these weights: their spread says nothing of training.")
+    assert said.plain.endswith("All seeds start from these weights: their spread says nothing about training.")
     assert said.plain.count(str(released())) == 1
 
 

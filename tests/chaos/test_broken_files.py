@@ -271,6 +271,7 @@ def packed(members):
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example([(".", tarfile.SYMTYPE, ".", b"", False)])
 @given(st.lists(MEMBER, min_size=1, max_size=4))
 def test_an_archive_of_whatever_members_leaves_records_or_a_refusal(in_tmp, members):
     project, outside = in_tmp / "project", in_tmp / "outside"

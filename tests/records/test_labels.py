@@ -106,7 +106,7 @@ def test_with_true_labels_the_report_has_paired_intervals() -> None:
     imports.import_records()
     cli.report("synthetic")
     text = (paths.REPORTS / "synthetic" / "report.md").read_text()
-    assert "true labels" not in (paths.REPORTS / "synthetic" / "tables" / "reading.md").read_text()
+    assert "The true labels" not in (paths.REPORTS / "synthetic" / "tables" / "reading.md").read_text()
     assert "points lost (McNemar's p " in text
 
 

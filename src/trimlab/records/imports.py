@@ -123,7 +123,8 @@ def _unpacked(source: Path, folder: Path) -> Path:
                 if left < 0:
                     raise UserError(f"{source} unpacks to more than {ARCHIVE_BYTES >> 20} MiB: import a folder")
                 packed.extract(member, target, filter="data")
-    except (tarfile.TarError, OSError, EOFError, KeyError, zlib.error) as error:  # KeyError: a link to no member
+    # KeyError: a link to no member. RecursionError: a link to itself.
+    except (tarfile.TarError, OSError, EOFError, KeyError, RecursionError, zlib.error) as error:
         raise UserError(f"{source} is not an archive of records ({one_line(error)}): copy it again") from None
     return target
 
