@@ -36,14 +36,16 @@ def project_root() -> Path:
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 
-def check_regular(path: Path) -> None:
-    """Refuse to read what is no regular file: reading a pipe would wait forever.
+def regular_status(path: Path) -> os.stat_result:
+    """Return a file's status, and refuse what is no regular file: reading a pipe would wait forever.
 
     Raises:
         OSError: the file is missing, or it is a folder, a pipe or a device.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise OSError("not a regular file")
+    return status
 
 
 def runtimes_file() -> Path:

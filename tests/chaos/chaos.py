@@ -165,7 +165,12 @@ class Round:
         return done
 
     def finish(self) -> None:
-        """Let the study end, and compare what it made."""
+        """Let the study end, and compare what it made. `trimlab check` comes first, as in `make repro`."""
+        check = Run(self.project, "trimlab", "check")
+        if check.ended():
+            self.counts.hand_repairs += 1
+            self.counts.complain(f"trimlab check failed: {check.log.read_text()}")
+        check.log.unlink()
         for attempt in range(3):
             try:
                 run = disturbances.repro(self.project)

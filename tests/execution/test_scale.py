@@ -87,14 +87,15 @@ def test_a_killed_head_and_a_killed_node_lose_nothing_that_was_finished(cluster,
     for name in held:
         (tmp_path / f"hold-{name}").touch()
     first = start(toy, cluster)
-    wait_for(lambda: Counter(toy.noted()) >= Counter(f"start {name}" for name in held))
+    wait_for(toy, lambda: Counter(toy.noted()) >= Counter(f"start {name}" for name in held))
     first.send_signal(signal.SIGKILL)
     first.wait()
-    wait_for(lambda: not running_cells(tmp_path))
+    wait_for(toy, lambda: not running_cells(tmp_path))
     assert Counter(toy.noted())["end train"] == 1
+    assert not any(line.startswith("end prune") for line in toy.noted()), "a cell outlived its head"
 
     second = start(toy, cluster)
-    wait_for(lambda: Counter(toy.noted()) >= Counter(f"start {name}" for name in 2 * held))
+    wait_for(toy, lambda: Counter(toy.noted()) >= Counter(f"start {name}" for name in 2 * held))
     lose_a_node(cluster)
     for name in held:
         (tmp_path / f"hold-{name}").unlink()
@@ -174,12 +175,12 @@ def start(toy, cluster):
     return subprocess.Popen(command, cwd=toy.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def wait_for(moment):
+def wait_for(toy, moment):
     for _ in range(2400):
         if moment():
             return
         time.sleep(0.1)
-    raise AssertionError("it did not come")
+    raise AssertionError(toy.noted())
 
 
 def test_what_is_missing_is_one_line(tmp_path):

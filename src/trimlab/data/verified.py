@@ -23,8 +23,7 @@ def remembered_sha256(path: Path, memory: Path) -> str:
     Raises:
         OSError: the file is missing, or not a regular one.
     """
-    paths.check_regular(path)
-    status = path.stat()
+    status = paths.regular_status(path)
     identity = [status.st_size, status.st_mtime_ns, status.st_ino]
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(memory.read_text())

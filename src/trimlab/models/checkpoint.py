@@ -102,7 +102,7 @@ def architecture(path: Path) -> Architecture:
 
 def _metadata(path: Path) -> Any:
     """Return what `save` wrote into a safetensors header; None where something else wrote the file."""
-    paths.check_regular(path)
+    paths.regular_status(path)
     with safe_open(path, framework="pt") as file:
         return json.loads((file.metadata() or {}).get("trimlab", "null"))
 

@@ -75,9 +75,9 @@ def parse(content: bytes | str, name: str) -> AnyRecord:
 
 
 def _content(path: Path) -> bytes:
-    paths.check_regular(path)
-    if path.stat().st_size > RECORD_BYTES:
-        raise OSError(f"{path.stat().st_size >> 20} MiB, and a record has at most {RECORD_BYTES >> 20}")
+    size = paths.regular_status(path).st_size
+    if size > RECORD_BYTES:
+        raise OSError(f"{size >> 20} MiB, and a record has at most {RECORD_BYTES >> 20}")
     return path.read_bytes()
 
 
