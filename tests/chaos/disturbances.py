@@ -18,6 +18,9 @@ LIMIT_SECONDS = float(os.environ.get("CHAOS_LIMIT_SECONDS", "1200"))
 """A repro that takes longer hangs."""
 LOGS = Path(tempfile.mkdtemp(prefix="chaos-logs-"))
 """What runs print; not on the disk that is filled."""
+SOON = 8
+"""A disturbance at a random moment comes within this part of a repro: most then hit a start, a cell or its end, and a
+round has many before its study is finished."""
 _DAY = 86_400
 
 
@@ -113,7 +116,7 @@ def _after(seconds: float) -> Callable[[], bool]:
 def kill_dvc(project: Path, chance: random.Random, span: float) -> Run:
     """Kill DVC alone: its stage goes on, and the next repro meets it."""
     run = repro(project)
-    if run.reaches(_after(chance.uniform(0, span / 4))):
+    if run.reaches(_after(chance.uniform(0, span / SOON))):
         run.process.kill()
     run.ended()
     return run
@@ -122,7 +125,7 @@ def kill_dvc(project: Path, chance: random.Random, span: float) -> Run:
 def kill_dvc_while_it_writes(project: Path, chance: random.Random, span: float) -> Run:
     """Kill DVC when dvc.lock is half written."""
     run, file = repro(project), project / "dvc.lock"
-    passed = _after(chance.uniform(0, span / 4))
+    passed = _after(chance.uniform(0, span / SOON))
     if run.reaches(lambda: passed() and file.exists() and file.stat().st_size == 0, 0.002):
         run.kill_all()
     run.ended()
@@ -132,7 +135,7 @@ def kill_dvc_while_it_writes(project: Path, chance: random.Random, span: float) 
 def kill_stage(project: Path, chance: random.Random, span: float) -> Run:
     """Kill a stage alone."""
     run = repro(project)
-    passed = _after(chance.uniform(0, span / 4))
+    passed = _after(chance.uniform(0, span / SOON))
     if run.reaches(lambda: passed() and run.stages()):
         _kill(run.stages()[:1])
     run.ended()
@@ -151,7 +154,7 @@ def kill_measurement(project: Path, chance: random.Random, span: float) -> Run:
 def kill_everything(project: Path, chance: random.Random, span: float) -> Run:
     """Kill DVC and all that it started, as a machine that loses its power does."""
     run = repro(project)
-    if run.reaches(_after(chance.uniform(0, span / 4))):
+    if run.reaches(_after(chance.uniform(0, span / SOON))):
         run.kill_all()
     run.ended()
     return run
@@ -240,7 +243,7 @@ def set_the_clock_back(project: Path, chance: random.Random, span: float) -> Run
 def repro_twice_at_once(project: Path, chance: random.Random, span: float) -> Run:
     """Start a second `dvc repro` beside the first one."""
     first = repro(project)
-    first.reaches(_after(chance.uniform(0, span / 4)))
+    first.reaches(_after(chance.uniform(0, span / SOON)))
     second = repro(project)
     second.ended()
     first.ended()
