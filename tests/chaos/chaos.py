@@ -157,7 +157,7 @@ class Round:
             self.counts.complain(f"{name}: {error}")
             return True
         done = run.process.returncode == 0
-        if not (kill and done):
+        if run.hit or not kill:
             (self.counts.kills if kill else self.counts.disturbances)[name] += 1
         print(f"  {name}: exit code {run.process.returncode}, {run.log.name}", flush=True)
         self._look_at(run, name)
@@ -365,9 +365,9 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", help="kinds of disturbances", default=None)
     given = parser.parse_args()
     mountable = disturbances.may_mount()
-    # Those that wait for a moment let the study run until it comes, so there are fewer of them.
-    waiting = {"dvc while it writes", "measurement"}
-    kinds = given.only or [*2 * sorted(disturbances.KILLS.keys() - waiting), *disturbances.KILLS, *disturbances.OTHERS]
+    # A round ends with its first kill of a measurement, which only the last cells make and then repeat.
+    often = sorted(disturbances.KILLS.keys() - {"measurement"})
+    kinds = given.only or [*2 * often, *disturbances.KILLS, *disturbances.OTHERS]
     if not mountable:
         print("full disk: left out, this user may not mount a small one; limited files take its place")
         kinds = [kind for kind in kinds if kind != "full disk"]

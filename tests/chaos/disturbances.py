@@ -35,6 +35,8 @@ class Run:
         folder = Path(sys.executable).parent
         scratch = project.parent / "scratch"
         scratch.mkdir(exist_ok=True)
+        self.hit = False
+        """Whether a kill came before it ended."""
         self.log = LOGS / f"{project.parent.name}-{time.monotonic_ns()}.log"
         env = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_TRACKING", "PYTHONPATH"))}
         with self.log.open("wb") as output:
@@ -63,8 +65,16 @@ class Run:
             self.kill_all()
             raise HangError(f"{self.log} has not ended in {LIMIT_SECONDS} s") from None
 
+    def kill(self, *processes: psutil.Process) -> None:
+        """Kill some of its processes."""
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+                self.hit = True
+
     def kill_all(self) -> None:
         """Kill the command and all that it started, at one blow."""
+        self.hit = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -117,7 +127,7 @@ def kill_dvc(project: Path, chance: random.Random, span: float) -> Run:
     """Kill DVC alone: its stage goes on, and the next repro meets it."""
     run = repro(project)
     if run.reaches(_after(chance.uniform(0, span / SOON))):
-        run.process.kill()
+        run.kill(run.process)
     run.ended()
     return run
 
@@ -137,7 +147,7 @@ def kill_stage(project: Path, chance: random.Random, span: float) -> Run:
     run = repro(project)
     passed = _after(chance.uniform(0, span / SOON))
     if run.reaches(lambda: passed() and run.stages()):
-        _kill(run.stages()[:1])
+        run.kill(*run.stages()[:1])
     run.ended()
     return run
 
@@ -146,7 +156,7 @@ def kill_measurement(project: Path, chance: random.Random, span: float) -> Run:
     """Kill the process that measures."""
     run = repro(project)
     if run.reaches(run.measurements) and run.reaches(_after(chance.uniform(0, span / 20))):
-        _kill(run.measurements()[:1])
+        run.kill(*run.measurements()[:1])
     run.ended()
     return run
 
@@ -169,12 +179,6 @@ def kill_the_making_of_the_store(project: Path, chance: random.Random, span: flo
         run.kill_all()
     run.ended()
     return run
-
-
-def _kill(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
 
 
 def fill_the_disk(project: Path, chance: random.Random, span: float) -> Run:
