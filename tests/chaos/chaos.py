@@ -142,7 +142,6 @@ class Round:
         self.unsaved: set[str] = set()
         """Cells of which DVC has no copy, because the disk was full."""
         self.results: dict[str, Any] = {}
-        self.lost_lockfile = False
         self.untracked = False
         """Whether a record may be missing in MLflow's store: it was thrown away, or a stage could not write to it."""
 
@@ -198,19 +197,16 @@ class Round:
         with contextlib.chdir(self.project):
             said = dvc_files.repair()
         self.counts.repaired_by_check += len(said)
-        self.lost_lockfile |= any(line.startswith("dvc.lock ended early") for line in said)
+        if any(line.startswith("dvc.lock ended early") for line in said):
+            self.finished -= NOT_KEPT
 
     def _look_at(self, run: Run, name: str) -> None:
         """Count what ran again, and remember what is finished now."""
         printed = run.log.read_text(errors="replace")
         again = set(_RUN.findall(printed)) & self.finished
-        if self.lost_lockfile:
-            again -= NOT_KEPT
         if again:
             self.counts.finished_cells_run_again += len(again)
             self.counts.complain(f"{name}: ran again: {sorted(again)}, see {run.log}")
-        else:
-            self.lost_lockfile = False
         if "Traceback (most recent call last)" in printed:
             self.counts.tracebacks += 1
             self.counts.complain(f"{name}: traceback, see {run.log}")

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -614,6 +615,17 @@ def test_a_runtime_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(NoRuntimeError, match="onnxruntime cannot be imported"):
         runtimes.open_file("onnxruntime", str(exported("resnet20")), Settings("fp32", 1, 16))
+
+
+def test_a_profile_for_which_there_is_no_room_is_one_line():
+    session = runtimes.open_file("onnxruntime", str(exported("resnet20")), Settings("fp32", 1, 1))
+    had = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, had[1]))  # as on a full disk
+    try:
+        with pytest.raises(MeasureError, match=r"could not write its profile, .*: make room there"):
+            session.layers(np.zeros((1, 3, 32, 32), np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, had)
 
 
 def without_fused_kernels(file, batch):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import device, memory, timing
+from ..errors import MeasureError
 from ..layers import RUNS, WARMUP, from_onnxruntime
 from ..session import Settings, Stopwatch, imported
 
@@ -40,7 +41,11 @@ class OnnxRuntime:
         return {"latency": timing.wall(lambda: self.run(batch))}
 
     def layers(self, batch: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
-        """Return the nodes of the optimized graph, from ONNX Runtime's own profile of a session of its own."""
+        """Return the nodes of the optimized graph, from ONNX Runtime's own profile of a session of its own.
+
+        Raises:
+            MeasureError: the profile could not be written.
+        """
         with tempfile.TemporaryDirectory() as folder:
             options = self._options()
             options.enable_profiling = True
@@ -48,7 +53,11 @@ class OnnxRuntime:
             session = self._opened(options)
             for _ in range(WARMUP + RUNS):
                 session.run(None, {self._name: batch})
-            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+            profile = Path(session.end_profiling())
+            try:
+                events = json.loads(profile.read_text(encoding="utf-8"))
+            except (OSError, ValueError):  # ONNX Runtime does not say that it could not write all of it
+                raise MeasureError(f"ONNX Runtime could not write its profile, {profile}: make room there") from None
         return from_onnxruntime(events)
 
     def memory_bytes(self) -> int:
