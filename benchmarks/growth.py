@@ -1,8 +1,8 @@
 """How seconds and memory grow with a study's variants: `python benchmarks/growth.py`, on a quiet machine.
 
 Records are synthetic, those of the tests, so nothing is trained: a variant has a pruning and three measurements, each
-with the answers on 10,000 images. Every figure is of a process of its own, imports included, and of one run. What takes
-longer than ten minutes is ended, and not measured with more variants.
+with the answers on 10,000 images. They lie in files where stages write them. Every figure is of a process of its own,
+imports included, and of one run. What takes longer than ten minutes is ended, and not measured with more variants.
 
     python benchmarks/growth.py --variants 10 100 --parts check report
 """
@@ -55,7 +55,8 @@ def make_project(folder: Path, variants: int) -> None:
     shutil.rmtree(folder / "released", ignore_errors=True)
     described = study(variants)
     project.params.write_text(json.dumps(described.model_dump(exclude_defaults=True)))
-    factories.run_stages(described, folder)
+    made = factories.run_stages(described, folder)
+    _write_labels(made[0], folder)
     for output in _outputs(described):
         path = folder / output
         if not path.exists():
@@ -66,6 +67,19 @@ def make_project(folder: Path, variants: int) -> None:
                 path.mkdir()
                 (path / "file").write_text(f"{output}\n")
     project.run("git", "init", "-q", "-b", "main")
+
+
+def _write_labels(record, folder: Path) -> None:
+    """Write a prepared dataset that holds the true labels alone: the report reads nothing else of it."""
+    from safetensors.numpy import save_file
+
+    import factories
+    from trimlab import paths
+
+    path = folder / paths.dataset_file(record.dataset)
+    path.parent.mkdir(parents=True)
+    save_file({"test_labels": factories.true_labels()}, path)
+    path.with_suffix(".json").write_text(json.dumps({"sha256": record.dataset_sha256}))
 
 
 def _outputs(described):
@@ -92,20 +106,21 @@ _PRELUDE = "import sys; sys.path[:0] = {paths!r}; import growth; study = growth.
 
 
 def render(described) -> None:
-    """Write a report of a study's records, with figures and page."""
-    import factories
+    """Read a study's records, and write their report with figures and page."""
+    from trimlab.records import loaded
     from trimlab.report import stage
 
-    made = factories.everything(described)
-    stage.render(described, made, Path("report"), factories.classified(made))
+    _, records, classified = loaded.of_stages(described)
+    assert classified
+    stage.render(described, records, Path("report"), classified)
 
 
 def track(described) -> None:
-    """Log a study's records into an empty store."""
-    import factories
+    """Read a study's records, and log them into an empty store."""
+    from trimlab.records import loaded
     from trimlab.track import mlflow_runs
 
-    mlflow_runs.rebuild(described, factories.everything(described))
+    mlflow_runs.rebuild(described, loaded.of_stages(described).records)
 
 
 def measured(project: Path, part: str, variants: int) -> tuple[float, float] | None:
@@ -157,7 +172,9 @@ def main() -> None:
                 print(f"- page of {variants} variants: {page.stat().st_size / 2**20:.1f} MiB", flush=True)
     if "records" in given.parts:
         with tempfile.TemporaryDirectory() as scratch:
-            _say(measured(Path(scratch), "report", TEN_THOUSAND_RECORDS), "report of 10,000 records")
+            project = Path(scratch) / "project"
+            make_project(project, TEN_THOUSAND_RECORDS)
+            _say(measured(project, "report", TEN_THOUSAND_RECORDS), "report of 10,000 records")
 
 
 def _say(found: tuple[float, float] | None, what: str) -> None:

@@ -109,7 +109,7 @@ def choose(
     problems += [unresolved("--runtime", runtime, results.study.benchmark.runtimes) for runtime in runtimes]
     if said := [problem for problem in problems if problem]:
         raise UserError("\n".join(said))
-    found = pick.files(results, known[name], runtimes)
+    found = pick.files(results, known[name], tuple(runtimes))
     if not found:
         raise UserError(f"{name} has not measured {results.study.report.baseline} in FP32: nothing to compare with")
     best = pick.pick(found, limits, objective)

@@ -62,6 +62,7 @@ report: {title: Chaos, baseline: base, candidate: candidate}
 NOT_KEPT = {"runtimes", "report"}
 """DVC has no copy of what these stages write: where dvc.lock was lost, they run again."""
 _STAGE_OF = re.compile(r"^cmd: python stages/(\w+)\.py ?(\S*)$", re.M)
+_DIGEST = re.compile(r"^  md5: (\S+)$", re.M)
 _CELL = re.compile(r"^  (\S+):$", re.M)
 _RUN = re.compile(r"Running stage '(.*)'")
 _NOT_SAVED = re.compile(r"failed to transfer '\w+' - \[Errno [^\]]*\][^']*'([^']+)'")
@@ -238,14 +239,17 @@ class Round:
 
 
 def finished_cells(project: Path) -> set[str]:
-    """Return the cells that DVC has: in dvc.lock, or in its run cache."""
+    """Return the cells that DVC has: in dvc.lock, or in its run cache with all outputs, which it writes after that."""
     found = set()
     with contextlib.suppress(OSError):
         found |= set(_CELL.findall((project / "dvc.lock").read_text()))
-    for path in (project / ".dvc/cache/runs").glob("*/*/*"):
+    cache = project / ".dvc/cache"
+    for path in (cache / "runs").glob("*/*/*"):
         with contextlib.suppress(OSError):
-            for stage, name in _STAGE_OF.findall(path.read_text()):
-                found.add(f"{stage}@{name}" if name else stage)
+            run = path.read_text()
+            outputs = _DIGEST.findall(run.rpartition("\nouts:\n")[2])
+            if all((cache / "files/md5" / digest[:2] / digest[2:]).exists() for digest in outputs):
+                found |= {f"{stage}@{name}" if name else stage for stage, name in _STAGE_OF.findall(run)}
     return found
 
 

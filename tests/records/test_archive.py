@@ -634,3 +634,12 @@ def test_a_sensitivity_alone_vouches_for_no_measured_weights(tmp_path: Path) -> 
     measured = factories.measurement(study, "large", "fp32", weights_sha256=record.weights_sha256)
     with pytest.raises(UserError, match=r"measured weights .* no training or pruning record"):
         imports.import_records([bundle(tmp_path / "both", record, measured)])
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_copy_with_a_change_has_a_digest_of_its_own(deep: bool) -> None:
+    record = factories.everything(factories.study())[0]
+    own = record.digest
+    copied, changed = record.model_copy(deep=deep), record.model_copy(update={"seed": record.seed + 1}, deep=deep)
+    assert (copied, copied.digest) == (record, own)
+    assert changed.digest == records.parse(changed.model_dump_json().encode(), "changed").digest != own

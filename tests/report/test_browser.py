@@ -101,12 +101,13 @@ ACT = """async () => {
   await soon(() => {
     const inside = phone.contentDocument;
     const [width, needed] = [inside.documentElement.clientWidth, inside.documentElement.scrollWidth];
-    const kinds = "nav, h1, h2, p, li, figure, figure svg, #chart svg, select, input, .short, .short td";
+    const kinds = "nav, h1, h2, p, li, figure, #chart svg, select, input, .short, .short td";
     const cut = [...inside.querySelectorAll(kinds)].filter((one) => one.getBoundingClientRect().right > width + 1);
     found.cut = cut.map((one) => `${one.tagName} ${one.textContent.slice(0, 40)}`);
     const bottom = (one) => one.getBoundingClientRect().bottom;
     found.legend = Math.max(...[...inside.querySelectorAll("#chart .role-legend")].map(bottom));
     found.legend -= bottom(inside.querySelector("#chart svg"));
+    found.figures = [...inside.querySelectorAll("figure svg")].map((one) => one.getBoundingClientRect().width);
     found.phone = [width > 300, needed - width, inside.querySelectorAll("#chart svg, figure svg").length > 2];
   }, 3000);
 }"""
@@ -149,6 +150,7 @@ def test_the_page_renders_without_an_error_and_sorts_and_filters(tmp_path: Path)
     assert (found["highlighted"], found["faint"]) == (["0.9", "1"], ["0.1"]), "ours, and published ones"
     assert found["wide"] == 0, "the page is wider than its window"
     assert found["legend"] <= 0, "the legend is cut"
+    assert min(found["figures"]) >= 480, "letters of a figure are too small on a telephone"
     assert (found["cut"], found["phone"]) == ([], [True, 0, True]), "something is cut on a telephone"
 
 

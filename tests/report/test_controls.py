@@ -161,7 +161,14 @@ def test_a_budget_of_older_records_follows_from_their_curves() -> None:
         assert column(made(older(results()), control), "Budget TMACs") == column(
             made(results(), control), "Budget TMACs"
         )
-    table = tables.pruning(older(results()), "large")
+
+
+def test_batchnorm_re_estimated_stands_where_a_record_holds_it() -> None:
+    header, old = "BatchNorm re-estimated %", older(results())
+    assert header not in [column.header for column in tables.pruning(old, "large").columns]
+    newer = [r for r in results().prunings if r.variant == "large-r50-random"]
+    mixed = Results.of(old.study, [*newer, *old.trainings, *(r for r in old.prunings if r.variant != newer[0].variant)])
+    table = tables.pruning(mixed, "large")
     row = next(row for row in table.rows if row[0].text == "large-r50")
     assert (row[7].text, row[7].note) == ("—", "not recorded by the older version that made it")
 

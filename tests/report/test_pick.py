@@ -1,6 +1,7 @@
 """Which file is picked: the best within the limits, as trying them all says."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -68,7 +69,7 @@ def test_files_as_fast_as_the_best_are_those_whose_times_overlap():
 
 
 def test_times_of_one_process_are_told_apart_beyond_those_of_equal_work():
-    once = [file()._replace(latency_ms=Replicated(ms, None, None, 1)) for ms in (1.0, 1.01, 1.5)]
+    once = [replace(file(), latency_ms=Replicated(ms, None, None, 1)) for ms in (1.0, 1.01, 1.5)]
     assert pick.as_fast(once[0], once, Limits(1.0), "latency", None) == []
     assert pick.as_fast(once[0], once, Limits(1.0), "latency", Spread(1.2, 2.0, 1.1, 1.1, 4)) == [once[1]]
 
@@ -120,8 +121,8 @@ def test_files_are_those_of_the_baselines_dataset_against_its_fp32_file():
 def test_a_file_of_another_runtime_is_left_out_where_that_is_not_asked_for():
     of = results()
     device = of.benches()[0].device
-    assert len(pick.files(of, device, ["onnxruntime"])) == len(pick.files(of, device)) > 0
-    assert pick.files(of, device, ["openvino"]) == []
+    assert len(pick.files(of, device, ("onnxruntime",))) == len(pick.files(of, device)) > 0
+    assert pick.files(of, device, ("openvino",)) == []
 
 
 def test_the_report_recommends_one_file_a_row_for_all_that_it_is_best_in():
@@ -152,6 +153,14 @@ def test_the_most_accurate_file_under_a_size_is_named_where_the_baseline_is_too_
     (row,) = [row for row in table.rows if "most accurate up to 1 MiB" in row[0].text]
     within = [file for file in found if file.size_bytes <= 2**20]
     best = min(within, key=lambda file: file.surely_lost)
+    rivals = [
+        file
+        for file in within
+        if file.size_bytes < best.size_bytes
+        and file.latency_ms.mean < best.latency_ms.mean
+        and not of.difference(file.records, best.records).separable
+    ]
+    best = min(rivals, key=lambda file: file.size_bytes, default=best)
     assert f"({best.records[0].variant})" in row[1].text and row[5].number <= 1
 
 
@@ -186,5 +195,5 @@ def test_a_pick_on_the_test_set_says_that_it_is_lucky_and_one_on_the_hold_out_do
     for split, lucky in (("test", True), ("holdout", False)):
         of = results(data={"split": split, "holdout_fraction": 0.1, "seed": 0})
         said = factories.document(report(of, []))
-        assert "images that they are scored on, so their accuracies are slightly optimistic" in said
+        assert "images that they are scored on, so their accuracies are optimistic" in said
         assert ("The test set was not used." in said) is not lucky

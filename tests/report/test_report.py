@@ -134,7 +134,7 @@ def test_the_report_is_two_screens_and_links_every_table_once(case: str) -> None
     text = (FOLDER / "report.md").read_text()
     assert len(text.splitlines()) <= 120
     words = re.findall(r"[\w×%±−.]+", re.sub(r"\]\([^)]*\)|\|[-| ]+\|", " ", text))
-    assert len(words) <= (1250 if case == "two-devices" else 1100)
+    assert len(words) <= 1100
     linked = re.findall(r"\]\((tables/[^)]+)\)", text)
     assert sorted(linked) == sorted(f"tables/{path.name}" for path in (FOLDER / "tables").iterdir())
     for path in (FOLDER / "tables").iterdir():

@@ -84,12 +84,12 @@ def _newest(found: list[R]) -> list[R]:
 
 def _order(study: Params) -> Callable[[Record], tuple[object, ...]]:
     kinds = (Training, Sensitivity, Pruning, Measurement)
-    workloads, variants = list(study.workloads), list(study.variants)
+    workloads, variants = ({key: at for at, key in enumerate(keys)} for keys in (study.workloads, study.variants))
 
     def place(record: Record) -> tuple[object, ...]:
-        variant = variants.index(record.variant) if isinstance(record, Pruning | Measurement) else -1
+        variant = variants[record.variant] if isinstance(record, Pruning | Measurement) else -1
         cell = cell_of(record)[1:]
         kind = next(index for index, kind in enumerate(kinds) if isinstance(record, kind))
-        return (kind, workloads.index(record.workload), variant, cell, record.device.identity, record.seed)
+        return (kind, workloads[record.workload], variant, cell, record.device.identity, record.seed)
 
     return place

@@ -8,9 +8,10 @@ bounds: what is read is finite, in range, and fit to be shown.
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from functools import cached_property
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -258,10 +259,16 @@ class Record(Part):
         """When it was created, in UTC."""
         return datetime.fromisoformat(self.created).astimezone(UTC)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The sha256 of the record's canonical JSON: its identity."""
         return hashlib.sha256(_canonical(self).encode()).hexdigest()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy, with changes, as pydantic does; it has a digest of its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("digest", None)
+        return copied
 
 
 class Training(Record):

@@ -44,13 +44,13 @@ LAUNCH_BOUND = 1.2
 """A GPU's time without a CUDA graph over that with one, from which on launching counts as the bound."""
 QUESTION = "How much of the saved work becomes speed?"
 NOT_EXACT = Finding.of(
-    "The exact arithmetic of these INT8 files was not computed: what the runtime's kernels lose is not known."
+    "These INT8 files were not computed without fused kernels, so what the runtime's kernels lose is not known."
 )
-_NO_WEIGHTS = Value("—", note="has no weights")
+_NO_WEIGHTS = Value("—", note="this layer has no weights")
 _NOT_TOLD = Value("—", note="not given by the runtime")
-_NOT_ALONE = Value("—", note="is not there at batch 1")
+_NOT_ALONE = Value("—", note="this layer is not there at batch 1")
 _NOT_COMPUTED = Value("—", note="not computed")
-_UNPRUNED = Value("—", note="is the unpruned model")
+_UNPRUNED = Value("—", note="this is the unpruned model")
 _NO_UNPRUNED = Value("—", note="no record of the unpruned model")
 _NOT_RECORDED = Value("8", 8, "recorded before there were 7-bit files")
 _BEYOND_NOISE = "more than noise"
@@ -207,8 +207,8 @@ def in_short(results: Results, bench: Bench) -> Finding | None:
     measured = results.at(bench)
     same = of_file(measured, results.unpruned(record.workload) or "", record.precision)
     plain = of_file(measured, record.variant, "fp32") if record.precision != "fp32" else []
-    in_fp32 = f"{times(batch_speedup(plain), '×')} as fast as unpruned FP32 in FP32 and " if plain else ""
-    own = f"{times(batch_speedup(found), '×')} {'' if plain else 'as fast as unpruned FP32 '}in {name}"
+    files = [("FP32", plain), (name, found)] if plain else [(name, found)]
+    speeds = " and ".join(f"{times(batch_speedup(own), '×')} ({label})" for label, own in files)
     alone = batch_speedup(same) if same else None
     expected = (
         f", where proportional scaling would give {alone.mean * saved:.0f}× (unpruned {name} alone gives "
@@ -219,7 +219,7 @@ def in_short(results: Results, bench: Bench) -> Finding | None:
     said = Finding.of(
         strong(QUESTION),
         f" Pruned by {ratio_percent(record.ratio)}, {record.variant} takes {saved:.1f} times fewer "
-        f"multiply-accumulates (MACs). At batch {batch} it is {in_fp32}{own}{expected}.",
+        f"multiply-accumulates (MACs). At batch {batch} it runs {speeds} as fast as unpruned FP32{expected}.",
         times_fewer_macs=saved,
         batch_speedup=batch_speedup(found).mean,
     )
@@ -244,8 +244,8 @@ def _beside_full_widths(results: Results, record: Measurement) -> Finding | None
     if rates[0] / rates[1] >= less:
         return None
     return Finding.of(
-        f"{other.variant}, whose widths all are, takes {less:.1f} times as many MACs and does {rates[1]:,.0f} "
-        f"images/s; {record.variant} does {rates[0]:,.0f}.",
+        f"{other.variant}, with all widths multiples of {MULTIPLE}, takes {less:.1f} times as many MACs and does "
+        f"{rates[1]:,.0f} images/s; {record.variant} does {rates[0]:,.0f}.",
         times_more_macs=less,
     )
 
@@ -503,7 +503,7 @@ def _widths(results: Results, record: Measurement) -> Finding | None:
     filled = ", ".join(str(-(-width // MULTIPLE) * MULTIPLE) for width in odd)
     return Finding.of(
         f"{padded} of {len(widths)} widths ({', '.join(map(str, odd))}) are not multiples of {MULTIPLE}: kernels that "
-        f"take {MULTIPLE} channels at once pad them to {filled}.",
+        f"take {MULTIPLE} channels at once pad them to {filled}. What that alone costs was not measured.",
         odd_widths=padded,
         all_widths=len(widths),
     )

@@ -132,7 +132,10 @@ def finding(results: Results, bench: Bench) -> Finding | None:
         named = ", ".join(f"{one.name} ({plus_minus(one.gained)} points)" for one in sure[:NAMED])
         more = f" and {len(sure) - NAMED} more" if len(sure) > NAMED else ""
         lose = "loses" if len(sure) == 1 else "lose"
-        said = f"Of {len(classes)} classes compared at once, {len(sure)} measurably {lose} recall: {named}{more}."
+        said = (
+            f"Of {len(classes)} classes compared at once (Bonferroni's correction), {len(sure)} measurably {lose} "
+            f"recall: {named}{more}."
+        )
     else:
         said = f"Of {len(classes)} classes compared at once, none loses recall by more than chance would explain."
     most = next(iter(_gained(results, bench)), None)

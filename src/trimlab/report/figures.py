@@ -46,6 +46,8 @@ _WIDTH = 6.4
 """Inches: as wide as a figure stands on the page, and letters can still be read where a telephone shrinks it."""
 _LAYERS = 20
 """Bars of layers, at most."""
+_MANY = 500
+"""Points of one kind beyond which they are drawn as a picture: so many shapes would make the page slow."""
 _BARS = 18
 """Files up to which all have a bar."""
 _TITLE_WIDTH = 78
@@ -60,6 +62,8 @@ _OFFSETS = (
     ((-10, -40), "right", "top"),
 )  # fmt: skip
 """Where a point's name may stand: its distance in points, and the corner that lies there."""
+_SHIFTS = {"left": 0.0, "bottom": 0.0, "center": 0.5, "right": 1.0, "top": 1.0}
+"""The share of a name's width or height that lies left of its anchor, or under it."""
 _NEAR = 9
 """Points within which a name needs no line to its point."""
 _RING = 14
@@ -171,8 +175,8 @@ def _accuracy(results: Results, dataset: str, cost: Cost) -> Figure | None:
     baseline = of_file(measured, results.study.report.baseline, "fp32")
     several = len(forms) > 1
     names = {f"{role}: {_point_name(results, r, several)}": _place(r, cost) for role, r in marked.items()}
-    for records in [baseline, *(found[i] for i in front)]:
-        if records in found and records not in marked.values():
+    for records in [*([baseline] if baseline else []), *(found[i] for i in front)]:
+        if records not in marked.values():
             names.setdefault(_point_name(results, records, several), _place(records, cost))
     points = [_place(records, cost) for records in found] + [(p.size_mib, p.top1_percent) for p in published]
     _name_points(figure, axes, names, points, corners, [_place(records, cost) for records in marked.values()])
@@ -188,7 +192,7 @@ def _draw_files(
 ) -> None:
     """Draw files in one call, with how sure their top-1 is; what another file beats is faint."""
     x, top1 = zip(*(_place(records, cost) for records in files), strict=True)
-    style: dict[str, Any] = {"color": colour, "alpha": 0.35 if faint else 1.0}
+    style: dict[str, Any] = {"color": colour, "alpha": 0.35 if faint else 1.0, "rasterized": len(files) > _MANY}
     # A pale edge tells points apart that lie on each other.
     axes.plot(x, top1, form, markersize=7, markeredgecolor=GROUND, markeredgewidth=0.6, zorder=3, **style)
     reach = np.hstack([uncertainty(records) for records in files])
@@ -221,7 +225,9 @@ def _name_points(
     ringed: Sequence[Point],
 ) -> None:
     """Write names beside their points; one that would lie on another, on a point or on the front is left out."""
-    figure.draw_without_rendering()  # settles where the axes lie
+    layout = figure.get_layout_engine()
+    assert layout is not None
+    layout.execute(figure)  # settles where the axes lie
     figure.set_layout_engine("none")
     axes.autoscale(enable=False)
     boxes = []  # left, bottom, right, top
@@ -234,12 +240,14 @@ def _name_points(
         boxes += [(next_x - 1, min(y, next_y), next_x + 1, max(y, next_y))]
     taken = np.asarray(boxes)
     for name, at in names.items():
-        label = axes.annotate(name, at, (0, 0), textcoords="offset points", fontsize=9)
+        label = axes.annotate(name, at, (0, 0), textcoords="offset points", fontsize=9, ha="left", va="bottom")
+        own = label.get_window_extent()
         for offset, across, up in _OFFSETS:
-            label.set(position=offset, ha=across, va=up)
-            box = label.get_window_extent()
+            x, y = (pixels / 72 * figure.dpi for pixels in offset)
+            box = own.translated(x - _SHIFTS[across] * own.width, y - _SHIFTS[up] * own.height)
             inside = axes.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and axes.bbox.y0 <= box.y0
             if inside and box.y1 <= axes.bbox.y1 + 4 and not _overlaps(box.extents, taken):
+                label.set(position=offset, ha=across, va=up)
                 taken = np.vstack([taken, box.extents])
                 if max(map(abs, offset)) > _NEAR:
                     _lead(axes, box, at)
@@ -449,8 +457,8 @@ def _chosen_files(results: Results, bench: Bench) -> list[list[Measurement]]:
     if len(found) > _BARS:
         kept = {study.report.candidate, study.report.baseline, *map(results.unpruned, study.workloads)}
         alike = [[records for records in found if records[0].dataset == key] for key in study.datasets]
-        fronts = [own[i] for own in alike for cost in _COSTS if not cost.published for i in _front(own, cost)]
-        chosen = [records for records in found if records[0].variant in kept or records in fronts]
+        fronts = {id(own[i]) for own in alike for cost in _COSTS if not cost.published for i in _front(own, cost)}
+        chosen = [records for records in found if records[0].variant in kept or id(records) in fronts]
     return sorted(chosen, key=_latency_ms)
 
 

@@ -24,6 +24,7 @@ from trimlab.report.results import (
     exact_difference,
     full_size,
     is_inexact,
+    is_untouched,
     latency_ms,
     mean,
     of_file,
@@ -59,6 +60,9 @@ from trimlab.report.text import (
 
 TOLERATED_POINTS = 1.0
 """What a pruned model may lose and still count as kept, and the file to deploy at most."""
+
+MOST_LOST = 3.0
+"""Points that a file may lose to count among the fastest."""
 
 FLAT = 1.3
 """Latencies within this factor of each other count as flat."""
@@ -120,7 +124,30 @@ def opponents(results: Results) -> Finding | None:
         f"against it: {_told(results.difference(candidate, other))})"
         for other in found
     ]
-    return Finding.of(strong("Smaller without pruning:"), f" {'; '.join(said)}.", models=len(found))
+    beaten = "".join(_beaten(results, bench, other) for other in found)
+    return Finding.of(strong("Smaller without pruning:"), f" {'; '.join(said)}.{beaten}", models=len(found))
+
+
+def _beaten(results: Results, bench: Bench, other: Sequence[Measurement]) -> str:
+    """Say up to which size pruned files are larger and less accurate than an unpruned one."""
+    pruned = [
+        found
+        for found in results.by_file(results.at(bench))
+        if found[0].variant in results.swept(found[0].workload) and not is_untouched(results.study, found[0].variant)
+    ]
+    larger = [r for r in pruned if r[0].dataset == other[0].dataset and _mean_bytes(r) > _mean_bytes(other)]
+
+    def worse(found: Sequence[Measurement]) -> bool:
+        gained = results.difference(found, other)
+        return gained is not None and gained.separable and gained.points < 0
+
+    beaten = list(itertools.takewhile(worse, sorted(larger, key=_mean_bytes)))
+    if not beaten:
+        return ""
+    sizes = list(dict.fromkeys(mib(_mean_bytes(found)) for found in (beaten[0], beaten[-1])))
+    files = "The pruned file" if len(beaten) == 1 else f"All {len(beaten)} pruned files"
+    are = "is" if len(beaten) == 1 else "are"
+    return f" {files} of {' to '.join(sizes)} MiB {are} larger than this and less accurate."
 
 
 def few_images(results: Results) -> Finding | None:
@@ -377,7 +404,8 @@ def _latency_course(values: Sequence[float], ratios: Sequence[str]) -> str:
         )
     rises = any(value > FLAT * min(values[:index]) for index, value in enumerate(values) if index)
     if not rises and values[-1] < values[0]:
-        return f"falls with the ratio: {at[0]}, {at[-1]}, one process per ratio"
+        steady = all(later <= sooner for sooner, later in itertools.pairwise(values))
+        return f"falls{'' if steady else ', though not at every step'}: {at[0]}, {at[-1]}, one process per ratio"
     return f"follows no trend over the ratios: least {at[least]}, most {at[most]}"
 
 
@@ -489,7 +517,8 @@ def _cost(results: Results, bench: Bench, moved: Sequence[tuple[Measurement, Dif
 def fastest(results: Results) -> Finding | None:
     """Name in each runtime the file that gains most throughput over its workload's unpruned FP32 file there.
 
-    No gain is ranked across runtimes: each has a baseline of its own.
+    Only files count that surely lose few points against it: others are fast and of no use. No gain is ranked across
+    runtimes: each has a baseline of its own.
     """
     found = [(bench, gains) for bench in results.benches() if (gains := _gains(results, bench))]
     if not found:
@@ -498,7 +527,10 @@ def fastest(results: Results) -> Finding | None:
     once = any(of.processes == 1 for _, gains in found for _, of in gains)
     close = " One process timed each file, so close gains may change places." if once else ""
     values = {results.key("batch_speedup", bench): gains[0][1].mean for bench, gains in found}
-    text = f"Largest gain in throughput over the unpruned FP32 file in the same runtime: {said}.{close}"
+    text = (
+        f"Largest gain in throughput over the unpruned FP32 file in the same runtime, at a loss of at most "
+        f"{MOST_LOST:g} points: {said}.{close}"
+    )
     return Finding(text_of(text), values)
 
 
@@ -506,7 +538,16 @@ def _gains(results: Results, bench: Bench) -> list[tuple[list[Measurement], Repl
     """Return the files of a bench with their gains in throughput, the largest first."""
     # By name first: the order of records is that of their digests.
     files = sorted(results.by_file(results.at(bench)), key=lambda found: (found[0].variant, found[0].precision))
-    return sorted(((found, batch_speedup(found)) for found in files), key=lambda pair: -pair[1].mean)
+    kept = [found for found in files if _loses_little(results, found)]
+    return sorted(((found, batch_speedup(found)) for found in kept), key=lambda pair: -pair[1].mean)
+
+
+def _loses_little(results: Results, found: list[Measurement]) -> bool:
+    """Say whether the whole interval of a file's loss stays within `MOST_LOST` points."""
+    first = found[0]
+    base = of_file(results.at(bench_of(first)), results.unpruned(first.workload) or "", "fp32")
+    gained = results.difference(found, base)
+    return found == base or (gained is not None and gained.half_width - gained.points <= MOST_LOST)
 
 
 def _fastest(results: Results, bench: Bench, gains: Sequence[tuple[list[Measurement], Replicated]]) -> str:
@@ -561,13 +602,15 @@ def _rounding(results: Results, rounded: Sequence[Measurement], plain: Sequence[
     batch = first.batch_latency.batch_size
     single, large = ([of(found) for found in (rounded, plain)] for of in (speedup, batch_speedup))
     widths = rounded_to(results.study.pruning_of(first.variant))
+    spread = results.time_spread(first.device.identity)
+    by_one, by_batch = (spread.single, spread.batch) if spread else (1.0, 1.0)
     return Finding.of(
         strong(f"Widths {widths}:"),
         f" {_name(first)}, {ratio_percent(first.ratio)}, {precision_name(first.precision)} ({first.variant}), against "
-        f"the same without rounding ({other.variant}): speed-up over unpruned FP32 {_instead(*large)} at batch {batch} "
-        f"and {_instead(*single)} at batch 1, {first.macs / 1e6:.1f} M multiply-accumulates instead of "
-        f"{other.macs / 1e6:.1f} M, top-1 {percent(_mean_top1(rounded))} % against {percent(_mean_top1(plain))} % "
-        f"({_told(results.difference(rounded, plain))}).",
+        f"the same without rounding ({other.variant}): speed-up over unpruned FP32 {_instead(*large, by_batch)} at "
+        f"batch {batch} and {_instead(*single, by_one)} at batch 1, {first.macs / 1e6:.1f} M multiply-accumulates "
+        f"instead of {other.macs / 1e6:.1f} M, top-1 {percent(_mean_top1(rounded))} % against "
+        f"{percent(_mean_top1(plain))} % ({_told(results.difference(rounded, plain))}).",
         batch_speedup=large[0].mean,
         unrounded_batch_speedup=large[1].mean,
         macs=first.macs,
@@ -575,10 +618,19 @@ def _rounding(results: Results, rounded: Sequence[Measurement], plain: Sequence[
     )
 
 
-def _instead(gained: Replicated, other: Replicated) -> str:
-    """Write two speed-ups: "22× instead of 11×", "unchanged at 14×"."""
+def _instead(gained: Replicated, other: Replicated, factor: float) -> str:
+    """Write two speed-ups: "22× instead of 11×", "unchanged at 14×".
+
+    Those without intervals that lie within the factor cannot be told apart.
+    """
     new, old = times(gained, "×"), times(other, "×")
-    return f"unchanged at {new}" if new == old else f"{new} instead of {old}"
+    if new == old:
+        return f"unchanged at {new}"
+    if gained.low is None or other.low is None:
+        apart = max(gained.mean, other.mean) > factor * min(gained.mean, other.mean)
+    else:
+        apart = gained.is_below(other) or other.is_below(gained)
+    return f"{new} instead of {old}{'' if apart else ' (cannot be told apart)'}"
 
 
 def baseline_times(measured: Sequence[Measurement]) -> Finding | None:
@@ -598,21 +650,25 @@ def baseline_times(measured: Sequence[Measurement]) -> Finding | None:
     )
 
 
-def time_spread(results: Results, device: Identity) -> Finding | None:
-    """Say how far times of the same computation lie apart on a device: what differences in time can mean."""
-    spread = results.time_spread(device)
-    if spread is None:
+def time_spread(results: Results) -> Finding | None:
+    """Say how far times of the same computation lie apart on each device: what differences in time can mean."""
+    devices = list(dict.fromkeys(bench.device for bench in results.benches()))
+    spreads = {results.labels[device]: spread for device in devices if (spread := results.time_spread(device))}
+    if not spreads:
         return None
-    several = len({bench.device for bench in results.benches()}) > 1
-    on = f" on {results.labels[device]}" if several else ""
-    usual = f"{spread.usual_single:.2f}× and {spread.usual_batch:.2f}×"
-    median = f" (median of {spread.groups} groups of such files: {usual})" if spread.groups > 1 else ""
+    said = []
+    for label, spread in spreads.items():
+        on = f" on {label}" if len(devices) > 1 else ""
+        single, batch = ("", "") if said else (" at batch 1", " at the large batch")
+        usual = f"median of {spread.groups} groups: {spread.usual_single:.2f}× and {spread.usual_batch:.2f}×"
+        median = f" ({usual})" if spread.groups > 1 else ""
+        said.append(f"{spread.single:.2f}×{single} and {spread.batch:.2f}×{batch}{on}{median}")
     return Finding.of(
-        strong(f"Equal work, unequal times{on}:"),
-        " files of equal shape and arithmetic, and the unpruned FP32 file, which is timed again beside each, differ in "
-        f"time by up to {spread.single:.2f}× at batch 1 and {spread.batch:.2f}× at the large batch{median}.",
-        most_times=spread.single,
-        most_batch_times=spread.batch,
+        strong("Equal work, unequal times:"),
+        " files of equal shape and arithmetic, or the unpruned FP32 file timed again beside each, differ by up to "
+        f"{', by up to '.join(said)}.",
+        most_times=max(spread.single for spread in spreads.values()),
+        most_batch_times=max(spread.batch for spread in spreads.values()),
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from html import escape
 from importlib.resources import files
 from itertools import groupby
@@ -14,6 +15,7 @@ from trimlab.report.chart import CONTROLS, NOTE
 from trimlab.report.figures import GRID, GROUND, INK
 from trimlab.report.model import Block, Chapter, Column, Figure, Findings, Report, Section, Span, Table, Text, Value
 
+_SPACES = re.compile(r"\s+")
 _TAGS = {"plain": "", "strong": "strong", "code": "code", "published": "em"}
 _OWN_COLOURS = {GROUND: "page", INK: "text", GRID: "line"}
 """The page's names for colours of figures."""
@@ -131,7 +133,7 @@ def inline(text: Text) -> str:
 
 
 def _span(span: Span) -> str:
-    text, tag = escape(re.sub(r"\s+", " ", span.text)), _TAGS[span.style]
+    text, tag = escape(_SPACES.sub(" ", span.text)), _TAGS[span.style]
     return f"<{tag}>{text}</{tag}>" if tag else text
 
 
@@ -148,7 +150,8 @@ def table(table: Table, heading: str = "") -> str:
         f'<th scope="col" class="{column.kind}">{_sorting(column) if long else escape(column.header)}</th>'
         for column in table.columns
     )
-    body = "".join(_row(row, table, notes) for row in table.rows)
+    labels = [f' data-header="{escape(column.header)}"' for column in table.columns]
+    body = "".join(_row(row, table, labels, notes) for row in table.rows)
     under = "".join([f"<p>{escape(table.caption)}</p>" if table.caption else "", _legend(notes)])
     anchor = f"table-{escape(table.key)}"
     search = (
@@ -174,22 +177,21 @@ def _legend(notes: Mapping[str, int]) -> str:
     return f"<p>{' '.join(f'<sup>{number}</sup> {escape(note)}.' for note, number in notes.items())}</p>"
 
 
-def _row(row: Sequence[Value], table: Table, notes: Mapping[str, int]) -> str:
+def _row(row: Sequence[Value], table: Table, labels: Sequence[str], notes: Mapping[str, int]) -> str:
     # A published row belongs to the one above it, which it follows when rows are sorted.
     belongs = ' class="published"' if row[0].style == "published" else ""
-    return f"<tr{belongs}>{''.join(_cells(row, table, notes))}</tr>\n"
+    return f"<tr{belongs}>{''.join(_cells(row, table, labels, notes))}</tr>\n"
 
 
-def _cells(row: Iterable[Value], table: Table, notes: Mapping[str, int]) -> Iterator[str]:
+def _cells(row: Iterable[Value], table: Table, labels: Iterable[str], notes: Mapping[str, int]) -> Iterator[str]:
     tag, scope = "th", ' scope="row"'
-    for value, column in zip(row, table.columns, strict=True):
+    for value, column, label in zip(row, table.columns, labels, strict=True):
         shown = _span(Span(value.text, value.style))
         if value.link:
             shown = f'<a href="{escape(value.link)}">{shown}</a>'
         mark = f"<sup>{notes[value.note]}</sup>" if value.note else ""
         number = "" if value.number is None else f' data-number="{value.number!r}"'
-        held = f'{number} data-header="{escape(column.header)}"'
-        yield f'<{tag}{scope} class="{column.kind}"{held}>{shown}{mark}</{tag}>'
+        yield f'<{tag}{scope} class="{column.kind}"{number}{label}>{shown}{mark}</{tag}>'
         tag, scope = "td", ""
 
 
@@ -217,6 +219,7 @@ def _data(chart: Mapping[str, Any] | None) -> str:
     return f'<script type="application/json" id="chart-data">{held}</script>\n'
 
 
+@cache  # seconds a time
 def _library() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as one script, which does not end its element early."""
     script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")

@@ -73,10 +73,11 @@ def over_processes(values: Sequence[float]) -> Replicated:
         >>> f"{found.mean:.1f} ({found.low:.1f}–{found.high:.1f})"
         '5.6 (5.4–5.9)'
     """
-    logs = np.log(values)
-    mean, count = float(np.mean(logs)), len(values)
+    count = len(values)
     if count == 1:
         return Replicated(values[0], None, None, 1)
+    logs = np.log(values)
+    mean = float(np.mean(logs))
     quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
     half_width = quantile * float(np.std(logs, ddof=1)) / math.sqrt(count)
     return Replicated(math.exp(mean), math.exp(mean - half_width), math.exp(mean + half_width), count)

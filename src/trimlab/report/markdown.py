@@ -9,6 +9,7 @@ from trimlab.report.model import Block, Chapter, Finding, Findings, Report, Sect
 
 _MARKUP = re.compile(r"[\\`*<>\[\]|~$&#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.")
 """What markdown reads as more than text; an underscore within a word is plain text."""
+_SPACES, _PIPE = re.compile(r"\s+"), re.compile(r"(?<!\\)\|")
 _AROUND = {"plain": "", "strong": "**", "code": "`", "published": "*"}
 _DIGITS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -50,7 +51,7 @@ def table(table: Table) -> str:
         return f"[{text}]({value.link})" if value.link else text
 
     def shown(text: Text, note: str = "") -> str:
-        return re.sub(r"(?<!\\)\|", r"\\|", inline(text) + notes.get(note, ""))
+        return _PIPE.sub(r"\\|", inline(text) + notes.get(note, ""))
 
     body = [[cell(value) for value in row] for row in table.rows]
     headers = [shown((Span(column.header),)) for column in table.columns]
@@ -82,9 +83,9 @@ def _bullets(items: Sequence[Finding]) -> str:
 
 def _span(span: Span) -> str:
     around = _AROUND[span.style]
-    text = re.sub(r"\s+", " ", span.text)
-    return around + (text.replace("`", "'") if span.style == "code" else _escape(text)) + around
+    text = _SPACES.sub(" ", span.text).replace("`", "'") if span.style == "code" else _escape(span.text)
+    return around + text + around
 
 
 def _escape(text: str) -> str:
-    return _MARKUP.sub(r"\\\g<0>", re.sub(r"\s+", " ", text))
+    return _MARKUP.sub(r"\\\g<0>", _SPACES.sub(" ", text))

@@ -75,7 +75,7 @@ def _measured(results: Results) -> Blocks:
     said: list[Finding | None] = [*_timed(results)]
     if not said:
         said = [Finding.of(f"{where(results, [*on.trainings, *on.prunings])}.") for on in _trainers(results)]
-    said += [findings.time_spread(results, device) for device in recommendation.devices(results)]
+    said += [findings.time_spread(results)]
     seeds = results.study.seeds
     listed = ", ".join(map(str, seeds))
     seeded = "One training seed" if len(seeds) == 1 else f"{len(seeds)} training seeds"
@@ -83,8 +83,8 @@ def _measured(results: Results) -> Blocks:
     span = str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
     said += [
         Finding.of(
-            f"{seeded} ({listed}), {span}. Intervals are 95 % confidence intervals; “How to read the tables” explains "
-            "all terms."
+            f"{seeded} ({listed}), {span}. Intervals are of 95 % confidence; “How to read the tables” explains all "
+            "terms."
         )
     ]
     said += [findings.disturbed(results), controls.absent(results)]
@@ -99,6 +99,6 @@ def _timed(results: Results) -> list[Finding]:
     for bench in results.benches():
         measured = results.at(bench)
         single, large = calls(r.latency for r in measured), calls(r.batch_latency for r in measured)
-        how = f"Times are medians (p50) of {single} and of {large}, copying in and out included. {replicates(measured)}"
+        how = f"Times are medians (p50) of {single} and of {large}, copies included. {replicates(measured)}"
         alike.setdefault((bench.device, how), []).extend(measured)
     return [Finding.of(f"{where(results, measured)}. {how}") for (_, how), measured in alike.items()]

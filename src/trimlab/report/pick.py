@@ -1,6 +1,8 @@
 """Which measured file to deploy: the best one of those that lose little enough and fit."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from trimlab.records import Measurement
@@ -22,7 +24,8 @@ class Limits(NamedTuple):
     """Latency at batch 1, in milliseconds."""
 
 
-class File(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class File:
     """A measured file that could be deployed, in one runtime."""
 
     records: list[Measurement]
@@ -42,7 +45,8 @@ class File(NamedTuple):
         return self.gained.half_width - self.gained.points
 
 
-def files(results: Results, device: Identity, runtimes: Sequence[str] = ()) -> list[File]:
+@lru_cache(maxsize=8)  # tables, figures and chart ask for the same
+def files(results: Results, device: Identity, runtimes: tuple[str, ...] = ()) -> Sequence[File]:
     """Return what a device measured of the baseline's dataset, in all runtimes or some; nothing without the baseline.
 
     All are compared with one FP32 file of the baseline, that of the first runtime that measured it.

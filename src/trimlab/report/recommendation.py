@@ -76,7 +76,7 @@ def table(results: Results, device: Identity) -> Table | None:
     best = _best(found)
     if base is None or not best:
         return None
-    under = _most_accurate(found, base)
+    under = _most_accurate(results, found, base)
     order = list(dict.fromkeys([*best, *under]))
     rows = [_row(results, found, found[at], best.get(at, {}), under.get(at, [])) for at in order]
     if found.index(base) not in order:
@@ -91,8 +91,8 @@ def table(results: Results, device: Identity) -> Table | None:
     caption = (
         f"{where(results, [record for file in found for record in file.records])}. Δ points: top-1 less that of the "
         f"unpruned FP32 baseline{several}, with the half width of the 95 % interval; a file is within a loss if its "
-        f"entire interval is. Most accurate: the highest lower bound of that interval. Latency: at batch 1, median "
-        f"(p50).{_apart(results, device, found)}"
+        f"entire interval is. Most accurate: the highest lower bound of that interval, or a smaller and faster file "
+        f"too close to tell apart. Latency: at batch 1, median (p50).{_apart(results, device, found)}"
     )
     number = devices(results).index(device) + 1
     return Table.of("recommended" if number == 1 else f"recommended-{number}", columns, rows, caption)
@@ -104,9 +104,8 @@ def _apart(results: Results, device: Identity, found: Sequence[File]) -> str:
     if spread is None or all(file.latency_ms.low is not None for file in found):
         return ""
     return (
-        f" One process timed each file: times are ranked by their medians, and cannot be told apart up to "
-        f"{spread.single:.2f}× at batch 1 and {spread.batch:.2f}× at the large batch, by which times of equal work "
-        "differ here."
+        f" One process timed each file. Medians within {spread.single:.2f}× at batch 1 or {spread.batch:.2f}× at the "
+        "large batch cannot be told apart: times of equal work differ as much."
     )
 
 
@@ -114,7 +113,7 @@ def chosen_on(results: Results) -> Finding:
     """Say on which images the files were chosen, and what that and the number of seeds mean for their accuracies."""
     split = results.study.data.split
     images = {"test": "test", "holdout": "hold-out"}[split]
-    said = f"These files were selected on the {images} images that they are scored on, so their accuracies are slightly"
+    said = f"These files were selected on the {images} images that they are scored on, so their accuracies are"
     said += " optimistic."
     if split == "holdout":
         said += " The test set was not used."
@@ -134,13 +133,18 @@ def _best(found: Sequence[File]) -> dict[int, Best]:
     return best
 
 
-def _most_accurate(found: Sequence[File], base: File) -> dict[int, list[float]]:
-    """Return the files that surely lose least within some size below the baseline's, by their places."""
+def _most_accurate(results: Results, found: Sequence[File], base: File) -> dict[int, list[float]]:
+    """Return the files to take where a size below the baseline's is given, by their places.
+
+    That is the file that surely loses least, or the smallest of those that are smaller and faster and cannot be told
+    apart from it.
+    """
     chosen: dict[int, list[float]] = {}
     for limit in SIZES_MIB:
         best = pick.most_accurate(found, limit)
         if best and base.size_bytes > limit * MIB:
-            chosen.setdefault(found.index(best), []).append(limit)
+            cheapest = next(iter(pick.as_accurate(best, found, results)), best)
+            chosen.setdefault(found.index(cheapest), []).append(limit)
     return chosen
 
 
@@ -177,11 +181,12 @@ def _figures(
         if rivals:
             named = ", ".join(map(_short, rivals[:_NAMED]))
             more = f" and {len(rivals) - _NAMED} more" if len(rivals) > _NAMED else ""
-            timed[objective] = timed[objective]._replace(note=f"cannot be told apart in this from {named}{more}")
+            timed[objective] = timed[objective]._replace(note=f"too close to tell apart from {named}{more}")
     accuracy = top1(file.records)
-    if sizes and (rivals := pick.as_accurate(file, found, results)):
-        cheaper = f"{_short(rivals[0])}, {mib(rivals[0].size_bytes)} MiB, {times(rivals[0].latency_ms)} ms"
-        accuracy = accuracy._replace(note=f"cannot be told apart in this from a smaller and faster file: {cheaper}")
+    top = pick.most_accurate(found, max(sizes)) if sizes else None
+    if top and top is not file:
+        larger = f"{_short(top)}, {_mean_top1(top)} % in {mib(top.size_bytes)} MiB"
+        accuracy = accuracy._replace(note=f"too close to tell apart from a larger and slower file: {larger}")
     gained = "0" if file is pick.baseline(found) else plus_minus(file.gained)
     return [
         _name(results, file),

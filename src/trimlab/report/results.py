@@ -1,5 +1,6 @@
 """A study's records, arranged as its report reads them: by device, workload, variant, precision, seed."""
 
+import itertools
 import math
 import statistics
 from collections import Counter
@@ -61,7 +62,7 @@ class Spread(NamedTuple):
     """Each of files of one shape, computed in the same precisions by one runtime."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Results:
     """A study and its records; each list is ordered by device, seed and digest."""
 
@@ -204,21 +205,18 @@ class Results:
         A torch model's answers are those of an FP32 file of the same weights, where both have the same top-1.
         """
         if isinstance(record, Measurement):
-            known = (self.whole or self)._correct.get(id(record))
-            found = self.classified.get(record.digest) if known is None else None
-            return known if found is None else found.correct
+            return (self.whole or self)._correct.get(record.digest)
         same = (
-            (self.whole or self)._correct.get(id(r))
+            (self.whole or self)._correct.get(r.digest)
             for r in (self.whole or self)._fp32_files.get(record.weights_sha256, [])
             if math.isclose(r.top1_accuracy, record.top1_accuracy)
         )
         return next((answers for answers in same if answers is not None), None)
 
     @cached_property
-    def _correct(self) -> dict[int, Answers]:
-        """Which images files got right, by their records, whose digests take long to compute."""
-        digests = ((record, record.digest) for record in self.measurements)
-        return {id(record): self.classified[digest].correct for record, digest in digests if digest in self.classified}
+    def _correct(self) -> dict[str, Answers]:
+        """Which images files got right, by their records' digests."""
+        return {digest: classified.correct for digest, classified in self.classified.items()}
 
     @cached_property
     def _fp32_files(self) -> dict[str, list[Measurement]]:
@@ -234,6 +232,18 @@ class Results:
         return over_seeds(differences) if len(pairs) > 1 else next(iter(differences), None)
 
     def _difference(self, a: Scored, b: Scored) -> Difference:
+        known = (self.whole or self)._differences
+        pair = a.digest, b.digest
+        if pair not in known:
+            known[pair] = self._compared(a, b)
+        return known[pair]
+
+    @cached_property
+    def _differences(self) -> dict[tuple[str, str], Difference]:
+        """Those that are known, by both digests: tables, findings and figures ask for the same ones."""
+        return {}
+
+    def _compared(self, a: Scored, b: Scored) -> Difference:
         ours, theirs = self.answers(a), self.answers(b)
         same_images = (a.dataset_sha256, a.split) == (b.dataset_sha256, b.split)
         if same_images and ours is not None and theirs is not None:
@@ -370,10 +380,14 @@ class Results:
 
     def by_file(self, measured: Iterable[Measurement]) -> list[list[Measurement]]:
         """Group measurements by variant (by workload, then as `variants_of` orders them) and precision."""
-        held = Files(measured)
+        held = Files(measured).held
+        return [held[key] for key in sorted(held.keys() & self._file_places.keys(), key=self._file_places.__getitem__)]
+
+    @cached_property
+    def _file_places(self) -> dict[tuple[str, str], int]:
         variants = [variant for key in self.study.workloads for variant in self.variants_of(key)]
-        found = [of_file(held, variant, precision) for variant in variants for precision in formats.COMPUTED]
-        return [records for records in found if records]
+        files = itertools.product(variants, formats.COMPUTED)
+        return {file: place for place, file in enumerate(files)}
 
     def published(self, record: Record, lookup: Callable[..., T], *key: float | str) -> T | None:
         """Look up what was published of a record's model and dataset.

@@ -65,7 +65,7 @@ def _candidate(results: Results, drawn: Sequence[str]) -> Chapter | None:
     if bench is None:
         return None
     table = tables.candidate(results, bench)
-    about = "the candidate in every precision, the unpruned models of its dataset, and what training took"
+    about = "every precision, the unpruned models, and what training took"
     answer = findings.against_reference(results, bench)
     return _chapter("candidate", "Candidate against baseline", about, answer, [table])
 
@@ -79,7 +79,7 @@ def _training(results: Results, drawn: Sequence[str]) -> Chapter | None:
     answer = findings.trained(results.on(results.training_device()))
     blocks = _per_device(results, lambda on: bool(on.trainings), section)
     blocks += _figure(drawn, "training", "Training loss and top-1 over the epochs")
-    about = "training curves, epochs, full and mixed precision, and what it took"
+    about = "curves, epochs, precision and time"
     return _chapter("training", "Training", about, answer, blocks)
 
 
@@ -104,7 +104,7 @@ def _pruning(results: Results, drawn: Sequence[str]) -> Chapter | None:
         blocks += _figure(drawn, f"pruning-{workload}", "Top-1 before and after fine-tuning over the ratio")
         blocks += _per_device(results, has, section)
         parts.append(Section(_workload_heading(results, workload), tuple(blocks)))
-    about = "what each ratio left of accuracy, parameters and size, before and after fine-tuning"
+    about = "accuracy and size at each ratio, before and after fine-tuning"
     return _chapter("pruning", "Pruning", about, said[own], parts)
 
 
@@ -142,7 +142,7 @@ def _controls(results: Results, drawn: Sequence[str]) -> Chapter | None:
 
         if blocks := _per_device(results, has, section):
             parts.append(Section(text_of(control.heading), tuple(blocks)))
-    about = "pruned models against the same shape from scratch, random channels, and no distillation"
+    about = "the same shape from scratch, random channels, and no distillation"
     answer = controls.answer(results.on(results.training_device()))
     return _chapter("controls", "Was it pruning that helped?", about, answer, parts)
 
@@ -158,7 +158,7 @@ def _files(results: Results, drawn: Sequence[str]) -> Chapter | None:
                 read = paragraph(findings.baseline_times(measured))
                 parts.append(Section(heading, (tables.precisions(results, workload, bench), *read)))
     answer = findings.fastest(results)
-    about = "every variant in every precision: size, accuracy, latency, throughput, speed-up"
+    about = "size, accuracy, latency and throughput of every file"
     return _chapter("files", "Pruning × precision", about, answer, [*parts, *_speed(drawn)])
 
 
@@ -181,7 +181,7 @@ def _fronts(results: Results, drawn: Sequence[str]) -> Chapter | None:
         f"{', in any runtime,' if several else ''} is at least as accurate and also smaller, or faster: the Pareto "
         f"front.{' Each figure shows one runtime alone.' if several else ''}"
     )
-    about = "the files that no other one beats in accuracy and in size, latency or throughput"
+    about = "in accuracy and in size, latency or throughput"
     return _chapter("fronts", "Which files no other file beats", about, answer, blocks)
 
 
@@ -198,7 +198,7 @@ def _int8(results: Results, drawn: Sequence[str]) -> Chapter | None:
     if quantized and all(exact_difference(record) is None for record in results.measurements):
         parts += paragraph(anatomy.NOT_EXACT)
     where = ", and in which layers" if layers else ""
-    about = f"what each lower precision costs against the FP32 file of the same weights{where}"
+    about = f"each lower precision against FP32 of the same weights{where}"
     return _chapter("int8", f"What did INT8 cost{', and where' if layers else ''}?", about, answer, parts)
 
 
@@ -241,7 +241,7 @@ def _why(results: Results, drawn: Sequence[str]) -> Chapter | None:
             parts.append(Section(text_of(f"Layers{_bench_suffix(results, bench)}"), tuple(blocks)))
     rounded = [found for key in results.study.workloads for found in _rounding(results, key)]
     parts += [Section(text_of("Rounded widths"), tuple(bullets(rounded)))] if rounded else []
-    about = "work saved against speed, the candidate's layers by time, and widths that the hardware pads"
+    about = "time by layer, and widths that the hardware pads"
     answer = anatomy.answer(results, headline) if headline else None
     return _chapter("speed", anatomy.QUESTION, about, answer, parts)
 
@@ -269,10 +269,10 @@ def _devices(results: Results, drawn: Sequence[str]) -> Chapter | None:
     compared = [*([side_by_side] if side_by_side else []), *bullets(named)]
     versions = [tables.devices(results), *bullets([_origin(results)])]
     if not compared and not blocks:
-        about = "what computed, in which versions, and where the records come from"
+        about = "versions, and where the records come from"
         return _chapter("devices", "Devices and versions", about, None, versions)
     blocks = [*compared, *blocks, Section(text_of("Devices and versions"), tuple(versions))]
-    about = "the candidate on each device and runtime side by side, versions, and where the records come from"
+    about = "the candidate on each device and runtime, versions, and where the records come from"
     return _chapter("devices", "Devices side by side", about, findings.runtimes(results), blocks)
 
 
@@ -310,7 +310,7 @@ def _runtimes(results: Results, drawn: Sequence[str]) -> Chapter | None:
         if found:
             heading = text_of(f"Measured{_bench_suffix(results, bench)}")
             parts.append(Section(heading, tuple(found.values())))
-    about = f"how the same files do in torch, ONNX Runtime and others: {', '.join(dict.fromkeys(shown))}"
+    about = ", ".join(dict.fromkeys(shown))
     return _chapter("runtimes", "Runtimes side by side", about, None, parts)
 
 
@@ -321,7 +321,7 @@ def _models(results: Results, drawn: Sequence[str]) -> Chapter | None:
     blocks = _per_device(results, lambda on: bool(findings.rivals(on)), section)
     on = results.on(results.training_device())
     said = [found for group in findings.rivals(on) if (found := findings.large_against_small(on, group))]
-    about = "what pruning costs each model, and what each saves by it"
+    about = "what pruning costs and saves each"
     answer = said[0] if said else None
     return _chapter("models", _rivals_heading(results), about, answer, [*blocks, *bullets(said[1:])])
 
@@ -338,7 +338,7 @@ def _measurements(results: Results, drawn: Sequence[str]) -> Chapter | None:
     for bench in results.benches():
         measured = _in_order(results, results.at(bench))
         blocks += _measured_on(results, bench, [tables.measurements(results, measured)])
-    about = "a row for each: percentiles of times, memory, and the weights' digest"
+    about = "percentiles of times, memory, and the weights' digest"
     return _chapter("measurements", "Every measurement", about, None, blocks)
 
 
@@ -425,7 +425,7 @@ def _how_to_read(results: Results, published: bool) -> Chapter:
         facts.append(
             Finding.of("Scored on the hold-out: no published figure, all of the test set, stands beside such rows.")
         )
-    about = "what each column means, and how intervals are made"
+    about = "columns and intervals"
     return Chapter("reading", "How to read the tables", about, None, tuple(bullets(facts)))
 
 

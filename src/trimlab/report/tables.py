@@ -142,7 +142,7 @@ def pruning(results: Results, workload: str) -> Table:
             rows.append(_published_pruning(published))
     columns = [
         words("Variant"), RATIO, PARAMS, Column("Removed %", "%"), SIZE, Column("Eager latency ms", "ms"),
-        Column("Top-1 before %", "%"), Column("BatchNorm re-estimated %", "%"), Column("Top-1 after %", "%"),
+        Column("Top-1 before %", "%"), Column("BatchNorm re-estimated %", "%", usual="—"), Column("Top-1 after %", "%"),
         Column("LR"), Column("Epochs"), Column("Epoch s", "s"), BUDGET, SEEDS,
     ]  # fmt: skip
     everything = [record for records in groups for record in records]
@@ -361,7 +361,7 @@ def measurements(results: Results, measured: Sequence[Measurement]) -> Table:
     shown: list[tuple[Column, Callable[[Measurement], str | Value], bool]] = [
         (words("Variant"), lambda r: r.variant, True),
         (words("Precision"), lambda r: precision_name(r.precision), True),
-        (Column("Seed"), lambda r: whole(r.seed), True),
+        (Column("Seed"), lambda r: whole(r.seed), several),
         (TOP1, lambda r: top1([r]), several and not compared),
         (Column("McNemar's p"), lambda r: _p_value(results, r, measured), known),
         (Column("Agrees with torch %", "%"), lambda r: share(r.torch_agreement), not compared),
@@ -771,7 +771,7 @@ def _compared(
 
 
 def _precision(record: Measurement) -> Value:
-    made = "computed from the FP32 file, so of its size" if formats.derived(record.precision) else ""
+    made = "computed from the FP32 file, so it has that file's size" if formats.derived(record.precision) else ""
     note = "the FP32 file, which TensorRT calibrated itself" if record.precision == "int8-entropy" else made
     return Value(precision_name(record.precision), note=note)
 
@@ -839,7 +839,7 @@ def _deployed_caption(results: Results, chosen: Sequence[Measurement], absent: S
         f"Latency and images/s: medians (p50) of {calls(r.latency for r in chosen)} and of "
         f"{calls(r.batch_latency for r in chosen)}, copying in and out included.",
         f"Δ points: against {results.study.report.baseline} in FP32. ×: as fast as the unpruned FP32 file of the same "
-        f"model. {replicates(chosen)}",
+        f"model, timed alternately with it, so not the quotient of two rows. {replicates(chosen)}",
     ]
     if learned := budgets.of_quantized(chosen):
         parts.append(f"Budgets of quantization-aware training, besides those of the variants, in TMACs: {learned}.")

@@ -151,7 +151,7 @@ def _unchanged(search: Search) -> dict[str, Any]:
 def _candidates(search: Search) -> list[File]:
     results = deploy.results_of(None)
     device = recommendation.devices(results)[0]
-    found = pick.files(results, device, search.runtimes)
+    found = pick.files(results, device, tuple(search.runtimes))
     return [file for file in found if file.records[0].variant == search.study.report.candidate]
 
 
