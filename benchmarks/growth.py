@@ -54,7 +54,7 @@ def make_project(folder: Path, variants: int) -> None:
     project = Project(copy_source(folder))
     shutil.rmtree(folder / "released", ignore_errors=True)
     described = study(variants)
-    project.params.write_text(json.dumps(described.model_dump(exclude_defaults=True)))
+    project.params.write_text(json.dumps(described.model_dump()))
     made = factories.run_stages(described, folder)
     _write_labels(made[0], folder)
     for output in _outputs(described):
@@ -95,7 +95,7 @@ def _outputs(described):
 
 PARTS = {
     "params": "from trimlab import config; config.load()",
-    "check": "from trimlab import cli; cli.main(['check'])",
+    "check": "from trimlab import cli; sys.argv[1:] = ['check']; cli.main()",
     "commit": "from dvc.cli import main; sys.exit(main(['commit', '--force', '--quiet']))",
     "status": "from dvc.cli import main; sys.exit(main(['status', '--quiet']) not in (0, 1))",
     "report": "growth.render(study)",
@@ -126,7 +126,7 @@ def track(described) -> None:
 def measured(project: Path, part: str, variants: int) -> tuple[float, float] | None:
     """Return the seconds and the peak MiB of a part, None where it was ended."""
     paths = [str(ROOT / "benchmarks"), str(ROOT / "src"), str(ROOT / "tests")]
-    code = "import sys; " * (part in ("commit", "status"))
+    code = "import sys; "
     if part in ("report", "tracking"):
         code = _PRELUDE.format(paths=paths, variants=variants)
     env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
