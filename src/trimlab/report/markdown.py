@@ -3,8 +3,6 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from tabulate import tabulate
-
 from trimlab.report.model import Block, Chapter, Finding, Findings, Report, Section, Span, Table, Text, Value
 
 _MARKUP = re.compile(r"[\\`*<>\[\]|~$&#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.")
@@ -55,11 +53,26 @@ def table(table: Table) -> str:
 
     body = [[cell(value) for value in row] for row in table.rows]
     headers = [shown((Span(column.header),)) for column in table.columns]
-    align = ["left" if column.kind == "text" else "right" for column in table.columns]
-    grid = tabulate(body, headers, tablefmt="github", disable_numparse=True, colalign=align)
+    grid = _grid(headers, body, [column.kind == "text" for column in table.columns])
     legend = [f"{number} {_escape(note)}." for note, number in notes.items()]
     under = " ".join([*([_escape(table.caption)] if table.caption else []), *legend])
     return f"{grid}\n\n{under}" if under else grid
+
+
+def _grid(headers: Sequence[str], body: Sequence[Sequence[str]], left: Sequence[bool]) -> str:
+    """Lay texts under headers, numbers to the right, so that the source can be read, too."""
+    columns = zip(headers, *body, strict=True)
+    widths = [max([len(header) + 2, *map(len, cells)]) for header, *cells in columns]
+
+    def line(texts: Sequence[str]) -> str:
+        placed = (
+            f"{text:<{width}}" if to_left else f"{text:>{width}}"
+            for text, width, to_left in zip(texts, widths, left, strict=True)
+        )
+        return f"| {' | '.join(placed)} |"
+
+    rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|"
+    return "\n".join([line(headers), rule, *map(line, body)])
 
 
 def _rendered(blocks: Iterable[Block], level: int, figures: str) -> list[str]:
