@@ -168,7 +168,8 @@ STATED = (
     "the best candidate within a loss",
     "The report opens with an answer: the smallest file, the fastest one at batch 1 and the one with the highest "
     "throughput that lose at most 0.5, 1 and 3 points",
-    "the most accurate file up to 0.1, 1 and 10 MiB",
+    "the most accurate file up to 0.1, 1 and 10 MiB, or in its place a smaller and faster file that cannot be told "
+    "apart from it",
     "A file is within `--max-drop` if the whole 95 % interval of the paired difference",
     "The best of many is a little lucky",
     "the target is met within 2 %, a [latency](#pruning-to-a-latency) within 10 %",
