@@ -178,6 +178,12 @@ STATED = (
     "the more the smaller its norm is",
     "a larger ratio makes files smaller and faster",
     "`report/report.md` opens with the smallest and the fastest files within a loss",
+    "| 10.5 s, 267 MiB | 13.1 s, 361 MiB |",  # printed by benchmarks/growth.py, as the next ones
+    "| 15.4 s, 285 MiB | 52.2 s, 295 MiB |",
+    "| 1.6 MiB | 3.2 MiB |",
+    "The report of 10,000 records takes 43.2 s and 863 MiB",
+    "18.5 % of the slots' time was not spent in cells",  # printed by benchmarks/scale.py
+    "took 184.8 s and left 13.4 %",
 )
 """What no record can show: a method, a limit, a rule."""
 

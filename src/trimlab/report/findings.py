@@ -607,8 +607,8 @@ def _rounding(results: Results, rounded: Sequence[Measurement], plain: Sequence[
     return Finding.of(
         strong(f"Widths {widths}:"),
         f" {_name(first)}, {ratio_percent(first.ratio)}, {precision_name(first.precision)} ({first.variant}), against "
-        f"the same without rounding ({other.variant}): speed-up over unpruned FP32 {_instead(*large, by_batch)} at "
-        f"batch {batch} and {_instead(*single, by_one)} at batch 1, {first.macs / 1e6:.1f} M multiply-accumulates "
+        f"the same without rounding ({other.variant}): speed-up over unpruned FP32 {_instead(large, by_batch)} at "
+        f"batch {batch} and {_instead(single, by_one)} at batch 1, {first.macs / 1e6:.1f} M multiply-accumulates "
         f"instead of {other.macs / 1e6:.1f} M, top-1 {percent(_mean_top1(rounded))} % against "
         f"{percent(_mean_top1(plain))} % ({_told(results.difference(rounded, plain))}).",
         batch_speedup=large[0].mean,
@@ -618,11 +618,12 @@ def _rounding(results: Results, rounded: Sequence[Measurement], plain: Sequence[
     )
 
 
-def _instead(gained: Replicated, other: Replicated, factor: float) -> str:
+def _instead(speedups: Sequence[Replicated], factor: float) -> str:
     """Write two speed-ups: "22× instead of 11×", "unchanged at 14×".
 
     Those without intervals that lie within the factor cannot be told apart.
     """
+    gained, other = speedups
     new, old = times(gained, "×"), times(other, "×")
     if new == old:
         return f"unchanged at {new}"
@@ -656,7 +657,7 @@ def time_spread(results: Results) -> Finding | None:
     spreads = {results.labels[device]: spread for device in devices if (spread := results.time_spread(device))}
     if not spreads:
         return None
-    said = []
+    said: list[str] = []
     for label, spread in spreads.items():
         on = f" on {label}" if len(devices) > 1 else ""
         single, batch = ("", "") if said else (" at batch 1", " at the large batch")
