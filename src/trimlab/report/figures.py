@@ -43,7 +43,7 @@ Point = tuple[float, float]
 """Across and up, in the units of the axes."""
 
 _WIDTH = 6.4
-"""Inches: as wide as a figure stands on the page, and letters can still be read where a telephone shrinks it."""
+"""Inches: as wide as a figure stands on the page; on a telephone it scrolls."""
 _LAYERS = 20
 """Bars of layers, at most."""
 _MANY = 500
@@ -243,7 +243,7 @@ def _name_points(
         label = axes.annotate(name, at, (0, 0), textcoords="offset points", fontsize=9, ha="left", va="bottom")
         own = label.get_window_extent()
         for offset, across, up in _OFFSETS:
-            x, y = (pixels / 72 * figure.dpi for pixels in offset)
+            x, y = (distance / 72 * figure.dpi for distance in offset)
             box = own.translated(x - _SHIFTS[across] * own.width, y - _SHIFTS[up] * own.height)
             inside = axes.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and axes.bbox.y0 <= box.y0
             if inside and box.y1 <= axes.bbox.y1 + 4 and not _overlaps(box.extents, taken):

@@ -62,7 +62,7 @@ TOLERATED_POINTS = 1.0
 """What a pruned model may lose and still count as kept, and the file to deploy at most."""
 
 MOST_LOST = 3.0
-"""Points that a file may lose to count among the fastest."""
+"""Points that a file may lose to count among the fastest, or to be recommended at all."""
 
 FLAT = 1.3
 """Latencies within this factor of each other count as flat."""
@@ -547,7 +547,7 @@ def _loses_little(results: Results, found: list[Measurement]) -> bool:
     first = found[0]
     base = of_file(results.at(bench_of(first)), results.unpruned(first.workload) or "", "fp32")
     gained = results.difference(found, base)
-    return found == base or (gained is not None and gained.half_width - gained.points <= MOST_LOST)
+    return found == base or (gained is not None and gained.surely_lost <= MOST_LOST)
 
 
 def _fastest(results: Results, bench: Bench, gains: Sequence[tuple[list[Measurement], Replicated]]) -> str:
@@ -651,9 +651,8 @@ def baseline_times(measured: Sequence[Measurement]) -> Finding | None:
     )
 
 
-def time_spread(results: Results) -> Finding | None:
+def time_spread(results: Results, devices: Sequence[Identity]) -> Finding | None:
     """Say how far times of the same computation lie apart on each device: what differences in time can mean."""
-    devices = list(dict.fromkeys(bench.device for bench in results.benches()))
     spreads = {results.labels[device]: spread for device in devices if (spread := results.time_spread(device))}
     if not spreads:
         return None
@@ -938,7 +937,7 @@ def _tolerated(gained: Difference | None) -> str:
     """Say whether a loss keeps the limit of the file to deploy, with all of its interval."""
     if gained is None:
         return ""
-    kept = gained.half_width - gained.points <= TOLERATED_POINTS
+    kept = gained.surely_lost <= TOLERATED_POINTS
     return f"; its interval {'stays within' if kept else 'goes beyond'} a {TOLERATED_POINTS:g}-point loss"
 
 

@@ -43,6 +43,11 @@ class Difference(NamedTuple):
         return abs(self.points) > wider * self.half_width
 
     @property
+    def surely_lost(self) -> float:
+        """The largest loss that the interval holds, in points."""
+        return self.half_width - self.points
+
+    @property
     def reversed(self) -> "Difference":
         """The same from the other side: points lost, not gained."""
         return self._replace(points=-self.points)

@@ -75,7 +75,7 @@ def _measured(results: Results) -> Blocks:
     said: list[Finding | None] = [*_timed(results)]
     if not said:
         said = [Finding.of(f"{where(results, [*on.trainings, *on.prunings])}.") for on in _trainers(results)]
-    said += [findings.time_spread(results)]
+    said += [findings.time_spread(results, recommendation.devices(results))]
     seeds = results.study.seeds
     listed = ", ".join(map(str, seeds))
     seeded = "One training seed" if len(seeds) == 1 else f"{len(seeds)} training seeds"

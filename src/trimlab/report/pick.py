@@ -42,7 +42,7 @@ class File:
     @property
     def surely_lost(self) -> float:
         """The largest loss that the 95 % interval holds, in points."""
-        return self.gained.half_width - self.gained.points
+        return self.gained.surely_lost
 
 
 @lru_cache(maxsize=8)  # tables, figures and chart ask for the same

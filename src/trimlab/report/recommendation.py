@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from trimlab.report import pick
-from trimlab.report.findings import TOLERATED_POINTS, tested
+from trimlab.report.findings import MOST_LOST, TOLERATED_POINTS, tested
 from trimlab.report.model import Column, Finding, Table, Value, strong, words
 from trimlab.report.pick import File, Limits, Objective
 from trimlab.report.results import Bench, Identity, Results
 from trimlab.report.tables import DELTA, SIZE, TOP1, describe, size, spread, top1, where
 from trimlab.report.text import MIB, mib, percent, plus_minus, precision_name, pretty, times
 
-DROPS = (0.5, 1.0, 3.0)
+DROPS = (0.5, TOLERATED_POINTS, MOST_LOST)
 """Points that a file may lose."""
 SIZES_MIB = (0.1, 1.0, 10.0)
 """How large a file may be, where that tells files apart."""
