@@ -223,8 +223,9 @@ class Params(Section):
     def pruning_of(self, variant: str) -> PruningSettings:
         """Return the pruning settings of a variant: the shared section, with the values that its point replaces."""
         point = self.point(variant)
-        own = {name: getattr(point, name) for name in ("importance", "allocation", "round_to", "rounding")}
-        return self.pruning.model_copy(update={key: value for key, value in own.items() if value is not None})
+        names = ("importance", "allocation", "round_to", "rounding")
+        own = {name: value for name in names if (value := getattr(point, name)) is not None}
+        return self.pruning.model_copy(update=own) if own else self.pruning
 
     def pruning_keys(self, variant: str) -> PruningKeys:
         """Return the keys that decide a variant's pruning."""

@@ -94,6 +94,13 @@ class Part(BaseModel):
         allow_inf_nan=False,
     )
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy, with changes, as pydantic does; what is cached of this one is not copied."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
+        return copied
+
 
 class Device(Part):
     """Where something was measured."""
@@ -109,7 +116,7 @@ class Device(Part):
     system: Text
     """Operating system, architecture and Python version."""
 
-    @property
+    @cached_property
     def identity(self) -> tuple[str, ...]:
         """What tells devices apart: name and features, and on a CPU the threads used."""
         threads = [f"{self.threads} threads"] if self.kind == "cpu" else []
@@ -263,12 +270,6 @@ class Record(Part):
     def digest(self) -> str:
         """The sha256 of the record's canonical JSON: its identity."""
         return hashlib.sha256(_canonical(self).encode()).hexdigest()
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy, with changes, as pydantic does; it has a digest of its own."""
-        copied = super().model_copy(update=update, deep=deep)
-        copied.__dict__.pop("digest", None)
-        return copied
 
 
 class Training(Record):

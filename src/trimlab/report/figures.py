@@ -47,7 +47,8 @@ _WIDTH = 6.4
 _LAYERS = 20
 """Bars of layers, at most."""
 _MANY = 500
-"""Points of one kind beyond which they are drawn as a picture: so many shapes would make the page slow."""
+"""Points of one kind beyond which they are drawn as a picture and without intervals: so many shapes would make the page
+slow, and so many bars would hide the points."""
 _BARS = 18
 """Files up to which all have a bar."""
 _TITLE_WIDTH = 78
@@ -192,11 +193,13 @@ def _draw_files(
 ) -> None:
     """Draw files in one call, with how sure their top-1 is; what another file beats is faint."""
     x, top1 = zip(*(_place(records, cost) for records in files), strict=True)
-    style: dict[str, Any] = {"color": colour, "alpha": 0.35 if faint else 1.0, "rasterized": len(files) > _MANY}
+    many = len(files) > _MANY
+    style: dict[str, Any] = {"color": colour, "alpha": 0.35 if faint else 1.0, "rasterized": many}
     # A pale edge tells points apart that lie on each other.
     axes.plot(x, top1, form, markersize=7, markeredgecolor=GROUND, markeredgewidth=0.6, zorder=3, **style)
-    reach = np.hstack([uncertainty(records) for records in files])
-    axes.errorbar(x, top1, reach, fmt="none", capsize=2, linewidth=1, zorder=2, **style)
+    if not many:
+        reach = np.hstack([uncertainty(records) for records in files])
+        axes.errorbar(x, top1, reach, fmt="none", capsize=2, linewidth=1, zorder=2, **style)
 
 
 def _front(found: Sequence[Sequence[Measurement]], cost: Cost) -> list[int]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 from trimlab.report.model import Block, Chapter, Finding, Findings, Report, Section, Span, Table, Text, Value
 
@@ -100,5 +101,6 @@ def _span(span: Span) -> str:
     return around + text + around
 
 
+@cache  # a table of files repeats names, runtimes and precisions
 def _escape(text: str) -> str:
     return _MARKUP.sub(r"\\\g<0>", _SPACES.sub(" ", text))

@@ -9,6 +9,7 @@ from trimlab.config import Params
 from trimlab.errors import UserError
 from trimlab.records import Record
 from trimlab.records.labels import Classified
+from trimlab.records.loaded import without_collector
 from trimlab.report import figures
 from trimlab.report.chart import specification
 from trimlab.report.html import page
@@ -18,6 +19,7 @@ from trimlab.report.sections import report
 from trimlab.report.series import metrics, plot_data
 
 
+@without_collector()
 def render(
     study: Params, records: list[Record], folder: Path, classified: Mapping[str, Classified] | None = None
 ) -> None:

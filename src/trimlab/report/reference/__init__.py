@@ -86,6 +86,7 @@ def _percent(ratio: float) -> str:
     return f"{round(100 * ratio, 6):g}"
 
 
+@cache
 def _find(table: str, **where: str) -> Line | None:
     return next((row for row in _table(table) if all(row[key] == value for key, value in where.items())), None)
 
