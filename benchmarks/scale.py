@@ -48,11 +48,12 @@ def sleep(seconds: float, cell: str, _: dict[str, Any], __: dict[str, str]) -> s
     return cell
 
 
-def simulate(nodes: int, slots: int, count: int, seconds: float) -> str:
-    """Return the share of the nodes' time that was not spent in cells, each in a chain of four."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+def simulate(nodes: int, slots: int, count: int, seconds: float, chain: int) -> str:
+    """Return the share of the nodes' time that was not spent in cells, each in a chain of so many."""
+    own = {"object_store_memory": 80 << 20}  # the least that Ray takes: nodes share this machine's memory
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **own})
     for _ in range(nodes):
-        cluster.add_node(num_cpus=slots)
+        cluster.add_node(num_cpus=slots, **own)
     try:
         ray.init(address=cluster.address, log_to_driver=False)
         warm = [Cell(f"warm@{number}") for number in range(nodes * slots)]
@@ -61,8 +62,8 @@ def simulate(nodes: int, slots: int, count: int, seconds: float) -> str:
             ray_cells.run(warm, functools.partial(sleep, 5.0), {}, Path(logs))
             cells = [
                 Cell(f"{stage}@{number}", (f"{CHAIN[at - 1]}@{number}",) if at else ())
-                for number in range(count // len(CHAIN))
-                for at, stage in enumerate(CHAIN)
+                for number in range(count // chain)
+                for at, stage in enumerate(CHAIN[:chain])
             ]
             began = time.monotonic()
             outcome = ray_cells.run(cells, functools.partial(sleep, seconds), {}, Path(logs))
@@ -73,8 +74,8 @@ def simulate(nodes: int, slots: int, count: int, seconds: float) -> str:
     assert len(outcome.answers) == len(cells), outcome.failed
     idle = 1 - len(cells) * seconds / (elapsed * nodes * slots)
     return (
-        f"{len(cells)} cells of {seconds:g} s on {nodes} nodes of {slots} cores: {elapsed:.1f} s, "
-        f"{100 * idle:.1f} % of the nodes' time not in cells"
+        f"{len(cells)} cells of {seconds:g} s, in chains of {chain}, on {nodes} nodes of {slots} cores: "
+        f"{elapsed:.1f} s, {100 * idle:.1f} % of the nodes' time not in cells"
     )
 
 
@@ -108,12 +109,13 @@ def main() -> None:
     parser.add_argument("what", choices=["simulate", "overhead"])
     parser.add_argument("--nodes", type=int, default=100)
     parser.add_argument("--slots", type=int, default=1, help="cells that a node runs at once")
-    parser.add_argument("--cells", type=int, default=1000, help="a multiple of 4")
+    parser.add_argument("--cells", type=int, default=1000)
+    parser.add_argument("--chain", type=int, default=4, choices=range(1, 5), help="cells that need one another")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long a cell sleeps")
     parser.add_argument("--study", default="quick")
     asked = parser.parse_args()
     if asked.what == "simulate":
-        print(simulate(asked.nodes, asked.slots, asked.cells, asked.seconds))
+        print(simulate(asked.nodes, asked.slots, asked.cells, asked.seconds, asked.chain))
     else:
         print(overhead(asked.study, asked.seconds))
 
