@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ class Counts:
     def failures(self) -> int:
         """Return how much went wrong."""
         return sum(
-            value for key, value in asdict(self).items() if isinstance(value, int) and key != "repaired_by_check"
+            value for key, value in vars(self).items() if isinstance(value, int) and key != "repaired_by_check"
         )
 
     def complain(self, what: str) -> None:
@@ -380,7 +380,7 @@ def main() -> int:
             shutil.copytree(scratch, kept, symlinks=True, dirs_exist_ok=True)
             print(f"kept for a look: {kept}")
     shutil.rmtree(scratch, ignore_errors=True)
-    print(json.dumps({"seed": given.seed, "seconds": round(time.monotonic() - began), **asdict(counts)}))
+    print(json.dumps({"seed": given.seed, "seconds": round(time.monotonic() - began), **vars(counts)}))
     return 1 if counts.failures() else 0
 
 
