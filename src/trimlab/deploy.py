@@ -139,7 +139,7 @@ def sentence(results: Results, choice: Choice) -> str:
         f"{describe(results, file.records)} ({record.variant}), in {pretty(record.runtime)} on "
         f"{results.labels[record.device.identity]}: {percent(_top1(file))} % top-1 on the "
         f"{split_name(record.split)} ({plus_minus(file.gained)} points), {mib(file.size_bytes)} MiB, "
-        f"{times(file.latency_ms)} ms at batch 1, {_rate(file):,.0f} images/s at batch "
+        f"{times(file.latency_ms)} ms at batch 1, {times(file.images_per_second)} images/s at batch "
         f"{record.batch_latency.batch_size}; the {recommendation.BEST[choice.objective]} "
         f"within the limits, of {count(choice.among, 'measured file')}"
     )
@@ -164,7 +164,7 @@ def as_json(results: Results, choice: Choice) -> str:
         "points_half_width": file.gained.half_width,
         "size_mib": file.size_bytes / MIB,
         "latency_ms": file.latency_ms.mean,
-        "images_per_second": _rate(file),
+        "images_per_second": file.images_per_second.mean,
         "objective": choice.objective,
         **choice.limits._asdict(),
     }
@@ -173,10 +173,6 @@ def as_json(results: Results, choice: Choice) -> str:
 
 def _top1(file: File) -> float:
     return sum(record.top1_accuracy for record in file.records) / len(file.records)
-
-
-def _rate(file: File) -> float:
-    return 1000 * file.records[0].batch_latency.batch_size / file.batch_ms.mean
 
 
 def write(results: Results, file: File, folder: Path) -> list[Path]:
@@ -276,9 +272,9 @@ def _facts(results: Results, file: File, record: Measurement, about: dict[str, s
         (f"Against {baseline} in FP32", f"{plus_minus(file.gained)} points ({file.gained.kind})"),
         ("Size", f"{decimals(record.file_bytes / MIB)} MiB"),
         ("Latency", f"{times(file.latency_ms)} ms at batch 1, p50, with copies"),
-        ("Throughput", f"{record.batch_latency.images_per_second:,.0f} images/s at batch "
+        ("Throughput", f"{times(file.images_per_second)} images/s at batch "
                        f"{record.batch_latency.batch_size}"),
-        ("Measured on", f"{record.device.name}, {record.device.threads} threads, {pretty(record.runtime)} "
+        ("Measured on", f"{record.device.name}, {count(record.device.threads, 'thread')}, {pretty(record.runtime)} "
                         f"{record.runtime_version}, {record.moment.date()}"),
         ("Made by", f"trimlab at commit {record.commit}, study {results.study.study}, variant {record.variant}, "
                     f"seed {record.seed}, {precision_name(record.precision)}"),

@@ -145,6 +145,19 @@ def test_the_report_recommends_one_file_a_row_for_all_that_it_is_best_in():
     assert sum(text == recommendation.BASELINE for text in best.values()) <= 1
 
 
+def test_throughput_is_shown_by_the_times_that_files_are_picked_for():
+    of = results(benchmark={"processes": 3})
+    device = of.benches()[0].device
+    table = recommendation.table(of, device)
+    column = next(at for at, each in enumerate(table.columns) if each.header.startswith("Images/s"))
+    found = pick.files(of, device)
+    for file in found:
+        shown, batch = file.images_per_second, file.records[0].batch_latency.batch_size
+        assert shown.mean == pytest.approx(1000 * batch / file.batch_ms.mean)
+        assert shown.low < shown.mean < shown.high
+    assert {row[column].number for row in table.rows} <= {file.images_per_second.mean for file in found}
+
+
 def test_the_most_accurate_file_under_a_size_is_named_where_the_baseline_is_too_large():
     of = results()
     device = of.benches()[0].device

@@ -267,6 +267,8 @@ def test_a_ratio_is_written_with_the_digits_that_it_supports() -> None:
     wide = {(5.6, 5.4, 5.8): "5.6 (5.4–5.8)", (1.004, 0.98, 1.03): "1.00 (0.98–1.03)", (31.2, 28, 35): "31 (28–35)"}
     assert {given: text.times(Replicated(*given, 3)) for given in wide} == wide
     assert text.times(Replicated(5.6, 5.4, 5.8, 3), "×") == "5.6× (5.4–5.8)"
+    assert text.times(Replicated(3925, 3808, 4045, 3)) == "3,900 (3,800–4,000)"
+    assert text.times(Replicated(2411, None, None, 1)) == "2,411"
 
 
 def test_what_a_precision_costs_is_against_the_same_weights_alone() -> None:

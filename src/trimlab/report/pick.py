@@ -40,6 +40,13 @@ class File:
     """At the large batch."""
 
     @property
+    def images_per_second(self) -> Replicated:
+        """Throughput at the large batch: by the times that it is picked for."""
+        images = 1000 * self.records[0].batch_latency.batch_size
+        mean, low, high, processes = self.batch_ms
+        return Replicated(images / mean, high and images / high, low and images / low, processes)
+
+    @property
     def surely_lost(self) -> float:
         """The largest loss that the 95 % interval holds, in points."""
         return self.gained.surely_lost

@@ -7,7 +7,7 @@ from trimlab.report.findings import MOST_LOST, TOLERATED_POINTS, tested
 from trimlab.report.model import Column, Finding, Table, Value, strong, words
 from trimlab.report.pick import File, Limits, Objective
 from trimlab.report.results import Bench, Identity, Results
-from trimlab.report.tables import DELTA, SIZE, TOP1, describe, size, spread, top1, where
+from trimlab.report.tables import DELTA, SIZE, TOP1, describe, size, top1, where
 from trimlab.report.text import MIB, mib, percent, plus_minus, precision_name, pretty, times
 
 DROPS = (0.5, TOLERATED_POINTS, MOST_LOST)
@@ -172,8 +172,7 @@ def _figures(
     results: Results, found: Sequence[File], file: File, best: Best, sizes: Sequence[float]
 ) -> list[str | Value]:
     """Return a file's figures, with a note where they do not tell it apart from another file that could be named."""
-    rates = [record.batch_latency.images_per_second for record in file.records]
-    latency, rate = Value(times(file.latency_ms), file.latency_ms.mean), spread(rates, lambda value: f"{value:,.0f}")
+    latency, rate = (Value(times(found), found.mean) for found in (file.latency_ms, file.images_per_second))
     timed: dict[Objective, Value] = {"latency": latency, "throughput": rate}
     for objective, drops in best.items():
         apart = results.time_spread(file.records[0].device.identity)

@@ -84,18 +84,18 @@ def plus_minus(difference: Difference) -> str:
 def times(found: Replicated, unit: str = "") -> str:
     """Write a ratio of times, with its interval and no digit beyond that: "5.6 (5.4–5.8)", "5.6× (5.4–5.8)".
 
-    Of one process, which has no interval, with two digits.
+    Of one process, which has no interval, with two digits, or whole.
     """
     if found.low is None or found.high is None:
-        return f"{found.mean:,.{_decimals(float(f'{found.mean:.2g}'), 2)}f}{unit}"
-    decimals = _decimals((found.high - found.low) / 2, 1)
-    mean, low, high = (f"{value:,.{decimals}f}" for value in (found.mean, found.low, found.high))
+        return f"{found.mean:,.{max(0, _places(float(f'{found.mean:.2g}'), 2))}f}{unit}"
+    places = _places((found.high - found.low) / 2, 1)
+    mean, low, high = (f"{round(value, places):,.{max(0, places)}f}" for value in (found.mean, found.low, found.high))
     return f"{mean}{unit} ({low}–{high})"
 
 
-def _decimals(value: float, digits: int) -> int:
-    """Return the decimals, at most two, with which a value has so many digits."""
-    return min(2, max(0, digits - 1 - math.floor(math.log10(value)))) if value > 0 else 2
+def _places(value: float, digits: int) -> int:
+    """Return the decimals, at most two, with which a value has so many digits; -2 rounds to hundreds."""
+    return min(2, digits - 1 - math.floor(math.log10(value))) if value > 0 else 2
 
 
 def p_value(probability: float) -> str:
