@@ -188,9 +188,7 @@ STATED = (
     "The report of 10,000 records takes 25.5 s and 843 MiB",
     "with ten times the variants that is ten times as often a file ten times as long",
     "took 663.2 s: 9.5 % of the nodes' time was not spent in cells",  # printed by benchmarks/scale.py
-    "Chains lose more where they do not fill the nodes evenly",
-    "took 245.3 s, which left 18.5 %, and 800 in 200 chains took 184.8 s, which left 13.4 %",
-    "shorter cells lose a larger share to that",
+    "took 245.3 s, which left 18.5 %, and 800 took 184.8 s, which left 13.4 %",
 )
 """What no record can show: a method, a limit, a rule."""
 

@@ -272,8 +272,7 @@ def _facts(results: Results, file: File, record: Measurement, about: dict[str, s
         (f"Against {baseline} in FP32", f"{plus_minus(file.gained)} points ({file.gained.kind})"),
         ("Size", f"{decimals(record.file_bytes / MIB)} MiB"),
         ("Latency", f"{times(file.latency_ms)} ms at batch 1, p50, with copies"),
-        ("Throughput", f"{times(file.images_per_second)} images/s at batch "
-                       f"{record.batch_latency.batch_size}"),
+        ("Throughput", f"{times(file.images_per_second)} images/s at batch {record.batch_latency.batch_size}"),
         ("Measured on", f"{record.device.name}, {count(record.device.threads, 'thread')}, {pretty(record.runtime)} "
                         f"{record.runtime_version}, {record.moment.date()}"),
         ("Made by", f"trimlab at commit {record.commit}, study {results.study.study}, variant {record.variant}, "

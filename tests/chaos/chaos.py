@@ -94,9 +94,7 @@ class Counts:
 
     def failures(self) -> int:
         """Return how much went wrong."""
-        return sum(
-            value for key, value in vars(self).items() if isinstance(value, int) and key != "repaired_by_check"
-        )
+        return sum(value for key, value in vars(self).items() if isinstance(value, int) and key != "repaired_by_check")
 
     def complain(self, what: str) -> None:
         """Say what went wrong."""
