@@ -24,7 +24,7 @@ from trimlab.train import hardware
 from trimlab.train.evaluate import EVALUATION_BATCH
 from trimlab.train.precision import computing_in
 
-RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Shares of a group's channels that are removed."""
 
 
