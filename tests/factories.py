@@ -108,13 +108,14 @@ def allocated_study(**changes: Any) -> Params:
 
 
 def controlled_study(**changes: Any) -> Params:
-    """Return the study with controls: from scratch with both budgets, random channels, no distillation."""
+    """Return the study with controls: from scratch with both budgets, random channels, one ratio, no distillation."""
     base = study().model_dump()
     r50 = base["sweep"]["r50"]
     points = {
         "r50-scratch": r50 | {"initial": "scratch"},
         "r50-whole": r50 | {"initial": "scratch", "budget": "whole"},
         "r50-random": r50 | {"importance": "random"},
+        "r50-search": r50 | {"allocation": "search"},
         "r60-plain": base["prune"] | {"distillation": 0.0},
     }
     made = {f"large-{name}": {"workload": "large", "pruning": f"sweep.{name}"} for name in points}

@@ -13,7 +13,7 @@ from trimlab.report.results import Results
 from trimlab.report.sections import report
 
 GOLDEN = Path(__file__).parent / "golden"
-SCRATCH, RANDOM, UNDISTILLED = controls.CONTROLS
+SCRATCH, RANDOM, UNIFORM, UNDISTILLED = controls.CONTROLS
 
 
 def results(changes: dict[str, dict[str, Any]] | None = None, known: bool = True, **settings: Any) -> Results:
@@ -49,6 +49,7 @@ def test_each_pruned_point_stands_beside_its_controls_alone() -> None:
     assert found == [
         [("large-r50", "large-r50-scratch"), ("large-r50", "large-r50-whole")],
         [("large-r50", "large-r50-random")],
+        [("large-r50-search", "large-r50")],
         [("candidate", "large-r60-plain")],
     ]
 
@@ -59,6 +60,38 @@ def test_a_study_without_controls_has_no_such_section() -> None:
     assert not any(control.heading in text for control in controls.CONTROLS)
     text = factories.document(report(results(), []))
     assert all(f"## {control.heading}" in text for control in controls.CONTROLS)
+
+
+def limited(target: dict[str, float], **factors: float) -> Results:
+    """Return results where chosen ratios meet a target; what they take is that of one ratio times a factor."""
+    base = factories.controlled_study().model_dump()
+    points = base["sweep"] | {"r50-search": base["sweep"]["r50-search"] | {"ratio": None, "target": target}}
+    study = factories.study(sweep=points, variants=base["variants"])
+    uniform = factories.pruning(study, "large-r50")
+    values = {key: round(factor * getattr(uniform, key)) for key, factor in factors.items()}
+    own = factories.pruning(study, "large-r50-search", **values)
+    return Results.of(
+        study, [own, *(r for r in factories.everything(study) if getattr(r, "variant", "") != own.variant)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "key", "factor", "has"),
+    [
+        ({"macs": 1.4e8}, "macs", 1.019, True),
+        ({"macs": 1.4e8}, "macs", 1.03, False),
+        ({"params": 2.8e6}, "num_params", 0.985, True),
+        ({"params": 2.8e6}, "num_params", 0.97, False),
+        ({"size_mib": 10.7}, "num_params", 1.0, True),
+        ({"latency_ms": 1.0}, "macs", 1.0, False),
+    ],
+)
+def test_chosen_ratios_stand_beside_one_ratio_that_takes_as_much(
+    target: dict[str, float], key: str, factor: float, has: bool
+) -> None:
+    pairs = controls.pairs(limited(target, **{key: factor}), UNIFORM)
+    found = [(pair.pruned[0].variant, pair.control[0].variant) for pair in pairs]
+    assert found == [("large-r50-search", "large-r50")] * has
 
 
 def test_a_control_of_other_widths_is_none() -> None:
@@ -206,7 +239,7 @@ def test_a_control_that_is_deployed_is_called_what_it_is() -> None:
 def test_the_sections_of_controls_equal_their_golden_file(seeds: list[int]) -> None:
     text = factories.document(report(results(seeds=seeds), []))
     own = [part for part in text.split("\n## ") if part.splitlines()[0] in {kind.heading for kind in controls.CONTROLS}]
-    assert len(own) == 3
+    assert len(own) == 4
     found, golden = "\n## ".join(["", *own]).lstrip(), GOLDEN / f"controls-{len(seeds)}-seeds.md"
     if os.environ.get("TRIMLAB_GOLDEN") == "write":
         golden.write_text(found)

@@ -1,4 +1,4 @@
-"""Pruned models beside their controls: the same shape from fresh weights, random channels, no distillation."""
+"""Pruned models beside their controls: the shape from fresh weights, random channels, one ratio, no distillation."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -9,11 +9,13 @@ from trimlab.report import budgets
 from trimlab.report.findings import tested
 from trimlab.report.intervals import Difference
 from trimlab.report.model import Column, Finding, Table, Value, strong, words
-from trimlab.report.results import Results
+from trimlab.report.results import Results, mean
 from trimlab.report.tables import RATIO, SEEDS, TOP1, Values, ratio_of, top1, where, whole
 from trimlab.report.text import count, p_value, plus_minus, ratio_percent
 
 UNEQUAL = "unequal budgets"
+SAME_AMOUNT = 0.02
+"""Up to which relative difference of parameters or multiply-accumulates two models take as much, as with a target."""
 
 
 class Control(NamedTuple):
@@ -28,6 +30,8 @@ class Control(NamedTuple):
     """Says whether a variant may be such a control: of thousands of variants few may, and only those are compared."""
     is_one: Callable[[Params, str, str], bool]
     """Says of a study whether the second variant, which may be one, is the control of the first."""
+    as_large: bool = False
+    """Whether the two must also be of equal size, which the records tell."""
 
 
 class Pair(NamedTuple):
@@ -43,6 +47,10 @@ def _from_scratch(study: Params, variant: str, control: str) -> bool:
 
 def _random(study: Params, variant: str, control: str) -> bool:
     return _equal_but_for(study, variant, control, importance=None)
+
+
+def _uniform(study: Params, variant: str, control: str) -> bool:
+    return _equal_but_for(study, variant, control, allocation=None, ratio=None, target=None)
 
 
 def _undistilled(study: Params, variant: str, control: str) -> bool:
@@ -72,6 +80,16 @@ CONTROLS = (
         _random,
     ),
     Control(
+        "uniform",
+        "Ratios chosen layer by layer against one ratio",
+        "The control removes an equal share of every layer's channels. Where a target limits multiply-accumulates or "
+        "parameters, the control has as many within 2 %, otherwise the same ratio; everything else is equal.",
+        lambda study, variant: study.pruning_of(variant).allocation != "uniform",
+        lambda study, control: study.pruning_of(control).allocation == "uniform" and study.point(control).prunes,
+        _uniform,
+        as_large=True,
+    ),
+    Control(
         "undistilled",
         "Distilled against true labels alone",
         "The control is fine-tuned without the unpruned model's soft labels; everything else is equal.",
@@ -98,7 +116,22 @@ def pairs(results: Results, control: Control) -> list[Pair]:
         if control.is_one(study, variant, other)
         if (ours := results.pruned(variant)) and (theirs := results.pruned(other))
         if {record.seed for record in ours} & {record.seed for record in theirs}
+        if not control.as_large or _as_large(ours, theirs)
     ]
+
+
+def _as_large(ours: Sequence[Pruning], theirs: Sequence[Pruning]) -> bool:
+    """Say whether two variants are equal in what the first one's target limits, or in their ratio without a target.
+
+    A latency is not compared: the control was not timed when it was pruned.
+    """
+    target = ours[0].target
+    if target is None:
+        return ours[0].ratio == theirs[0].ratio
+    if target.latency_ms is not None:
+        return False
+    first, second = (mean([r.macs if target.macs else r.num_params for r in records]) for records in (ours, theirs))
+    return abs(first / second - 1) <= SAME_AMOUNT
 
 
 def table(results: Results, control: Control, found: Sequence[Pair]) -> Table:

@@ -142,7 +142,7 @@ def _controls(results: Results, drawn: Sequence[str]) -> Chapter | None:
 
         if blocks := _per_device(results, has, section):
             parts.append(Section(text_of(control.heading), tuple(blocks)))
-    about = "the same shape from scratch, random channels, and no distillation"
+    about = "the same shape from scratch, random channels, one ratio for all layers, and no distillation"
     answer = controls.answer(results.on(results.training_device()))
     return _chapter("controls", "Was it pruning that helped?", about, answer, parts)
 
