@@ -29,7 +29,7 @@ from trimlab.report import anatomy, findings, mixed, reference, sensitivity
 from trimlab.report.findings import pareto
 from trimlab.report.intervals import wilson
 from trimlab.report.recommendation import roles
-from trimlab.report.results import Bench, Results, mean, of_file
+from trimlab.report.results import Bench, Results, images_per_second, latency_ms, mean, of_file
 from trimlab.report.tables import milliseconds
 from trimlab.report.text import MIB, precision_name, pretty, ratio_percent, split_name
 
@@ -654,11 +654,11 @@ def _top1(records: Sequence[Measurement]) -> float:
 
 
 def _latency_ms(records: Sequence[Measurement]) -> float:
-    return mean([record.latency.p50_ms for record in records])
+    return latency_ms(records).mean
 
 
 def _images_per_second(records: Sequence[Measurement]) -> float:
-    return mean([record.batch_latency.images_per_second for record in records])
+    return images_per_second(records).mean
 
 
 _COSTS = (

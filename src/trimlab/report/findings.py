@@ -23,6 +23,7 @@ from trimlab.report.results import (
     bench_of,
     exact_difference,
     full_size,
+    images_per_second,
     is_inexact,
     is_untouched,
     latency_ms,
@@ -805,11 +806,11 @@ def _per_second(seconds: float) -> str:
 
 
 def _mean_latency(found: Sequence[Measurement]) -> float:
-    return mean([record.latency.p50_ms for record in found])
+    return latency_ms(found).mean
 
 
 def _image_seconds(found: Sequence[Measurement]) -> float:
-    return 1 / mean([record.batch_latency.images_per_second for record in found])
+    return 1 / images_per_second(found).mean
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -908,7 +909,7 @@ def _own_times(found: Sequence[Measurement]) -> str:
     batch = found[0].batch_latency
     return (
         f"{milliseconds(_mean_latency(found))} ms at batch 1 and "
-        f"{mean([r.batch_latency.p50_ms for r in found]):.2f} ms at batch {batch.batch_size} "
+        f"{batch_latency_ms(found).mean:.2f} ms at batch {batch.batch_size} "
         f"({precision_name(found[0].precision)})"
     )
 

@@ -7,7 +7,16 @@ from typing import Literal, NamedTuple
 
 from trimlab.records import Measurement
 from trimlab.report.intervals import Difference, Replicated
-from trimlab.report.results import Identity, Results, Spread, batch_latency_ms, latency_ms, mean, of_file
+from trimlab.report.results import (
+    Identity,
+    Results,
+    Spread,
+    batch_latency_ms,
+    images_per_second,
+    latency_ms,
+    mean,
+    of_file,
+)
 from trimlab.report.text import MIB
 
 Objective = Literal["size", "latency", "throughput"]
@@ -42,9 +51,7 @@ class File:
     @property
     def images_per_second(self) -> Replicated:
         """Throughput at the large batch: by the times that it is picked for."""
-        images = 1000 * self.records[0].batch_latency.batch_size
-        mean, low, high, processes = self.batch_ms
-        return Replicated(images / mean, high and images / high, low and images / low, processes)
+        return images_per_second(self.records)
 
     @property
     def surely_lost(self) -> float:

@@ -584,6 +584,13 @@ def batch_latency_ms(found: Iterable[Measurement]) -> Replicated:
     return over_processes([ms for record in found for ms in record.medians_ms("batch_latency")])
 
 
+def images_per_second(found: Sequence[Measurement]) -> Replicated:
+    """Return a file's throughput at the large batch, over the processes of all seeds."""
+    images = 1000 * found[0].batch_latency.batch_size
+    mean, low, high, processes = batch_latency_ms(found)
+    return Replicated(images / mean, high and images / high, low and images / low, processes)
+
+
 def full_size(curve: Sequence[Epoch]) -> list[Epoch]:
     """Return the epochs at the largest image size: those at smaller ones take less time."""
     largest = max((epoch.image_size for epoch in curve), default=0)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from trimlab.records import Measurement, Pruning
 from trimlab.report.findings import pareto
-from trimlab.report.results import Results, batch_speedup, mean, of_file, speedup
+from trimlab.report.results import Results, batch_speedup, images_per_second, latency_ms, mean, of_file, speedup
 from trimlab.report.text import MIB, millions, percent, precision_name
 
 R = TypeVar("R", Measurement, Pruning)
@@ -31,7 +31,7 @@ def metrics(results: Results) -> dict[str, dict[str, float]]:
             "top1_percent": round(100 * mean([r.top1_accuracy for r in found]), 2),
             "size_mib": round(_size_mib(found), 3),
             "latency_ms": round(_latency_ms(found), 3),
-            "images_per_second": round(mean([r.batch_latency.images_per_second for r in found]), 1),
+            "images_per_second": round(images_per_second(found).mean, 1),
         }
 
     gained = mean([r.top1_accuracy for r in candidate]) - mean([r.top1_accuracy for r in base])
@@ -110,7 +110,7 @@ def _size_mib(found: Sequence[Measurement]) -> float:
 
 
 def _latency_ms(found: Sequence[Measurement]) -> float:
-    return mean([r.latency.p50_ms for r in found])
+    return latency_ms(found).mean
 
 
 def _num_params(found: Sequence[Pruning]) -> float:
