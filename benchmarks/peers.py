@@ -1,5 +1,7 @@
 """Set trimlab beside its peers on the same work: INT8 files by four tools, and training by two loops.
 
+A file with 4-bit weights stands beside the INT8 files, as an experiment: no tool here writes one for convolutions.
+
     DATA_ROOT=FOLDER python benchmarks/peers.py WORK [--only int8 | training] [--weights FILE]
 
 on a quiet machine, with CIFAR-10 in FOLDER; about ten minutes a part. WORK keeps the weights, so that the training is
@@ -26,6 +28,7 @@ from typing import Any, get_args
 import numpy as np
 import onnx
 import torch
+from onnx import helper, numpy_helper, version_converter
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from torch import nn
 from torch.utils.data import DataLoader, Subset
@@ -199,12 +202,45 @@ def by_aimet(fp32: Path, images: np.ndarray, file: Path) -> None:
     onnx.save(simulated.to_onnx_qdq(export_int32_bias=True, prequantize_constants=True), file)
 
 
+def by_four_bits(fp32: Path, _: np.ndarray, file: Path) -> None:
+    """Round the weights of convolutions and linear layers to 4 bits, a scale for each output channel.
+
+    Activations stay in FP32: the runtimes expand such weights when they open the file, so it saves size alone. ONNX has
+    4-bit tensors from opset 21 on.
+    """
+    model = version_converter.convert_version(onnx.load(fp32), 21)
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            name = node.input[1]
+            weights = numpy_helper.to_array(held[name])
+            largest = np.abs(weights).max(axis=tuple(range(1, weights.ndim)))
+            scales = np.where(largest > 0, largest, 1) / 7
+            rounded = np.rint(weights / scales.reshape(-1, *[1] * (weights.ndim - 1))).astype(int)
+            model.graph.initializer.remove(held[name])
+            model.graph.initializer.extend(
+                [
+                    helper.make_tensor(f"{name}.int4", onnx.TensorProto.INT4, weights.shape, rounded.ravel().tolist()),
+                    numpy_helper.from_array(scales, f"{name}.scales"),
+                ]
+            )
+            nodes.append(helper.make_node("DequantizeLinear", [f"{name}.int4", f"{name}.scales"], [name], axis=0))
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    onnx.save(model, file)
+
+
+FOUR_BITS = "4-bit weights, computed in FP32"
 U8S8 = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": True}
 PEERS: dict[str, tuple[str, Callable[[Path, np.ndarray, Path], None]]] = {
     "ONNX Runtime, U8S8 per channel, reduce_range": ("onnxruntime", partial(by_onnxruntime, **U8S8)),
     "ONNX Runtime, its default": ("onnxruntime", by_onnxruntime),
     "NNCF": ("nncf", by_nncf),
     "AIMET": ("aimet_onnx", by_aimet),
+    FOUR_BITS: ("onnx", by_four_bits),
 }
 """What makes a peer's file, and the package that it needs."""
 
@@ -263,7 +299,8 @@ def written(model: nn.Module, dataset: Dataset, folder: Path) -> tuple[dict[str,
 
 
 def opened(runtime: str, name: str, file: Path) -> Session:
-    return runtimes.open_file(runtime, str(file), Settings("fp32" if name == "FP32" else "int8", device.cores(), 64))
+    computed = "fp32" if name in ("FP32", FOUR_BITS) else "int8"
+    return runtimes.open_file(runtime, str(file), Settings(computed, device.cores(), 64))
 
 
 def labels(runtime: str, name: str, file: Path, dataset: Dataset) -> np.ndarray:

@@ -102,6 +102,26 @@ def test_other_images_have_no_reference_row(of: Results) -> None:
     assert not any(REFERENCE in shown(table) for table in every_table(of))
 
 
+def test_a_sweep_is_compared_with_the_published_one_ratio_by_ratio() -> None:
+    of = results()
+    said = findings.against_published_ratios(of, "large")
+    assert said and said.plain == (
+        "Of 3 published ratios, top-1 after fine-tuning is higher than published at 3, lower at 0, and cannot be told "
+        "apart at 0. The differences lie between +1.06 ± 0.84 points (60 %) and +13.51 ± 1.05 points (80 %). Recipes "
+        "differ."
+    )
+    assert (said.values["higher"], said.values["lower"]) == (3, 0)
+    # Published: 86.29 % at 50 %, 89.14 % at 60 %, 75.29 % at 80 %.
+    worse = [r.model_copy(update={"top1_accuracy": 0.89}) if r.kind == "pruning" else r for r in of.records]
+    close = findings.against_published_ratios(Results.of(of.study, worse), "large")
+    assert close and (close.values["higher"], close.values["lower"]) == (2, 0)
+    assert "cannot be told apart at 1" in close.plain
+
+
+def test_one_published_ratio_is_no_sweep() -> None:
+    assert findings.against_published_ratios(results(), "small") is None
+
+
 def test_another_model_of_that_name_has_no_reference_row() -> None:
     base = factories.study().model_dump()["workloads"]
     workloads = {key: {**value, "model": "torchvision/resnet18"} for key, value in base.items()}

@@ -427,6 +427,31 @@ def fine_tuning(results: Results, workload: str) -> Finding | None:
     )
 
 
+def against_published_ratios(results: Results, workload: str) -> Finding | None:
+    """Compare top-1 after fine-tuning with what was published, ratio by ratio; None with fewer than two such ratios."""
+    gains: dict[float, Difference] = {}
+    for records in _sweep(results, workload):
+        ratio, num_images = records[0].ratio, records[0].num_images
+        row = results.published(records[0], reference.pruning, ratio) if ratio > 0 else None
+        if row:
+            ours = (mean([r.top1_accuracy for r in records]), num_images)
+            gains[ratio] = unpaired_difference(ours, (float(row["top1_after_percent"]) / 100, num_images))
+    if len(gains) < 2:
+        return None
+    apart = [gain for gain in gains.values() if gain.separable_among(len(gains))]
+    higher = sum(gain.points > 0 for gain in apart)
+    least, most = (choose(gains, key=lambda ratio: gains[ratio].points) for choose in (min, max))
+    ends = (f"{plus_minus(gains[ratio])} points ({ratio_percent(ratio)})" for ratio in (least, most))
+    return Finding.of(
+        f"Of {len(gains)} published ratios, top-1 after fine-tuning is higher than published at {higher}, lower at "
+        f"{len(apart) - higher}, and cannot be told apart at {len(gains) - len(apart)}. The differences lie between "
+        f"{' and '.join(ends)}. Recipes differ.",
+        about=workload,
+        higher=higher,
+        lower=len(apart) - higher,
+    )
+
+
 def headroom(results: Results, workload: str) -> Finding | None:
     """Say up to which ratio a workload stays within a point of its unpruned model, with all of the loss's interval."""
     sweep = [records for records in _sweep(results, workload) if records[0].ratio > 0]

@@ -94,7 +94,7 @@ def _pruning(results: Results, drawn: Sequence[str]) -> Chapter | None:
             continue
 
         def section(on: Results, workload: str = workload) -> Blocks:
-            read = (findings.fine_tuning, findings.eager_latency)
+            read = (findings.against_published_ratios, findings.fine_tuning, findings.eager_latency)
             return [tables.pruning(on, workload), *paragraph(*(say(on, workload) for say in read))]
 
         def has(on: Results, keys: Sequence[str] = pruned) -> bool:
