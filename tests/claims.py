@@ -171,7 +171,7 @@ def difference(found: Sequence[Measurement], base: Sequence[Measurement], study:
     others = {record.seed: record for record in base}
     pairs = [(answers(a, study), answers(others[a.seed], study)) for a in found if a.seed in others]
     each = [intervals.paired_difference(ours, theirs) for ours, theirs in pairs]
-    return intervals.overseeds(each) if len(each) > 1 else each[0]
+    return intervals.over_seeds(each) if len(each) > 1 else each[0]
 
 
 def problems(readme: str, page: str) -> list[str]:
@@ -248,8 +248,8 @@ def _row_problems(row: dict[str, str], files: Files) -> Iterator[str]:
         split,
         f"| {pretty(first.model)} on {pretty(first.dataset)}, ",
         f"](reports/{first.study}/",
-        f"pruned by {100 * first.ratio:g} %",
-        first.precision.upper(),
+        f"pruned by {100 * first.ratio:g} %" if first.ratio else "unpruned",
+        {"int8-qat": "INT8, QAT", "int8-mixed": "INT8, mixed"}.get(first.precision, first.precision.upper()),
     ]
     yield from (f"the row does not say {text}" for text in said if text not in " | ".join(row.values()))
     faster = all((gained.low or gained.mean) > 1 for gained in _speedups(found))

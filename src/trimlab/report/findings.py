@@ -430,7 +430,8 @@ def fine_tuning(results: Results, workload: str) -> Finding | None:
 def against_published_ratios(results: Results, workload: str) -> Finding | None:
     """Compare top-1 after fine-tuning with what was published, ratio by ratio; None with fewer than two such ratios."""
     gains: dict[float, Difference] = {}
-    for records in _sweep(results, workload):
+    sweep = _sweep(results, workload)
+    for records in sweep:
         ratio, num_images = records[0].ratio, records[0].num_images
         row = results.published(records[0], reference.pruning, ratio) if ratio > 0 else None
         if row:
@@ -446,7 +447,7 @@ def against_published_ratios(results: Results, workload: str) -> Finding | None:
         f"Of {len(gains)} published ratios, top-1 after fine-tuning is higher than published at {higher}, lower at "
         f"{len(apart) - higher}, and cannot be told apart at {len(gains) - len(apart)}. The differences lie between "
         f"{' and '.join(ends)}. Recipes differ.",
-        about=workload,
+        about=_pruning_key(results, sweep),
         higher=higher,
         lower=len(apart) - higher,
     )
