@@ -612,7 +612,7 @@ def _int8_layers(results: Results, variant: str) -> Figure | None:
     axes.bar_label(bars, [f"{share:.1f}" for share in shares], padding=3, fontsize=9)
     _layer_names(axes, [layer.layer for layer in shown])
     rest = f"; the {len(shown)} layers that lose most" if len(shown) < len(chosen.sensitivity) else ""
-    axes.set_xlabel(f"Divergence from FP32 with this layer alone in INT8, in % of all layers' sum{rest}")
+    axes.set_xlabel(f"Divergence from FP32 with this layer alone in INT8,\nin % of all layers' sum{rest}")
     axes.set_title(f"{variant} in INT8: {mixed.message(chosen)}", loc="left")
     names = {True: "left in float", False: "in INT8"}
     handles = [Patch(color=colours[kept], label=names[kept]) for kept in sorted(set(in_float), reverse=True)]
