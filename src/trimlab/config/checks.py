@@ -121,7 +121,8 @@ def _unused(study: Params) -> Iterator[str]:
 
 
 def _odd(study: Params) -> Iterator[str]:
-    if study.report.candidate == study.report.baseline and len(study.variants) > 1:
+    prunes = any(study.point(variant).prunes for variant in study.variants)
+    if study.report.candidate == study.report.baseline and prunes:
         yield f"report.candidate {study.report.candidate!r} is the baseline: it is compared with its own FP32 file"
     for key, workload in study.workloads.items():
         if Path(workload.initial) not in _PLACEHOLDERS and workload.normalisation == "dataset":
