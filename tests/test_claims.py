@@ -139,6 +139,12 @@ SHOWN = {
     "ResNet-20 on scikit-learn's digits; takes minutes": lambda: training_took("quick", 10, 3600),
     "on two CPU cores; takes hours": lambda: training_took("cifar10-cpu", 3600, 24 * 3600),
     "the whole published study, for a GPU; not run yet": lambda: not (ROOT / "records/paper").exists(),
+    "the published ratios and epochs; trained on a GPU, not all files measured yet": (
+        lambda: any(results.study.study == "cifar10-sweep" and results.missing() for results in claims.every_results())
+    ),
+    "flips, weight averaging, image sizes, distillation; no file measured yet": (
+        lambda: not (ROOT / "records/tuning/measurement").exists()
+    ),
     "three seeds: chosen ratios, and controls at 60 and 90 %; for a GPU; not all of it run yet": (
         lambda: any(results.study.study == "cifar10-seeds" and results.missing() for results in claims.every_results())
     ),

@@ -114,9 +114,15 @@ def test_what_nothing_uses_is_a_warning(study):
     ]
 
 
-def test_a_candidate_that_is_the_baseline_is_a_warning_where_there_are_other_variants():
+def test_a_candidate_that_is_the_baseline_is_a_warning_where_something_is_pruned():
     study = factories.study(report={"title": "T", "baseline": "large", "candidate": "large"})
     assert "report.candidate 'large' is the baseline: it is compared with its own FP32 file" in checks.warnings(study)
+
+
+def test_a_study_that_prunes_nothing_may_compare_the_precisions_of_its_baseline():
+    variants = {name: {"workload": name, "pruning": "sweep.none"} for name in ("large", "small")}
+    study = factories.study(variants=variants, report={"title": "T", "baseline": "large", "candidate": "large"})
+    assert not [warning for warning in checks.warnings(study) if "is the baseline" in warning]
 
 
 def test_training_for_int8_that_no_variant_asks_for_is_a_warning():
