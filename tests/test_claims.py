@@ -145,8 +145,11 @@ SHOWN = {
     "flips, weight averaging, image sizes, distillation; no file measured yet": (
         lambda: not (ROOT / "records/tuning/measurement").exists()
     ),
-    "three seeds: chosen ratios, and controls at 60 and 90 %; for a GPU; not all of it run yet": (
+    "three seeds: chosen ratios, and controls at 60 %; for a GPU; not all of it run yet": (
         lambda: any(results.study.study == "cifar10-seeds" and results.missing() for results in claims.every_results())
+    ),
+    "three seeds: chosen ratios, and controls; no file measured yet": (
+        lambda: not (ROOT / "records/cifar10-r90/measurement").exists()
     ),
     "several seeds: pruned, from scratch, and with chosen ratios; no file measured yet": (
         lambda: not (ROOT / "records/cifar10-resnet20/measurement").exists()
