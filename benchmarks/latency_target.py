@@ -29,6 +29,7 @@ from trimlab.prune import pruner, sensitivity
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 SHAPE = (3, 32, 32)
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -112,6 +113,10 @@ def draw(rows: list[dict[str, Any]], about: dict[str, Any], path: Path) -> None:
     ends = [f([row[key] for row in rows for key in ("corrected_ms", "measured_ms")]) for f in (min, max)]
     axes.plot(ends, ends, color="grey", linewidth=1)
     axes.set(xscale="log", yscale="log", xlabel="predicted, ms at batch 1", ylabel="measured, ms at batch 1")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 4, 6, 8)))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FormatStrFormatter("%g"))
     threads = about["device"]["threads"]
     axes.set_title(
         f"{device.processor_name()}, {threads} thread{'s' * (threads > 1)}, {about['runtime']} {about['version']}, "
