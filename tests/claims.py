@@ -252,6 +252,9 @@ def _row_problems(row: dict[str, str], files: Files) -> Iterator[str]:
         {"int8-qat": "INT8, QAT", "int8-mixed": "INT8, mixed"}.get(first.precision, first.precision.upper()),
     ]
     yield from (f"the row does not say {text}" for text in said if text not in " | ".join(row.values()))
+    params = f"{first.num_params / 1e6:.2f}"
+    counted = re.findall(r"\(([\d.]+) M params\)", row["Candidate"])
+    yield from (f"Candidate says {other} M params, the records {params}" for other in counted if other != params)
     faster = all((gained.low or gained.mean) > 1 for gained in _speedups(found))
     if not (faster and all(record.deployed_bytes < base[0].deployed_bytes for record in found)):
         yield "README says smaller and faster"
