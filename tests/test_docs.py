@@ -101,7 +101,12 @@ def test_the_readme_is_two_screens(project):
 
 def test_every_page_of_docs_is_linked_from_the_readme(project):
     linked = set(re.findall(r"\]\((docs/[^)]+)\)", (project / "README.md").read_text()))
-    assert linked == {f"docs/{page.name}" for page in (project / "docs").glob("*.md")}
+    assert linked == {f"docs/{page.name}" for page in (project / "docs").iterdir() if page.is_file()}
+
+
+def test_every_figure_of_docs_is_shown_by_a_page(project):
+    shown = {name for page in PAGES for name in re.findall(r"\]\(figures/([^)]+)\)", page.read_text())}
+    assert shown == {figure.name for figure in (project / "docs/figures").iterdir()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
