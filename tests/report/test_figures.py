@@ -177,7 +177,9 @@ def test_no_colour_of_a_precision_is_too_faint_on_white() -> None:
 def test_layers_by_time_start_with_the_longest() -> None:
     axes = drawn()["layers-1"].axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["conv2  64", "conv1  64", "reorder"]
-    assert "1 of 3 layers takes 60 % of the time" in axes.get_title(loc="left")
+    title = axes.get_title(loc="left")
+    assert "1 of 3 layers takes 60 % of the time" in " ".join(title.split())
+    assert max(map(len, title.splitlines())) <= 48, "cut at the figure's edge where names are long"
 
 
 def test_an_unpruned_study_has_no_pruning_figure() -> None:

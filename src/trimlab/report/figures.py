@@ -53,6 +53,8 @@ _BARS = 18
 """Files up to which all have a bar."""
 _TITLE_WIDTH = 78
 """Letters in a line of a title."""
+_LAYERS_TITLE_WIDTH = 48
+"""The same over axes that leave room for layers' names."""
 _OFFSETS = (
     ((7, 3), "left", "bottom"), ((-7, 3), "right", "bottom"), ((7, -3), "left", "top"), ((-7, -3), "right", "top"),
     ((0, 12), "center", "bottom"), ((0, -12), "center", "top"), ((14, 14), "left", "bottom"),
@@ -208,9 +210,9 @@ def _front(found: Sequence[Sequence[Measurement]], cost: Cost) -> list[int]:
     return pareto([(1 / x if cost.more_is_better else x, top1) for x, top1 in pairs])
 
 
-def _title(axes: Axes, message: str, where: str) -> None:
+def _title(axes: Axes, message: str, where: str, width: int = _TITLE_WIDTH) -> None:
     """Write what the figure shows, and under it of what; titles wrap before they leave the figure."""
-    axes.set_title(_wrapped(message, where), loc="left")
+    axes.set_title(_wrapped(message, where, width=width), loc="left")
 
 
 def _wrapped(*lines: str, width: int = _TITLE_WIDTH) -> str:
@@ -579,7 +581,8 @@ def _layers(results: Results, bench: Bench) -> Figure | None:
     rest = f"; the {len(shown)} longest" if len(shown) < len(record.batch_layers) else ""
     axes.set_xlabel(f"% of the time at batch {record.batch_latency.batch_size}{rest}")
     name = f"{record.variant}, {precision_name(record.precision)}"
-    _title(axes, f"{name}: {anatomy.message(record.batch_layers)}", f"{results.where(bench)}; beside a name: channels")
+    about = f"{results.where(bench)}; beside a name: channels"
+    _title(axes, f"{name}: {anatomy.message(record.batch_layers)}", about, _LAYERS_TITLE_WIDTH)
     names = {True: "convolution or linear layer", False: "other operator"}
     handles = [Patch(color=colours[own], label=names[own]) for own in sorted(set(weighted), reverse=True)]
     axes.legend(handles=handles, loc="lower right")
