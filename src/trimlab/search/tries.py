@@ -124,14 +124,12 @@ def _try(search: Search, ratio: float, change: Change) -> Kept:
     started = time.monotonic()
     values = {"ratio": ratio, **_unchanged(search), **change}
     # "++": the params may leave a key out.
-    settings = [f"++prune.{key}={value}" for key, value in values.items()]
-    command = [sys.executable, "-m", "dvc", "exp", "run", "-m", f"search: {named(ratio, change)}"]
-    done = subprocess.run(
-        [*command, *(part for setting in settings for part in ("-S", setting))],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        problem = next((line for line in done.stdout.splitlines() if line.startswith("error: ")), done.stdout[-300:])
+    settings = (part for key, value in values.items() for part in ("-S", f"++prune.{key}={value}"))
+    report = search.study.report
+    targets = (f"benchmark@{variant}" for variant in (report.baseline, report.candidate))
+    code, printed = _run(["exp", "run", "-m", f"search: {named(ratio, change)}", *settings, *targets])
+    if code:
+        problem = next((line for line in printed if line.startswith("error: ")), " ".join(printed[-3:]))
         if not search.kept:
             raise UserError(f"the first try failed: {problem.removeprefix('error: ')}")
         return Kept(ratio, dict(change), None, time.monotonic() - started, [], problem.removeprefix("error: "))
@@ -139,6 +137,18 @@ def _try(search: Search, ratio: float, change: Change) -> Kept:
     best = pick.pick(files, search.limits, search.objective)
     cost = None if best is None else pick.cost(best, search.objective)
     return Kept(ratio, dict(change), cost, time.monotonic() - started, [_shown(file) for file in files])
+
+
+def _run(arguments: Sequence[str]) -> tuple[int, list[str]]:
+    """Run DVC; return its exit code and what it printed, which is shown as progress."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    printed = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            printed.append(line.rstrip())
+            progress.say(printed[-1])
+    return process.returncode, printed
 
 
 def _unchanged(search: Search) -> dict[str, Any]:
