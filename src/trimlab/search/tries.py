@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from trimlab import config, deploy, paths, progress
+from trimlab import config, paths, progress
 from trimlab.errors import UserError
+from trimlab.records import loaded
 from trimlab.report import pick, recommendation
 from trimlab.report.pick import File, Limits, Objective
+from trimlab.report.results import Results
 from trimlab.report.text import MIB, precision_name, pretty
 from trimlab.search import proposals
 from trimlab.search.proposals import Change, Try
@@ -159,10 +161,14 @@ def _unchanged(search: Search) -> dict[str, Any]:
 
 
 def _candidates(search: Search) -> list[File]:
-    results = deploy.results_of(None)
-    device = recommendation.devices(results)[0]
-    found = pick.files(results, device, tuple(search.runtimes))
-    return [file for file in found if file.records[0].variant == search.study.report.candidate]
+    study = config.load()  # with the values of the try
+    variants = {name: study.variants[name] for name in (study.report.baseline, study.report.candidate)}
+    workloads = {variant.workload: study.workloads[variant.workload] for variant in variants.values()}
+    # Nothing else need have run.
+    run = study.model_copy(update={"variants": variants, "workloads": workloads})
+    results = Results.of(*loaded.of_stages(run))
+    found = pick.files(results, recommendation.devices(results)[0], tuple(search.runtimes))
+    return [file for file in found if file.records[0].variant == study.report.candidate]
 
 
 def _shown(file: File) -> dict[str, Any]:
