@@ -1,5 +1,6 @@
 """The real pipeline, end to end, on a study that takes a minute: what re-runs, what is restored, what is refused."""
 
+import csv
 import json
 import re
 import shutil
@@ -204,18 +205,22 @@ def test_a_search_tries_points_goes_on_and_ends_with_a_study(tiny):
     refused = tiny.run("trimlab", "search", code=1)
     assert "data.split test: a search would choose on the test set" in refused
     tiny.edit("split: test", "split: holdout")
+    for stage in ("prune", "quantize", "benchmark"):
+        shutil.rmtree(tiny.root / stage / "half")  # as in a study that has not run yet
     before = tiny.params.read_bytes()
     first = tiny.run("trimlab", "search", "--max-drop", "100", "--hours", "0")
     assert tiny.params.read_bytes() == before
     assert "search: try 1, ratio 0.3" in first
+    assert {name for name in ran(first) if "half" in name} == set()
+    assert "timing batch 1" in first, "the stages' progress is shown"
     second = tiny.run("trimlab", "search", "--max-drop", "100", "--hours", "0")
     assert "search: try 2, ratio 0.64" in second, "the first try is kept, and it was within the limits"
     study = config.load(tiny.root / "studies/tiny-found.yaml")
     assert (study.data.split, study.point("candidate").ratio) == ("test", 0.64)
     assert tiny.params.read_bytes() == before
     assert (tiny.root / "searches/tiny.svg").read_text().startswith("<?xml")
-    shown = tiny.run("dvc", "exp", "show", "--csv", "--all-commits")
-    assert "0.64" in shown
+    shown = csv.DictReader(tiny.run("dvc", "exp", "show", "--csv", "--all-commits").splitlines())
+    assert {"0.3", "0.64"} <= {row["prune.ratio"] for row in shown}
 
 
 def test_an_experiment_runs_the_candidates_cells_and_the_report(tiny):

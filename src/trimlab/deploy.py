@@ -121,15 +121,14 @@ def choose(
 
 def _none_within(results: Results, found: Sequence[File], limits: Limits, device: str) -> str:
     """Say that no file keeps the limits, and what the best would be without each of them."""
-    loss = min(found, key=lambda file: file.surely_lost)
-    asked = {"--max-drop": f"{loss.surely_lost:.2f}"}
-    if limits.max_mib is not None:
-        asked["--max-mib"] = mib(min(file.size_bytes for file in found))
-    if limits.max_ms is not None:
-        asked["--max-ms"] = f"{min(file.latency_ms.mean for file in found):.3g}"
-    least = ", ".join(f"{name} {value}" for name, value in asked.items())
+    lowest = pick.lowest(
+        limits,
+        [file.surely_lost for file in found],
+        [file.size_bytes for file in found],
+        [file.latency_ms.mean for file in found],
+    )
     files = count(len(found), "file")
-    return f"none of {files} measured on {device} is within the limits: alone they could be as low as {least}"
+    return f"none of {files} measured on {device} is within the limits: alone they could be as low as {lowest}"
 
 
 def sentence(results: Results, choice: Choice) -> str:

@@ -4,28 +4,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimlab.config import PruningPoint
-from trimlab.search.proposals import LARGEST, STEP, Try, other_ways, proposed
+from trimlab.search.proposals import LARGEST, STEP, Try, best, other_ways, proposed
 
 CHANGES = ({"allocation": "global"}, {"distillation": 0.9}, {"epochs": 6})
 ratios = st.integers(1, 95).map(lambda hundredths: hundredths / 100)
 
 
-def searched(start, limit, gains):
-    """Search where a point is within the limits up to a ratio, which each change raises or lowers."""
+def searched(start, limit, gains, factors=(1, 1, 1), most=float("inf")):
+    """Search where a point keeps the accuracy up to a ratio, which each change raises or lowers.
+
+    Each change also multiplies what the file costs, and a limit says how much it may.
+    """
     tried = []
     while (asked := proposed(start, CHANGES, tried)) is not None:
         ratio, change = asked
         assert 0 < ratio <= LARGEST
         assert not any((one.ratio, one.change) == asked for one in tried)
-        largest = limit + sum(gain for own, gain in zip(CHANGES, gains, strict=True) if own.items() <= change.items())
-        tried.append(Try(ratio, change, 1 - ratio if ratio <= largest else None))
-        assert len(tried) < 60
+        largest, cost = limit, 1 - ratio
+        for own, gain, factor in zip(CHANGES, gains, factors, strict=True):
+            if own.items() <= change.items():
+                largest, cost = largest + gain, cost * factor
+        kept = ratio <= largest + 1e-9
+        tried.append(Try(ratio, change, cost if kept else None, kept and cost <= most))
+        assert len(tried) < 100
     return tried
 
 
 @given(start=ratios, limit=ratios)
 def test_the_largest_ratio_within_the_limits_is_found_to_a_step(start, limit):
-    within = [one.ratio for one in searched(start, limit, (0, 0, 0)) if one.cost is not None]
+    within = [one.ratio for one in searched(start, limit, (0, 0, 0)) if one.within]
     assert limit - max(within, default=0) <= STEP + 1e-9
 
 
@@ -33,15 +40,39 @@ def test_the_largest_ratio_within_the_limits_is_found_to_a_step(start, limit):
 def test_a_change_that_helps_is_kept_and_the_ratio_raised_further(start, limit, which):
     gains = [-0.1, -0.1, -0.1]
     gains[which] = 0.2
-    best = max((one for one in searched(start, limit, gains) if one.cost is not None), key=lambda one: one.ratio)
-    assert best.change == CHANGES[which]
-    assert limit + 0.2 - best.ratio <= STEP + 1e-9
+    found = best(searched(start, limit, gains))
+    assert found.change == CHANGES[which]
+    assert limit + 0.2 - found.ratio <= STEP + 1e-9
 
 
-def test_where_nothing_is_ever_within_the_limits_the_search_ends():
+@given(start=ratios, limit=st.integers(30, 60).map(lambda n: n / 100))
+def test_a_change_that_costs_more_at_first_is_raised_too(start, limit):
+    """At one step beyond, its file is larger than the best one; at its own largest ratio it is smaller."""
+    found = best(searched(start, limit, (0.3, -0.9, -0.9), factors=(1.2, 1, 1)))
+    assert found.change == CHANGES[0]
+    assert limit + 0.3 - found.ratio <= STEP + 1e-9
+
+
+@given(start=ratios, limit=st.integers(40, 90).map(lambda n: n / 100), share=st.integers(1, 9))
+def test_a_file_that_is_too_large_asks_for_a_larger_ratio(start, limit, share):
+    """Files keep the limit of size from a ratio on, and the accuracy up to another: the range between is found."""
+    found = best(searched(start, limit, (-0.9, -0.9, -0.9), most=1 - limit + share / 100 + STEP))
+    assert found.within
+    assert limit - found.ratio <= STEP + 1e-9
+
+
+def test_a_file_within_all_limits_goes_before_a_cheaper_one_that_is_not():
+    slow, small = Try(0.5, {}, 2.0, True), Try(0.6, {}, 1.0, False)
+    assert best([small, slow]) is slow
+    assert best([small]) is small
+    assert best([Try(0.7, {}, None, False)]) is None
+
+
+def test_where_nothing_is_ever_accurate_enough_all_ways_are_tried_and_the_search_ends():
     tried = searched(0.5, 0.0, (0, 0, 0))
     assert all(one.cost is None for one in tried)
     assert min(one.ratio for one in tried) <= STEP
+    assert all(any(one.change == change for one in tried) for change in CHANGES)
 
 
 def test_only_what_differs_from_the_point_is_another_way():

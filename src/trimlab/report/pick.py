@@ -1,5 +1,6 @@
 """Which measured file to deploy: the best one of those that lose little enough and fit."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -111,6 +112,28 @@ def within(file: File, limits: Limits) -> bool:
         and (limits.max_mib is None or file.size_bytes <= limits.max_mib * MIB)
         and (limits.max_ms is None or file.latency_ms.mean <= limits.max_ms)
     )
+
+
+def lowest(limits: Limits, lost: Iterable[float], size_bytes: Iterable[float], latency_ms: Iterable[float]) -> str:
+    """Return how low each of the limits that were given could be alone, rounded up so that a file is within it.
+
+    Args:
+        limits: those of which none was within all.
+        lost: points that each file surely loses at most.
+        size_bytes: of each file.
+        latency_ms: of each file at batch 1.
+    """
+    least = {"--max-drop": _up(min(lost))}
+    if limits.max_mib is not None:
+        least["--max-mib"] = _up(min(size_bytes) / MIB)
+    if limits.max_ms is not None:
+        least["--max-ms"] = _up(min(latency_ms))
+    return ", ".join(f"{name} {value:g}" for name, value in least.items())
+
+
+def _up(value: float) -> float:
+    """Round up to thousandths."""
+    return math.ceil(1000 * value) / 1000
 
 
 def as_fast(

@@ -1,12 +1,13 @@
 """What to try next: a pure function of what was tried.
 
-The largest ratio within the limits is found by bisection, because size and time fall as the ratio rises. Then each
-other way of pruning or fine-tuning is tried one step beyond that ratio. If it is within the limits there, the search
-goes on with it; if none is, nothing improves, and the search ends.
+The largest ratio that keeps the accuracy is found by bisection, because size and time fall as the ratio rises. Then
+each other way of pruning or fine-tuning is tried one step beyond it. The ratio of the best way is raised further, and
+that way is combined with the others. At last the ratios of the other ways that kept the accuracy are raised.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from trimlab.config import PruningPoint
 
@@ -19,14 +20,20 @@ Change = Mapping[str, Any]
 """Values of `prune` other than those in the params."""
 
 
-class Try(NamedTuple):
+@dataclass(frozen=True)
+class Try:
     """A point that was tried."""
 
     ratio: float
     change: Change
     """Besides the ratio."""
     cost: float | None
-    """Of its best file within the limits, in bytes or milliseconds; None where no file is."""
+    """Of its best file in bytes or milliseconds; None where no file keeps the accuracy."""
+    within: bool
+    """Whether that file keeps the limits of size and time, too."""
+
+
+T = TypeVar("T", bound=Try)
 
 
 def proposed(start: float, changes: Sequence[Change], tried: Sequence[Try]) -> tuple[float, Change] | None:
@@ -37,34 +44,44 @@ def proposed(start: float, changes: Sequence[Change], tried: Sequence[Try]) -> t
         changes: other ways of pruning and fine-tuning, in the order in which they are tried.
         tried: everything so far.
     """
-    best = _best(tried)
-    change = best.change if best else {}
-    ratio = _bisected(start, [one for one in tried if one.change == change])
+    if not tried:
+        return start, {}
+    ahead = best(tried)
+    change = ahead.change if ahead else {}
+    ratio = _bisected(tried, change)
     if ratio is not None:
         return ratio, change
-    if best is None or (beyond := round(best.ratio + STEP, 2)) > LARGEST:
-        return None
-    others = [{**change, **other} for other in changes]
-    untried = [other for other in others if not any(one.change == other for one in tried)]
-    return (beyond, untried[0]) if untried else None
+    beyond = min(LARGEST, round(_reached(tried, change) + STEP, 2))
+    for other in ({**change, **each} for each in changes):
+        if all(one.change != other for one in tried):
+            return beyond, other
+    for kept in (one.change for one in tried if one.cost is not None):
+        ratio = _bisected(tried, kept)
+        if ratio is not None:
+            return ratio, kept
+    return None
 
 
-def _best(tried: Sequence[Try]) -> Try | None:
-    within = [(one.cost, -one.ratio, index) for index, one in enumerate(tried) if one.cost is not None]
-    return tried[min(within)[2]] if within else None
+def best(tried: Sequence[T]) -> T | None:
+    """Return the try with the best file that keeps the accuracy, if any; one within all limits goes first."""
+    kept = [one for one in tried if one.cost is not None]
+    return min(kept, key=lambda one: (not one.within, one.cost, -one.ratio), default=None)
 
 
-def _bisected(start: float, tried: Sequence[Try]) -> float | None:
-    """Return the next ratio of a bisection; None once it is as fine as `STEP`."""
-    if not tried:
-        return start
-    within = [one.ratio for one in tried if one.cost is not None]
-    beyond = [one.ratio for one in tried if one.cost is None]
-    low, high = max(within, default=0.0), min(beyond, default=LARGEST + STEP)
+def _reached(tried: Sequence[Try], change: Change) -> float:
+    """Return the largest ratio at which a change keeps the accuracy; 0 where none does."""
+    return max((one.ratio for one in tried if one.change == change and one.cost is not None), default=0.0)
+
+
+def _bisected(tried: Sequence[Try], change: Change) -> float | None:
+    """Return the next ratio of a change's bisection; None once it is as fine as `STEP`."""
+    low = _reached(tried, change)
+    lost = [one.ratio for one in tried if one.change == change and one.cost is None]
+    high = min(lost, default=LARGEST + STEP)
     if high - low <= STEP + 1e-9:
         return None
-    middle = round((low + high) / 2, 2)
-    return None if any(one.ratio == middle for one in tried) else min(middle, LARGEST)
+    middle = min(round((low + high) / 2, 2), LARGEST)
+    return None if any(one.ratio == middle and one.change == change for one in tried) else middle
 
 
 def other_ways(point: PruningPoint, allocations: Sequence[str], allocation: str) -> Iterator[Change]:

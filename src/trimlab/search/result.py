@@ -7,8 +7,10 @@ from ruamel.yaml import YAML
 
 from trimlab import paths
 from trimlab.errors import UserError
-from trimlab.report import figures
+from trimlab.report import figures, pick
 from trimlab.report.pick import Objective
+from trimlab.report.text import MIB
+from trimlab.search import proposals
 from trimlab.search.tries import Kept, Search, named
 
 _AXES: dict[Objective, tuple[str, str]] = {
@@ -20,8 +22,8 @@ _AXES: dict[Objective, tuple[str, str]] = {
 
 def best(search: Search) -> Kept | None:
     """Return the try with the best file within the limits; None where there is none."""
-    within = [(one.cost, one) for one in search.kept if one.cost is not None]
-    return min(within, key=lambda pair: pair[0])[1] if within else None
+    found = proposals.best(search.kept)
+    return found if found and found.within else None
 
 
 def finish(search: Search) -> str:
@@ -30,24 +32,41 @@ def finish(search: Search) -> str:
     Raises:
         UserError: no file was within the limits.
     """
-    figure = paths.SEARCHES / f"{search.study.study}.svg"
+    figure, path = paths.SEARCHES / f"{search.study.study}.svg", _found(search)
     draw(search, figure)
     found = best(search)
     if found is None:
-        raise UserError(f"none of {len(search.kept)} tries is within the limits (wrote {figure}): raise --max-drop")
-    path = write_study(search, found)
+        path.unlink(missing_ok=True)
+        files = [file for one in search.kept for file in one.files]
+        lowest = pick.lowest(
+            search.limits,
+            [file["points_lost_at_most"] for file in files],
+            [file["size_mib"] * MIB for file in files],
+            [file["latency_ms"] for file in files],
+        )
+        raise UserError(
+            f"none of {len(search.kept)} tries is within the limits (wrote {figure}): alone they could be as low as "
+            f"{lowest}"
+        )
+    write_study(search, found)
     return (
         f"the best of {len(search.kept)} tries has {named(found.ratio, found.change)}: wrote {path} and {figure}; "
         f"`cp {path} {paths.PARAMS} && dvc repro` shows it on the test set"
     )
 
 
-def write_study(search: Search, found: Kept) -> Path:
+def _found(search: Search) -> Path:
+    """Return where the study goes that a search found; a study's name has 64 characters at most."""
+    return paths.STUDIES / f"{search.study.study[:58]}-found.yaml"
+
+
+def write_study(search: Search, found: Kept) -> None:
     """Write the study with the best point, to be shown on the test set: `studies/NAME-found.yaml`.
 
     Comments of params.yaml stay. What an earlier call wrote is replaced.
     """
-    path = paths.STUDIES / f"{search.study.study}-found.yaml"
+    path = _found(search)
+    path.parent.mkdir(exist_ok=True)
     yaml = YAML()
     yaml.width = 4096
     text = yaml.load(paths.PARAMS.read_text())
@@ -56,7 +75,6 @@ def write_study(search: Search, found: Kept) -> Path:
     text["prune"].update({"ratio": found.ratio, **found.change})
     with path.open("w", encoding="utf-8") as file:
         yaml.dump(text, file)
-    return path
 
 
 def draw(search: Search, path: Path) -> None:

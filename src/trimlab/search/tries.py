@@ -2,36 +2,39 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from trimlab import config, paths, progress
+from trimlab import config, machine, paths, progress
+from trimlab.config.choices import unresolved
 from trimlab.errors import UserError
 from trimlab.records import loaded
-from trimlab.report import pick, recommendation
+from trimlab.report import pick
 from trimlab.report.pick import File, Limits, Objective
 from trimlab.report.results import Results
 from trimlab.report.text import MIB, precision_name, pretty
 from trimlab.search import proposals
 from trimlab.search.proposals import Change, Try
 
+_OF_THE_POINT = re.compile(r"error: .*\bprun(?:e|ing)\.\w")
+"""What a stage prints that refuses a point: it names a key. A full disk, for example, says nothing about the point."""
 
-class Kept(NamedTuple):
+
+@dataclass(frozen=True)
+class Kept(Try):
     """What is kept of a try."""
 
-    ratio: float
-    change: dict[str, Any]
-    cost: float | None
-    """Of the best file within the limits, see `proposals.Try`."""
     seconds: float
     """That the try took."""
     files: list[dict[str, Any]]
-    """Each of the candidate's files: precision, runtime, points kept, MiB, ms, images/s."""
+    """Each of the candidate's files: precision, runtime, points that it surely loses at most, MiB, both latencies."""
     problem: str = ""
     """Why the point cannot be pruned; empty where it can."""
 
@@ -47,31 +50,40 @@ class Search(NamedTuple):
     kept: list[Kept]
 
 
-def begin(limits: Limits, objective: Objective, runtimes: Sequence[str]) -> Search:
-    """Return the search of the study in params.yaml, with the tries that it has already.
+@contextmanager
+def begun(limits: Limits, objective: Objective, runtimes: Sequence[str]) -> Iterator[Search]:
+    """Give the search of the study in params.yaml, with the tries that it has already.
 
     Raises:
-        UserError: the candidate has a target instead of a ratio, or it would be chosen on the test set.
+        UserError: another search is running here; the candidate has a target instead of a ratio, or would be chosen on
+            the test set; the study does not use a runtime.
     """
-    _put_back()
-    study = config.load()
+    with machine.alone(_folder() / "lock", "another search is running in this folder: wait until it has ended"):
+        _put_back()
+        study = config.load()
+        _check(study, runtimes)
+        file = _file(study, limits, objective, runtimes)
+        try:
+            kept = [Kept(**each) for each in json.loads(file.read_text())]
+        except (FileNotFoundError, ValueError, TypeError):
+            kept = []
+        yield Search(study, limits, objective, runtimes, kept)
+
+
+def _check(study: config.Params, runtimes: Sequence[str]) -> None:
     if study.data.split == "test":
         raise UserError(
             "data.split test: a search would choose on the test set: set data.split to holdout, and show the study "
             "that is found on the test set"
         )
-    point = study.point(study.report.candidate)
-    if study.variants[study.report.candidate].pruning != "prune" or not point.ratio:
+    candidate = study.report.candidate
+    if study.variants[candidate].pruning != "prune" or not study.point(candidate).ratio:
         raise UserError(
-            f"report.candidate {study.report.candidate!r} is not pruned by `prune` with a ratio above 0: a search "
-            "changes that point"
+            f"report.candidate {candidate!r} is not pruned by `prune` with a ratio above 0: a search changes that point"
         )
-    file = _file(study, limits, objective, runtimes)
-    try:
-        kept = [Kept(**each) for each in json.loads(file.read_text())]
-    except (FileNotFoundError, ValueError, TypeError):
-        kept = []
-    return Search(study, limits, objective, runtimes, kept)
+    problems = [unresolved("--runtime", runtime, study.benchmark.runtimes) for runtime in runtimes]
+    if said := [problem for problem in problems if problem]:
+        raise UserError("\n".join(said))
 
 
 def run(search: Search, hours: float) -> Iterator[Kept]:
@@ -83,25 +95,34 @@ def run(search: Search, hours: float) -> Iterator[Kept]:
         Each try when it is done.
 
     Raises:
-        UserError: the first try fails.
+        UserError: the baseline or the first try fails; a later one fails, but not because of its point.
     """
     point = search.study.point(search.study.report.candidate)
-    assert point.ratio  # `begin` has seen to it
+    assert point.ratio  # `begun` has seen to it
     allocation = point.allocation or search.study.pruning.allocation
     changes = list(proposals.other_ways(point, get_args(config.Allocation), allocation))
-    started, longest = time.monotonic(), 0.0
+    end = time.monotonic() + 3600 * hours
+    new: list[Kept] = []
     with _params_put_back():
-        while True:
-            asked = proposals.proposed(point.ratio, changes, [Try(*one[:3]) for one in search.kept])
-            left = 3600 * hours - (time.monotonic() - started)
-            if asked is None or (longest and longest > left):
-                progress.say("search: nothing improves any more" if asked is None else "search: the time is over")
+        _baseline(search)
+        while (asked := proposals.proposed(point.ratio, changes, search.kept)) is not None:
+            if new and time.monotonic() + _longest(new, point.epochs, asked[1]) > end:
+                progress.say("search: the time is over")
                 return
-            kept = _try(search, *asked)
-            search.kept.append(kept)
+            new.append(_try(search, *asked))
+            search.kept.append(new[-1])
             _keep(search)
-            longest = max(longest, kept.seconds)
-            yield kept
+            yield new[-1]
+    progress.say("search: nothing improves any more")
+
+
+def _longest(known: Sequence[Kept], epochs: int, change: Change) -> float:
+    """Return how many seconds a try may take: as long as the longest one, and longer with more epochs."""
+
+    def trained(change: Change) -> int:
+        return max(1, int(change.get("epochs", epochs)))
+
+    return max(one.seconds * max(1, trained(change) / trained(one.change)) for one in known)
 
 
 def named(ratio: float, change: Change) -> str:
@@ -118,7 +139,16 @@ def described(one: Kept) -> str:
         f"{file['latency_ms']:.3g} ms, surely loses at most {file['points_lost_at_most']:.2f} points"
         for file in one.files
     )
-    return f"{named(one.ratio, one.change)}: {'within' if one.cost is not None else 'not within'} the limits ({said})"
+    return f"{named(one.ratio, one.change)}: {'within' if one.within else 'not within'} the limits ({said})"
+
+
+def _baseline(search: Search) -> None:
+    """Train and measure the baseline, if that is not done yet: that it takes long says nothing about a try."""
+    baseline = search.study.report.baseline
+    progress.say(f"search: the baseline, {baseline}")
+    code, printed = _run(["repro", f"benchmark@{baseline}"])
+    if code:
+        raise UserError(f"the baseline failed: {_problem(printed)}")
 
 
 def _try(search: Search, ratio: float, change: Change) -> Kept:
@@ -127,18 +157,19 @@ def _try(search: Search, ratio: float, change: Change) -> Kept:
     values = {"ratio": ratio, **_unchanged(search), **change}
     # "++": the params may leave a key out.
     settings = (part for key, value in values.items() for part in ("-S", f"++prune.{key}={value}"))
-    report = search.study.report
-    targets = (f"benchmark@{variant}" for variant in (report.baseline, report.candidate))
-    code, printed = _run(["exp", "run", "-m", f"search: {named(ratio, change)}", *settings, *targets])
+    target = f"benchmark@{search.study.report.candidate}"
+    code, printed = _run(["exp", "run", "-m", f"search: {named(ratio, change)}", *settings, target])
     if code:
-        problem = next((line for line in printed if line.startswith("error: ")), " ".join(printed[-3:]))
-        if not search.kept:
-            raise UserError(f"the first try failed: {problem.removeprefix('error: ')}")
-        return Kept(ratio, dict(change), None, time.monotonic() - started, [], problem.removeprefix("error: "))
+        problem = _problem(printed)
+        if not search.kept or not any(map(_OF_THE_POINT.match, printed)):
+            raise UserError(f"try {len(search.kept) + 1} failed, {named(ratio, change)}: {problem}")
+        return Kept(ratio, dict(change), None, False, time.monotonic() - started, [], problem)
     files = _candidates(search)
-    best = pick.pick(files, search.limits, search.objective)
-    cost = None if best is None else pick.cost(best, search.objective)
-    return Kept(ratio, dict(change), cost, time.monotonic() - started, [_shown(file) for file in files])
+    within = pick.pick(files, search.limits, search.objective)
+    best = within or pick.pick(files, Limits(search.limits.max_drop), search.objective)
+    cost = pick.cost(best, search.objective) if best else None
+    shown = [_shown(file) for file in files]
+    return Kept(ratio, dict(change), cost, within is not None, time.monotonic() - started, shown)
 
 
 def _run(arguments: Sequence[str]) -> tuple[int, list[str]]:
@@ -147,10 +178,19 @@ def _run(arguments: Sequence[str]) -> tuple[int, list[str]]:
     printed = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
-        for line in process.stdout:
-            printed.append(line.rstrip())
-            progress.say(printed[-1])
+        try:
+            for line in process.stdout:
+                printed.append(line.rstrip())
+                progress.say(printed[-1])
+        except KeyboardInterrupt:
+            process.wait()  # until DVC, which has the same signal, no longer writes into params.yaml
+            raise
     return process.returncode, printed
+
+
+def _problem(printed: Sequence[str]) -> str:
+    found = next((line for line in printed if line.lower().startswith("error: ")), "")
+    return found[len("error: ") :] or " ".join(printed[-3:])
 
 
 def _unchanged(search: Search) -> dict[str, Any]:
@@ -161,14 +201,32 @@ def _unchanged(search: Search) -> dict[str, Any]:
 
 
 def _candidates(search: Search) -> list[File]:
+    """Return the candidate's files, compared with the baseline's.
+
+    Raises:
+        UserError: another device measured the baseline.
+    """
     study = config.load()  # with the values of the try
-    variants = {name: study.variants[name] for name in (study.report.baseline, study.report.candidate)}
+    baseline, candidate = study.report.baseline, study.report.candidate
+    variants = {name: study.variants[name] for name in (baseline, candidate)}
     workloads = {variant.workload: study.workloads[variant.workload] for variant in variants.values()}
     # Nothing else need have run.
-    run = study.model_copy(update={"variants": variants, "workloads": workloads})
-    results = Results.of(*loaded.of_stages(run))
-    found = pick.files(results, recommendation.devices(results)[0], tuple(search.runtimes))
-    return [file for file in found if file.records[0].variant == study.report.candidate]
+    ran = study.model_copy(update={"variants": variants, "workloads": workloads})
+    results = Results.of(*loaded.of_stages(ran))
+    device = next((record.device for record in results.measurements if record.variant == candidate), None)
+    found = pick.files(results, device.identity) if device else []
+    if not found:
+        raise UserError(
+            f"this device has not measured {baseline} in FP32: run `dvc repro -f -s benchmark@{baseline}` here"
+        )
+    own = [file for file in found if file.records[0].variant == candidate]
+    chosen = [file for file in own if not search.runtimes or file.records[0].runtime in search.runtimes]
+    if not chosen:
+        there = ", ".join(dict.fromkeys(file.records[0].runtime for file in own))
+        raise UserError(
+            f"--runtime {' '.join(search.runtimes)}: {candidate} has files in {there} here: use one of these"
+        )
+    return chosen
 
 
 def _shown(file: File) -> dict[str, Any]:
@@ -183,30 +241,39 @@ def _shown(file: File) -> dict[str, Any]:
     }
 
 
+def _folder() -> Path:
+    return paths.project_root() / paths.STATE / "search"
+
+
 def _file(study: config.Params, limits: Limits, objective: str, runtimes: Sequence[str]) -> Path:
-    """Return where tries are kept: by everything that decides them, but for the point that they change."""
-    asked = study.model_dump(mode="json") | {"prune": None, "limits": limits, "objective": objective}
+    """Return where tries are kept: by everything that decides them, but for the ratio that they change."""
+    asked = study.model_dump(mode="json") | {"limits": limits, "objective": objective}
+    del asked["prune"]["ratio"]
     digest = hashlib.sha256(json.dumps([asked, list(runtimes)], sort_keys=True).encode()).hexdigest()
-    return paths.project_root() / paths.STATE / "search" / f"{study.study}-{digest[:12]}.json"
+    return _folder() / f"{study.study}-{digest[:12]}.json"
 
 
 def _keep(search: Search) -> None:
     file = _file(search.study, search.limits, search.objective, search.runtimes)
+    _replace(file, json.dumps([asdict(one) for one in search.kept], indent=1).encode())
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps([one._asdict() for one in search.kept], indent=1))
+    temporary = file.with_name(f"{file.name}.tmp")
+    temporary.write_bytes(content)
     temporary.replace(file)
 
 
 def _original() -> Path:
-    return paths.project_root() / paths.STATE / "search" / "params.yaml"
+    return _folder() / "params.yaml"
 
 
 @contextmanager
 def _params_put_back() -> Iterator[None]:
     """Leave params.yaml as it was, however the search ends: each experiment writes its values into it."""
-    _original().parent.mkdir(parents=True, exist_ok=True)
-    _original().write_bytes(paths.PARAMS.read_bytes())
+    _replace(_original(), paths.PARAMS.read_bytes())
     try:
         yield
     finally:
@@ -214,6 +281,18 @@ def _params_put_back() -> Iterator[None]:
 
 
 def _put_back() -> None:
-    if _original().exists():
-        paths.PARAMS.write_bytes(_original().read_bytes())
-        _original().unlink()
+    """Undo what experiments wrote into params.yaml, also those of a search that was killed.
+
+    Raises:
+        UserError: something else in it was changed since.
+    """
+    if not _original().exists():
+        return
+    before, now = (config.load(file).model_copy(update={"prune": None}) for file in (_original(), paths.PARAMS))
+    if before != now:
+        raise UserError(
+            f"{paths.PARAMS} was edited after a search was killed, which left its own values under `prune`: compare it "
+            f"with {_original()}, the params before that search, and delete that file"
+        )
+    _replace(paths.PARAMS, _original().read_bytes())
+    _original().unlink()
