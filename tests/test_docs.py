@@ -233,7 +233,7 @@ def test_every_variable_that_a_page_names_is_read_and_every_one_that_is_read_is_
 def test_the_page_on_runtimes_lists_what_each_computes(project):
     rows = re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", (project / "docs/runtimes.md").read_text(), re.M)
     assert dict(rows) == {
-        runtime: ", ".join(known.label for known in formats.of_runtime(runtime)) for runtime in config.RUNTIMES
+        runtime: "; ".join(known.label for known in formats.of_runtime(runtime)) for runtime in config.RUNTIMES
     }
 
 

@@ -1,6 +1,7 @@
 """Pruned models beside their controls, and what trainings cost."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,27 @@ def test_chosen_ratios_stand_beside_one_ratio_that_takes_as_much(
     pairs = controls.pairs(limited(target, **{key: factor}), UNIFORM)
     found = [(pair.pruned[0].variant, pair.control[0].variant) for pair in pairs]
     assert found == [("large-r50-search", "large-r50")] * has
+
+
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [({"macs": 1.4e8}, "MACs"), ({"params": 2.8e6}, "parameters"), ({"size_mib": 10.7}, "parameters")],
+)
+def test_what_the_target_limits_is_named_and_not_the_ratio_of_one_seed(target: dict[str, float], named: str) -> None:
+    of = limited(target, macs=1.0, num_params=1.0)
+    own = next(record for record in of.prunings if record.variant == "large-r50-search")
+    amount = {"MACs": own.macs, "parameters": own.num_params}[named] / 1e6
+    (finding,) = said(of, UNIFORM)
+    assert re.match(rf"At ([\d.]+) M {named}, large-r50-search ", finding)
+    assert float(finding.split()[1]) == pytest.approx(amount, rel=0.01)
+
+
+def test_a_ratio_is_the_mean_over_seeds_which_may_each_take_another_with_a_target() -> None:
+    of = limited({"macs": 1.4e8})
+    own = next(record for record in of.prunings if record.variant == "large-r50-search")
+    seeds = [own.model_copy(update={"ratio": ratio, "seed": seed}) for seed, ratio in enumerate((0.545, 0.524, 0.475))]
+    assert of.ratio_name(seeds).startswith("51.47 % (")
+    assert tables.ratio_of(of, seeds).number == pytest.approx(51.4667, abs=1e-3)
 
 
 def test_a_control_of_other_widths_is_none() -> None:

@@ -184,6 +184,10 @@ def test_the_recommended_file_is_the_smallest_whose_whole_interval_is_within_a_p
     best = pick.pick(pick.files(of, device), pick.Limits(1.0), "size")
     assert said.plain.startswith("Deploy ") and f"({best.records[0].variant}) in ONNX Runtime." in said.plain
     assert said.values["size_mib"] == pytest.approx(best.size_bytes / 2**20)
+    runtime = best.records[0].runtime
+    (own,) = (r for r in of.measurements if (r.variant, r.precision, r.runtime) == ("large", "fp32", runtime))
+    taken = f"{own.latency.p50_ms:.1f} ms"
+    assert said.plain.endswith(f" ms per image in ONNX Runtime, where the unpruned FP32 file takes {taken}.")
     alone = Results.of(
         of.study,
         [

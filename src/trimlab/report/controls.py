@@ -9,9 +9,9 @@ from trimlab.report import budgets
 from trimlab.report.findings import tested
 from trimlab.report.intervals import Difference
 from trimlab.report.model import Column, Finding, Table, Value, strong, words
-from trimlab.report.results import Results, mean
+from trimlab.report.results import Results, mean, mean_ratio
 from trimlab.report.tables import RATIO, SEEDS, TOP1, Values, ratio_of, top1, where, whole
-from trimlab.report.text import count, p_value, plus_minus, ratio_percent
+from trimlab.report.text import count, millions, p_value, plus_minus, ratio_percent
 
 UNEQUAL = "unequal budgets"
 SAME_AMOUNT = 0.02
@@ -192,16 +192,26 @@ def _are(number: int) -> str:
 
 def _finding(results: Results, pair: Pair, difference: Difference) -> Finding:
     ours, theirs = (records[0].variant for records in pair)
-    ratio = ratio_percent(pair.pruned[0].ratio)
+    where_equal = _equal_at(pair.pruned)
     if difference.separable:
         compared = f"is {'more' if difference.points > 0 else 'less'} accurate than {theirs}"
-        said = f"At {ratio}, {ours} {compared} ({tested(difference)})"
+        said = f"At {where_equal}, {ours} {compared} ({tested(difference)})"
     else:
-        said = f"At {ratio}, {ours} and {theirs} cannot be told apart ({tested(difference)})"
+        said = f"At {where_equal}, {ours} and {theirs} cannot be told apart ({tested(difference)})"
     equals = _equals(results, pair)
     if equals:
         said += "; their budgets are unequal" if equals == UNEQUAL else f"; the control took {equals}"
     return Finding.of(f"{said}.", points_gained=difference.points)
+
+
+def _equal_at(pruned: Sequence[Pruning]) -> str:
+    """Name what a pruned variant and its control have in common: what a target limits, or the ratio."""
+    target = pruned[0].target
+    if target and target.macs:
+        return f"{mean([record.macs for record in pruned]) / 1e6:.1f} M MACs"
+    if target and (target.params or target.size_mib):
+        return f"{millions(mean([record.num_params for record in pruned]))} M parameters"
+    return ratio_percent(mean_ratio(pruned))
 
 
 def _row(results: Results, pair: Pair) -> Values:
@@ -211,7 +221,7 @@ def _row(results: Results, pair: Pair) -> Values:
     return [
         first.variant,
         control.variant,
-        ratio_of(results, first),
+        ratio_of(results, pair.pruned),
         top1(pair.pruned),
         top1(pair.control),
         _gained(difference),

@@ -283,7 +283,7 @@ def _point_name(results: Results, records: Sequence[Measurement], several: bool)
     if not first.ratio:
         return f"{model}unpruned"
     scratch = ", scratch" if results.study.point(first.variant).initial == "scratch" else ""
-    return f"{model}{results.ratio_name(first)}{scratch}"
+    return f"{model}{results.ratio_name(records)}{scratch}"
 
 
 def _forms(found: list[list[Measurement]]) -> dict[str, str]:

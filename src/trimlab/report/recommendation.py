@@ -45,16 +45,24 @@ def sentence(results: Results, device: Identity) -> Finding | None:
             strong("Deploy the unpruned FP32 file:"),
             f" no smaller one was shown to lose at most {TOLERATED_POINTS:g} point of top-1.",
         )
+    runtime = best.records[0].runtime
+    there = next((f for f in found if _is_unpruned(results, f) and f.records[0].runtime == runtime), None)
+    instead = f", where the unpruned FP32 file takes {times(there.latency_ms)} ms" if there else ""
     return Finding.of(
-        strong(f"Deploy {_name(results, best)} in {pretty(best.records[0].runtime)}."),
+        strong(f"Deploy {_name(results, best)} in {pretty(runtime)}."),
         f" It is the smallest file whose entire 95 % interval stays within a {TOLERATED_POINTS:g}-point loss: "
         f"{_mean_top1(best)} % top-1, against {_mean_top1(base)} % for the unpruned FP32 baseline "
         f"({tested(best.gained)}). It takes {mib(best.size_bytes)} MiB instead of {mib(base.size_bytes)} MiB, "
-        f"and {times(best.latency_ms)} ms per image instead of {times(base.latency_ms)} ms.",
+        f"and {times(best.latency_ms)} ms per image in {pretty(runtime)}{instead}.",
         points_gained=best.gained.points,
         size_mib=best.size_bytes / MIB,
         baseline_size_mib=base.size_bytes / MIB,
     )
+
+
+def _is_unpruned(results: Results, file: File) -> bool:
+    """Say whether a file is the baseline's in FP32, in whichever runtime."""
+    return (file.records[0].variant, file.records[0].precision) == (results.study.report.baseline, "fp32")
 
 
 def roles(results: Results, bench: Bench) -> dict[tuple[str, str], str]:

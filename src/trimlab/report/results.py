@@ -288,15 +288,15 @@ class Results:
         found = (record.ratio for record in (self.whole or self).pruned(variant))
         return next(found, 1.0) if asked is None else asked
 
-    def ratio_name(self, record: Pruning | Measurement, num_params: float | None = None) -> str:
-        """Name a record's pruning point: by its ratio; with a target or rounded widths, also by its parameters.
+    def ratio_name(self, records: Sequence[Pruning] | Sequence[Measurement]) -> str:
+        """Name a pruning point by its records, one a seed; figures are means.
 
-        Args:
-            record: one of the point.
-            num_params: of the point, by default the record's.
+        It has its ratio's name; with a target or rounded widths, also that of its parameters.
         """
-        point, rounded = self.study.point(record.variant), self.study.pruning_of(record.variant).round_to
-        return name_ratio(record.ratio, num_params or record.num_params, bool(rounded or point.target))
+        variant = records[0].variant
+        point, rounded = self.study.point(variant), self.study.pruning_of(variant).round_to
+        params = mean([record.num_params for record in records])
+        return name_ratio(mean_ratio(records), params, bool(rounded or point.target))
 
     def alike(self, variant: str, other: str) -> bool:
         """Say whether two variants remove the same from the same workload: they differ in fine-tuning alone."""
@@ -600,6 +600,11 @@ def full_size(curve: Sequence[Epoch]) -> list[Epoch]:
 def mean(values: Sequence[float]) -> float:
     """Return the arithmetic mean."""
     return sum(values) / len(values)
+
+
+def mean_ratio(records: Sequence[Pruning] | Sequence[Measurement]) -> float:
+    """Return the mean ratio over seeds, which differ with a target alone; that of equal ones is the same number."""
+    return statistics.fmean(record.ratio for record in records)
 
 
 def _enumerated(names: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ from trimlab.report.results import (
     full_size,
     is_untouched,
     mean,
+    mean_ratio,
     of_file,
     speedup,
 )
@@ -422,7 +423,7 @@ def describe(results: Results, found: Sequence[Measurement]) -> str:
     """Name a deployed file: model, dataset, ratio, whether it is distilled, precision."""
     first = found[0]
     model = f"{pretty(first.model)} on {pretty(first.dataset)}"
-    ratio = results.ratio_name(first)
+    ratio = results.ratio_name(found)
     shape = f"pruned by {ratio}" if first.ratio else "unpruned"
     point = results.study.point(first.variant)
     if point.initial == "scratch":
@@ -588,7 +589,7 @@ def _pruning_row(results: Results, records: Sequence[Pruning], unpruned_params: 
     removed = None if unpruned_params is None else 100 * (1 - params / unpruned_params)
     return [
         first.variant,
-        ratio_of(results, first, params),
+        ratio_of(results, records),
         Value(millions(params), params / 1e6),
         UNKNOWN_UNPRUNED if removed is None else Value(f"{removed:.1f}", removed),
         size(mean([record.size_bytes for record in records])),
@@ -625,9 +626,9 @@ def _reestimated(records: Sequence[Pruning]) -> Value:
     return NO_BATCHNORM if first.training_macs is not None else Value("—", note=budgets.OLDER)
 
 
-def ratio_of(results: Results, record: Pruning | Measurement, num_params: float | None = None) -> Value:
-    """Write a record's ratio, see `Results.ratio_name`."""
-    return Value(results.ratio_name(record, num_params), 100 * record.ratio)
+def ratio_of(results: Results, records: Sequence[Pruning] | Sequence[Measurement]) -> Value:
+    """Write a point's ratio, see `Results.ratio_name`."""
+    return Value(results.ratio_name(records), 100 * mean_ratio(records))
 
 
 def _published_pruning(row: reference.Line) -> Values:
@@ -734,7 +735,7 @@ def _deployed_row(results: Results, found: Sequence[Measurement]) -> Values:
     params = mean([record.num_params for record in found])
     return [
         first.variant,
-        ratio_of(results, first),
+        ratio_of(results, found),
         Value(millions(params), params / 1e6),
         _precision(first),
         f"{'engine' if first.engine else 'ONNX file'}, {pretty(first.runtime)}",
@@ -882,7 +883,7 @@ def _loss_row(results: Results, records: Sequence[Pruning], base: Sequence[Pruni
         pretty(first.model),
         pretty(first.dataset),
         first.variant,
-        ratio_of(results, first),
+        ratio_of(results, records),
         top1(records),
         *([unpruned] * 3 if first.variant == base[0].variant else compared),
     ]
