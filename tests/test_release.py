@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+import factories
 from trimlab import cli, config, paths, records, rehearsal
 from trimlab.config import checks
 from trimlab.data import stage as data_stage
@@ -18,6 +19,7 @@ from trimlab.errors import UserError
 from trimlab.models import checkpoint
 from trimlab.report import findings
 from trimlab.report.results import Results
+from trimlab.report.sections import report
 from trimlab.track import shown
 from trimlab.train import stage as train_stage
 
@@ -151,6 +153,9 @@ def test_one_file_for_several_seeds_is_said(mine):
     found = [train(study, seed) for seed in SEEDS]
     (said,) = findings.given_weights(Results.of(study, found))
     assert said.plain.endswith("All seeds start from these weights: their spread says nothing about training.")
+    opening = factories.document(report(Results.of(study, found), []))
+    assert f"All seeds of {WORKLOAD} start from the same weights" in opening
+    assert "start from the same weights" not in factories.document(report(Results.of(study, found[:1]), []))
     assert said.plain.count(str(released())) == 1
 
 

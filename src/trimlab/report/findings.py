@@ -288,8 +288,22 @@ def intervals(results: Results) -> list[Finding]:
 
 def given_weights(results: Results) -> list[Finding]:
     """Say where weights come from that were given in place of a training, a finding a workload."""
+    return [_given_weights(records) for records in _given(results)]
+
+
+def one_training(results: Results) -> list[str]:
+    """Return the workloads whose seeds all start from the same given weights."""
+    return [records[0].workload for records in _given(results) if _from_one(records)]
+
+
+def _given(results: Results) -> list[list[Training]]:
+    """Return each workload's records of weights that were given in place of a training."""
     given = [[r for r in results.trained(key) if r.origin == "file" and r.initial] for key in results.study.workloads]
-    return [_given_weights(records) for records in given if records]
+    return [records for records in given if records]
+
+
+def _from_one(records: Sequence[Training]) -> bool:
+    return len({record.initial_sha256 for record in records}) < len(records)
 
 
 def _given_weights(records: Sequence[Training]) -> Finding:
@@ -298,7 +312,7 @@ def _given_weights(records: Sequence[Training]) -> Finding:
     said = [f" {listed}."]
     if not all(record.initial_training for record in records):
         said.append("How they were trained is not recorded.")
-    if len(files) < len(records):
+    if _from_one(records):
         said.append("All seeds start from these weights: their spread says nothing about training.")
     return Finding.of(strong(f"Unpruned weights of {records[0].workload}:"), " ".join(said))
 

@@ -81,10 +81,12 @@ def _measured(results: Results) -> Blocks:
     seeded = "One training seed" if len(seeds) == 1 else f"{len(seeds)} training seeds"
     days = sorted({record.moment.date() for record in results.records})
     span = str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    alike = ", ".join(findings.one_training(results))
+    same = f" All seeds of {alike} start from the same weights: no interval covers what another training would change."
     said += [
         Finding.of(
-            f"{seeded} ({listed}), {span}. Intervals are of 95 % confidence; “How to read the tables” explains all "
-            "terms."
+            f"{seeded} ({listed}), {span}.{same if alike else ''} Intervals are of 95 % confidence; “How to read the "
+            "tables” explains all terms."
         )
     ]
     said += [findings.disturbed(results), controls.absent(results)]
