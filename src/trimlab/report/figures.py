@@ -164,7 +164,7 @@ def _accuracy(results: Results, dataset: str, cost: Cost) -> Figure | None:
     marked = {named[key]: records for records in found if (key := (records[0].variant, records[0].precision)) in named}
     for records in marked.values():
         axes.plot(*_place(records, cost), "o", color=INK, fillstyle="none", markersize=_RING, zorder=4)
-    _log_axis(axes)
+    log_axis(axes)
     sizes = sorted({pretty(point.size_of) for point in published})
     others = f"; published: {' or '.join(f'{size}s' for size in sizes)}" if published else ""
     axes.set_xlabel(_wrapped(cost.label.format(batch=results.batch_size(bench)) + others))
@@ -305,7 +305,8 @@ def _top1_label(found: Sequence[Sequence[Measurement]]) -> str:
     return f"Top-1 in %, with {'standard deviation' if len(found[0]) > 1 else '95 % interval'}"
 
 
-def _log_axis(axes: Axes) -> None:
+def log_axis(axes: Axes) -> None:
+    """Make the axis across logarithmic, with plain numbers."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
@@ -485,7 +486,7 @@ def _latency(results: Results, bench: Bench) -> Figure | None:
             line = np.quantile(process.latency.calls_ms, _SHARES)
             axes.plot(line, 100 * _SHARES, style, color=colour, linewidth=1, label=label)
             label = ""
-    _log_axis(axes)
+    log_axis(axes)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.set_xlabel("Latency of a call at batch 1 in ms, log scale")
     axes.set_ylabel("Calls that took at most as long, in %")

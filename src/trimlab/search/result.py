@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from ruamel.yaml import YAML
 
-from trimlab import paths
+from trimlab import formats, paths
 from trimlab.errors import UserError
 from trimlab.report import figures, pick
+from trimlab.report.findings import pareto
 from trimlab.report.pick import Objective
-from trimlab.report.text import MIB
+from trimlab.report.text import MIB, precision_name
 from trimlab.search import proposals
 from trimlab.search.tries import Kept, Search, named
 
@@ -78,39 +80,54 @@ def write_study(search: Search, found: Kept) -> None:
 
 
 def draw(search: Search, path: Path) -> None:
-    """Draw all files that were tried: loss over the objective, the front after each try, the later the darker."""
+    """Draw all files that were tried, loss over the objective, and the front after each try that found a better file.
+
+    Files that lose too much are faint.
+    """
     key, axis = _AXES[search.objective]
     with figures.style():
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.subplots()
-        front: list[tuple[float, float]] = []
-        for number, one in enumerate(search.kept, start=1):
-            points = [(file[key], file["points_lost_at_most"]) for file in one.files]
-            shade = str(0.75 - 0.75 * number / len(search.kept))
-            axes.plot(*zip(*points, strict=True), "o", color=shade, markersize=4) if points else None
-            grown = _front([*front, *points])
-            if grown != front:
-                axes.step(
-                    *zip(*grown, strict=True), where="post", color=shade, linewidth=1, label=f"after try {number}"
-                )
-                front = grown
+        found, fronts = best(search), _fronts(search, key)
+        for number, (front, label) in enumerate(fronts, start=1):
+            shade = str(0.75 * (1 - number / len(fronts)))
+            axes.step(*zip(*front, strict=True), where="post", color=shade, linewidth=1, label=label, zorder=1)
+        for file in (file for one in search.kept for file in one.files):
+            kept = file["points_lost_at_most"] <= search.limits.max_drop
+            axes.plot(
+                file[key],
+                file["points_lost_at_most"],
+                "o",
+                color=formats.BY_NAME[file["precision"]].colour,
+                alpha=1.0 if kept else 0.35,
+                markersize=5,
+            )
         axes.axhline(search.limits.max_drop, color=figures.GREY, linestyle="--", linewidth=1)
-        axes.set_xscale("log")
+        figures.log_axis(axes)
         axes.set_xlabel(axis)
         axes.set_ylabel("Points that a file surely loses at most")
-        found = best(search)
         of = f": {named(found.ratio, found.change)} is the best" if found else ": none within the limits"
         axes.set_title(f"{len(search.kept)} tries{of}")
-        if front:
-            axes.legend()
+        precisions = dict.fromkeys(file["precision"] for one in search.kept for file in one.files)
+        dots = [
+            Line2D([], [], marker="o", linestyle="", color=formats.BY_NAME[p].colour, label=precision_name(p))
+            for p in precisions
+        ]
+        axes.legend(handles=[*dots, *axes.get_legend_handles_labels()[0]])
         path.parent.mkdir(parents=True, exist_ok=True)
         figures.save(figure, path)
 
 
-def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the points that no other one beats in both, by rising cost."""
-    front: list[tuple[float, float]] = []
-    for point in sorted(points):
-        if not front or point[1] < front[-1][1]:
-            front.append(point)
-    return front
+def _fronts(search: Search, key: str) -> list[tuple[list[figures.Point], str]]:
+    """Return the front after the first try, after each that found a better file and after the last, and their names."""
+    fronts: list[tuple[list[figures.Point], str]] = []
+    points: list[figures.Point] = []
+    ahead = None
+    for number, one in enumerate(search.kept, start=1):
+        points += [(file[key], file["points_lost_at_most"]) for file in one.files]
+        found = proposals.best(search.kept[:number])
+        if points and (number in (1, len(search.kept)) or found is not ahead):
+            front = [points[at] for at in pareto([(cost, -lost) for cost, lost in points])]
+            fronts.append((front, f"front after try {number}"))
+        ahead = found
+    return fronts
