@@ -113,8 +113,9 @@ def check(
     if checked.problems:
         raise errors.UserError("\n".join(checked.problems))
     if not as_json:
-        counts = f"{len(checked.workloads)} workloads, {len(checked.variants)} variants"
-        print(f"{file}: study {checked.study}, {counts}: all values are valid")
+        counts = {"workload": len(checked.workloads), "variant": len(checked.variants)}
+        listed = ", ".join(f"{number} {noun}{'s' if number > 1 else ''}" for noun, number in counts.items())
+        print(f"{file}: study {checked.study}, {listed}: all values are valid")
 
 
 @app.command(rich_help_panel=_STUDY)
