@@ -25,7 +25,7 @@ def searched(start, limit, gains, factors=(1, 1, 1), most=float("inf")):
             if own.items() <= change.items():
                 largest, cost = largest + gain, cost * factor
         kept = ratio <= largest + 1e-9
-        tried.append(Try(ratio, change, cost if kept else None, kept and cost <= most))
+        tried.append(Try(ratio, change, cost, kept, kept and cost <= most))
         assert len(tried) < 100
     return tried
 
@@ -53,6 +53,19 @@ def test_a_change_that_costs_more_at_first_is_raised_too(start, limit):
     assert limit + 0.3 - found.ratio <= STEP + 1e-9
 
 
+@given(start=ratios, limit=st.integers(40, 90).map(lambda n: n / 100))
+def test_a_change_that_loses_too_much_but_costs_less_is_tried_at_smaller_ratios(start, limit):
+    """At equal ratios it loses more than the best way, and its file is so small that a smaller ratio would do."""
+    found = best(searched(start, limit, (-0.2, -0.9, -0.9), factors=(0.2 * (1 - limit), 1, 1)))
+    assert found.change == CHANGES[0]
+    assert limit - 0.2 - found.ratio <= STEP + 1e-9
+
+
+def test_a_change_that_loses_too_much_and_costs_more_is_tried_once():
+    tried = searched(0.5, 0.5, (-0.2, -0.2, -0.2), factors=(2, 2, 2))
+    assert [sum(one.change == change for one in tried) for change in CHANGES] == [1, 1, 1]
+
+
 @given(start=ratios, limit=st.integers(40, 90).map(lambda n: n / 100), share=st.integers(1, 9))
 def test_a_file_that_is_too_large_asks_for_a_larger_ratio(start, limit, share):
     """Files keep the limit of size from a ratio on, and the accuracy up to another: the range between is found."""
@@ -62,15 +75,15 @@ def test_a_file_that_is_too_large_asks_for_a_larger_ratio(start, limit, share):
 
 
 def test_a_file_within_all_limits_goes_before_a_cheaper_one_that_is_not():
-    slow, small = Try(0.5, {}, 2.0, True), Try(0.6, {}, 1.0, False)
+    slow, small = Try(0.5, {}, 2.0, True, True), Try(0.6, {}, 1.0, True, False)
     assert best([small, slow]) is slow
     assert best([small]) is small
-    assert best([Try(0.7, {}, None, False)]) is None
+    assert best([Try(0.7, {}, 0.5, False, False), Try(0.8, {}, None, False, False)]) is None
 
 
 def test_where_nothing_is_ever_accurate_enough_all_ways_are_tried_and_the_search_ends():
     tried = searched(0.5, 0.0, (0, 0, 0))
-    assert all(one.cost is None for one in tried)
+    assert not any(one.keeps for one in tried)
     assert min(one.ratio for one in tried) <= STEP
     assert all(any(one.change == change for one in tried) for change in CHANGES)
 

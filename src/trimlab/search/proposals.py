@@ -2,7 +2,8 @@
 
 The largest ratio that keeps the accuracy is found by bisection, because size and time fall as the ratio rises. Then
 each other way of pruning or fine-tuning is tried one step beyond it. The ratio of the best way is raised further, and
-that way is combined with the others. At last the ratios of the other ways that kept the accuracy are raised.
+that way is combined with the others. At last the largest ratio of every other way is found, as equal ratios leave files
+of other sizes in each way, unless a file that loses too much already costs more than the best one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,9 @@ class Try:
     change: Change
     """Besides the ratio."""
     cost: float | None
-    """Of its best file in bytes or milliseconds; None where no file keeps the accuracy."""
+    """In bytes or milliseconds, of its best file that keeps the accuracy, or else of its best one; None without one."""
+    keeps: bool
+    """Whether a file keeps the accuracy."""
     within: bool
     """Whether that file keeps the limits of size and time, too."""
 
@@ -52,33 +55,39 @@ def proposed(start: float, changes: Sequence[Change], tried: Sequence[Try]) -> t
     if ratio is not None:
         return ratio, change
     beyond = min(LARGEST, round(_reached(tried, change) + STEP, 2))
-    for other in ({**change, **each} for each in changes):
-        if all(one.change != other for one in tried):
-            return beyond, other
-    for kept in (one.change for one in tried if one.cost is not None):
-        ratio = _bisected(tried, kept)
+    for combined in ({**change, **each} for each in changes):
+        if all(one.change != combined for one in tried):
+            return beyond, combined
+    for other in (one.change for one in tried):
+        ratio = _bisected(tried, other, ahead)
         if ratio is not None:
-            return ratio, kept
+            return ratio, other
     return None
 
 
 def best(tried: Sequence[T]) -> T | None:
     """Return the try with the best file that keeps the accuracy, if any; one within all limits goes first."""
-    kept = [one for one in tried if one.cost is not None]
-    return min(kept, key=lambda one: (not one.within, one.cost, -one.ratio), default=None)
+    return min(
+        (one for one in tried if one.keeps), key=lambda one: (not one.within, one.cost, -one.ratio), default=None
+    )
 
 
 def _reached(tried: Sequence[Try], change: Change) -> float:
     """Return the largest ratio at which a change keeps the accuracy; 0 where none does."""
-    return max((one.ratio for one in tried if one.change == change and one.cost is not None), default=0.0)
+    return max((one.ratio for one in tried if one.change == change and one.keeps), default=0.0)
 
 
-def _bisected(tried: Sequence[Try], change: Change) -> float | None:
-    """Return the next ratio of a change's bisection; None once it is as fine as `STEP`."""
+def _bisected(tried: Sequence[Try], change: Change, ahead: Try | None = None) -> float | None:
+    """Return the next ratio of a change's bisection.
+
+    None once it is as fine as `STEP`, or where what lies between cannot cost less than the try that is `ahead`.
+    """
     low = _reached(tried, change)
-    lost = [one.ratio for one in tried if one.change == change and one.cost is None]
-    high = min(lost, default=LARGEST + STEP)
+    lost = min((one for one in tried if one.change == change and not one.keeps), key=lambda o: o.ratio, default=None)
+    high = lost.ratio if lost else LARGEST + STEP
     if high - low <= STEP + 1e-9:
+        return None
+    if ahead and ahead.within and lost and (lost.cost or 0) >= (ahead.cost or 0):
         return None
     middle = min(round((low + high) / 2, 2), LARGEST)
     return None if any(one.ratio == middle and one.change == change for one in tried) else middle

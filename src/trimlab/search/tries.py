@@ -163,13 +163,15 @@ def _try(search: Search, ratio: float, change: Change) -> Kept:
         problem = _problem(printed)
         if not search.kept or not any(map(_OF_THE_POINT.match, printed)):
             raise UserError(f"try {len(search.kept) + 1} failed, {named(ratio, change)}: {problem}")
-        return Kept(ratio, dict(change), None, False, time.monotonic() - started, [], problem)
+        return Kept(ratio, dict(change), None, False, False, time.monotonic() - started, [], problem)
     files = _candidates(search)
-    within = pick.pick(files, search.limits, search.objective)
-    best = within or pick.pick(files, Limits(search.limits.max_drop), search.objective)
-    cost = pick.cost(best, search.objective) if best else None
+    within, accurate = (
+        pick.pick(files, limits, search.objective) for limits in (search.limits, Limits(search.limits.max_drop))
+    )
+    cost = min(pick.cost(file, search.objective) for file in ([within or accurate] if accurate else files))
     shown = [_shown(file) for file in files]
-    return Kept(ratio, dict(change), cost, within is not None, time.monotonic() - started, shown)
+    seconds = time.monotonic() - started
+    return Kept(ratio, dict(change), cost, accurate is not None, within is not None, seconds, shown)
 
 
 def _run(arguments: Sequence[str]) -> tuple[int, list[str]]:
