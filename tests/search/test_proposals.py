@@ -25,7 +25,7 @@ def searched(start, limit, gains, factors=(1, 1, 1), most=float("inf")):
             if own.items() <= change.items():
                 largest, cost = largest + gain, cost * factor
         kept = ratio <= largest + 1e-9
-        tried.append(Try(ratio, change, cost, kept, kept and cost <= most))
+        tried.append(Try(ratio, change, cost, ratio - largest, kept, kept and cost <= most))
         assert len(tried) < 100
     return tried
 
@@ -66,6 +66,13 @@ def test_a_change_that_loses_too_much_and_costs_more_is_tried_once():
     assert [sum(one.change == change for one in tried) for change in CHANGES] == [1, 1, 1]
 
 
+def test_all_ways_are_tried_once_before_the_one_that_loses_least_is_raised():
+    tried = searched(0.5, 0.5, (0.02, 0.3, 0.1))
+    ways = [one.change for one in tried if one.change in CHANGES]
+    assert ways[:3] == list(CHANGES)
+    assert ways[3] == CHANGES[1]
+
+
 @given(start=ratios, limit=st.integers(40, 90).map(lambda n: n / 100), share=st.integers(1, 9))
 def test_a_file_that_is_too_large_asks_for_a_larger_ratio(start, limit, share):
     """Files keep the limit of size from a ratio on, and the accuracy up to another: the range between is found."""
@@ -75,10 +82,10 @@ def test_a_file_that_is_too_large_asks_for_a_larger_ratio(start, limit, share):
 
 
 def test_a_file_within_all_limits_goes_before_a_cheaper_one_that_is_not():
-    slow, small = Try(0.5, {}, 2.0, True, True), Try(0.6, {}, 1.0, True, False)
+    slow, small = Try(0.5, {}, 2.0, 0.1, True, True), Try(0.6, {}, 1.0, 0.1, True, False)
     assert best([small, slow]) is slow
     assert best([small]) is small
-    assert best([Try(0.7, {}, 0.5, False, False), Try(0.8, {}, None, False, False)]) is None
+    assert best([Try(0.7, {}, 0.5, 2.0, False, False), Try(0.8, {}, None, None, False, False)]) is None
 
 
 def test_where_nothing_is_ever_accurate_enough_all_ways_are_tried_and_the_search_ends():

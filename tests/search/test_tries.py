@@ -107,7 +107,7 @@ def test_it_ends_when_another_try_might_end_too_late(dvc):
 
 def test_a_try_with_twice_the_epochs_may_take_twice_as_long():
     def took(seconds, change):
-        return tries.Kept(0.5, change, 1.0, True, True, seconds, [])
+        return tries.Kept(0.5, change, 1.0, 0.1, True, True, seconds, [])
 
     known = [took(60.0, {}), took(50.0, {"allocation": "global"})]
     assert tries._longest(known, 5, {}) == 60.0

@@ -1,11 +1,13 @@
 """What to try next: a pure function of what was tried.
 
 The largest ratio that keeps the accuracy is found by bisection, because size and time fall as the ratio rises. Then
-each other way of pruning or fine-tuning is tried one step beyond it. The ratio of the best way is raised further, and
-that way is combined with the others. At last the largest ratio of every other way is found, as equal ratios leave files
-of other sizes in each way, unless a file that loses too much already costs more than the best one.
+each other way of pruning or fine-tuning is tried once, one step beyond it, and the largest ratio of each is found, of
+those that lose least there first. A way is left where a file that loses too much already costs more than the best one.
+At last the best way is combined with the others.
 """
 
+import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -30,6 +32,8 @@ class Try:
     """Besides the ratio."""
     cost: float | None
     """In bytes or milliseconds, of its best file that keeps the accuracy, or else of its best one; None without one."""
+    lost: float | None
+    """Points of top-1 that its most accurate file surely loses at most; None without files."""
     keeps: bool
     """Whether a file keeps the accuracy."""
     within: bool
@@ -49,19 +53,20 @@ def proposed(start: float, changes: Sequence[Change], tried: Sequence[Try]) -> t
     """
     if not tried:
         return start, {}
-    ahead = best(tried)
-    change = ahead.change if ahead else {}
-    ratio = _bisected(tried, change)
+    ratio = _bisected(tried, {})
     if ratio is not None:
-        return ratio, change
-    beyond = min(LARGEST, round(_reached(tried, change) + STEP, 2))
-    for combined in ({**change, **each} for each in changes):
-        if all(one.change != combined for one in tried):
-            return beyond, combined
-    for other in (one.change for one in tried):
-        ratio = _bisected(tried, other, ahead)
-        if ratio is not None:
-            return ratio, other
+        return ratio, {}
+    ahead = best(tried)
+    first = {json.dumps(one.change, sort_keys=True): one for one in reversed(tried)}.values()
+    by_loss = [one.change for one in sorted(first, key=lambda one: math.inf if one.lost is None else one.lost)]
+    for base in ({}, ahead.change if ahead else {}):
+        for other in ({**base, **each} for each in changes):
+            if other not in by_loss:
+                return min(LARGEST, round(_reached(tried, base) + STEP, 2)), other
+        for change in by_loss:
+            ratio = _bisected(tried, change, ahead)
+            if ratio is not None:
+                return ratio, change
     return None
 
 

@@ -163,15 +163,22 @@ def _try(search: Search, ratio: float, change: Change) -> Kept:
         problem = _problem(printed)
         if not search.kept or not any(map(_OF_THE_POINT.match, printed)):
             raise UserError(f"try {len(search.kept) + 1} failed, {named(ratio, change)}: {problem}")
-        return Kept(ratio, dict(change), None, False, False, time.monotonic() - started, [], problem)
+        return Kept(ratio, dict(change), None, None, False, False, time.monotonic() - started, [], problem)
     files = _candidates(search)
     within, accurate = (
         pick.pick(files, limits, search.objective) for limits in (search.limits, Limits(search.limits.max_drop))
     )
     cost = min(pick.cost(file, search.objective) for file in ([within or accurate] if accurate else files))
-    shown = [_shown(file) for file in files]
-    seconds = time.monotonic() - started
-    return Kept(ratio, dict(change), cost, accurate is not None, within is not None, seconds, shown)
+    return Kept(
+        ratio,
+        dict(change),
+        cost,
+        min(file.surely_lost for file in files),
+        accurate is not None,
+        within is not None,
+        time.monotonic() - started,
+        [_shown(file) for file in files],
+    )
 
 
 def _run(arguments: Sequence[str]) -> tuple[int, list[str]]:
