@@ -1,7 +1,6 @@
 """The `trimlab` command: everything that is not a stage. docs/command-line.md lists its exit codes."""
 
 import json
-import math
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -51,23 +50,13 @@ def _measured_variants() -> Sequence[str]:
     return []
 
 
-def _no_nan(value: float | None) -> float | None:
-    """Refuse nan, which is within any bounds."""
-    if value is not None and math.isnan(value):
-        raise typer.BadParameter("nan is not a number: give one")
-    return value
-
-
 Objective = Annotated[
     Literal["size", "latency", "throughput"],
     typer.Option(help="What counts: size, latency at batch 1, or throughput at the large batch."),
 ]
-MaxDrop = Annotated[
-    float,
-    typer.Option(min=0, max=100, callback=_no_nan, help="Points of top-1 that it may lose against the baseline."),
-]
-MaxMib = Annotated[float | None, typer.Option(min=0, callback=_no_nan, help="Largest size in MiB.")]
-MaxMs = Annotated[float | None, typer.Option(min=0, callback=_no_nan, help="Longest latency at batch 1, in ms.")]
+MaxDrop = Annotated[float, typer.Option(min=0, max=100, help="Points of top-1 that it may lose against the baseline.")]
+MaxMib = Annotated[float | None, typer.Option(min=0, help="Largest size in MiB.")]
+MaxMs = Annotated[float | None, typer.Option(min=0, help="Longest latency at batch 1, in ms.")]
 Runtimes = Annotated[
     list[str] | None,
     typer.Option(help="Only files in this runtime (repeatable). Default: all.", autocompletion=lambda: config.RUNTIMES),
@@ -219,9 +208,7 @@ def search(
     max_mib: MaxMib = None,
     max_ms: MaxMs = None,
     runtime: Runtimes = None,
-    hours: Annotated[
-        float, typer.Option(min=0, callback=_no_nan, help="Start no try that might end after so many hours.")
-    ] = 2.0,
+    hours: Annotated[float, typer.Option(min=0, help="Start no try that might end after so many hours.")] = 2.0,
 ) -> None:
     """Look for the best candidate within the limits by DVC experiments; called again, it goes on.
 
