@@ -1,5 +1,6 @@
 """A search's tries, with a DVC that answers at once: what is kept, put back, refused, and left for the next call."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -167,9 +168,31 @@ def test_params_of_a_search_that_was_killed_are_put_back_unless_they_were_edited
     assert params.read_text() == before and not copy.exists()
     copy.write_text(before)
     params.write_text(edited := before.replace("calibration_images: 200", "calibration_images: 100"))
-    with pytest.raises(UserError, match=r"params\.yaml was edited after a search was killed"):
+    with pytest.raises(UserError, match=r"params\.yaml was edited since a search began"):
         searched()
     assert params.read_text() == edited and copy.read_text() == before
+
+
+@pytest.mark.parametrize("left", ["ratio: 7", "ratio: 0.5, epochs: many"])
+def test_params_that_a_killed_try_left_invalid_are_put_back(dvc, in_tmp, left):
+    params, copy = in_tmp / "params.yaml", in_tmp / ".dvc/tmp/trimlab/search/params.yaml"
+    before = params.read_text()
+    copy.parent.mkdir(parents=True)
+    copy.write_text(before)
+    params.write_text(re.sub(r"prune: \{ratio: 0\.5, epochs: 5", f"prune: {{{left}", before))
+    assert params.read_text() != before
+    searched()
+    assert params.read_text() == before and not copy.exists()
+
+
+def test_a_file_that_is_no_longer_yaml_is_left_alone(dvc, in_tmp):
+    params, copy = in_tmp / "params.yaml", in_tmp / ".dvc/tmp/trimlab/search/params.yaml"
+    copy.parent.mkdir(parents=True)
+    copy.write_text(params.read_text())
+    params.write_text("prune: {ratio")
+    with pytest.raises(UserError, match=r"params\.yaml was edited since a search began"):
+        searched()
+    assert params.read_text() == "prune: {ratio"
 
 
 def test_two_searches_do_not_run_in_one_folder(dvc, in_tmp):

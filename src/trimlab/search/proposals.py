@@ -6,7 +6,6 @@ those that lose least there first. A way is left where a file that loses too muc
 At last the best way is combined with the others.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +56,7 @@ def proposed(start: float, changes: Sequence[Change], tried: Sequence[Try]) -> t
     if ratio is not None:
         return ratio, {}
     ahead = best(tried)
-    first = {json.dumps(one.change, sort_keys=True): one for one in reversed(tried)}.values()
+    first = [one for at, one in enumerate(tried) if all(earlier.change != one.change for earlier in tried[:at])]
     by_loss = [one.change for one in sorted(first, key=lambda one: math.inf if one.lost is None else one.lost)]
     for base in ({}, ahead.change if ahead else {}):
         for other in ({**base, **each} for each in changes):

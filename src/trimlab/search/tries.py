@@ -12,6 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
 from trimlab import config, machine, paths, progress
 from trimlab.config.choices import unresolved
 from trimlab.errors import UserError
@@ -297,11 +300,19 @@ def _put_back() -> None:
     """
     if not _original().exists():
         return
-    before, now = (config.load(file).model_copy(update={"prune": None}) for file in (_original(), paths.PARAMS))
-    if before != now:
+    if _but_for_the_point(_original()) != _but_for_the_point(paths.PARAMS):
         raise UserError(
-            f"{paths.PARAMS} was edited after a search was killed, which left its own values under `prune`: compare it "
+            f"{paths.PARAMS} was edited since a search began, whose last try left its values under `prune`: compare it "
             f"with {_original()}, the params before that search, and delete that file"
         )
     _replace(paths.PARAMS, _original().read_bytes())
     _original().unlink()
+
+
+def _but_for_the_point(file: Path) -> Any:
+    """Return the values of a params file, which a try may have made invalid, without those that a search changes."""
+    try:
+        values = YAML(typ="safe").load(file)
+    except YAMLError:
+        return None
+    return {**values, "prune": None} if isinstance(values, dict) else None
